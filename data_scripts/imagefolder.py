@@ -1,0 +1,236 @@
+r"""Prepares any folder or tar of `<split>/<class>/<file>` images, or of images that a CSV lists.
+
+    python data_scripts/imagefolder.py --raw cifar10.tar.xz --out data/cifar7 --dataset cifar7 \
+        --class-map seven.csv --split-map test=val
+    python data_scripts/imagefolder.py --raw tiny.tar.xz --out data/tiny7 --dataset tiny7 --short-side 32 \
+        --csv labels.csv --csv-columns path=path,class=cifar10_class,split=split
+
+Each split becomes DIR/<split>. Classes are sorted by name and the same in all splits. Only `given` labels are known.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from en_bench.data.order import write_order
+from en_bench.data.prepare import Progress, add_raw_options, image_encoder, make_parser, run_script
+from en_bench.data.raw import RawFiles
+from en_bench.data.writer import Skipped, Source, write_split
+from en_bench.errors import InputError
+
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file with its place in the data set. `refusal` says why it cannot be read, empty if it can."""
+
+    name: str
+    split: str
+    category: str
+    key: str
+    refusal: str = ""
+
+
+@dataclass
+class Listing:
+    """What was found, and in words what was left out."""
+
+    items: list[Item] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, count: int, what: str, names: Iterable[str] = ()) -> None:
+        if count:
+            first = next(iter(names), None)
+            self.notes.append(f"left out {count:,} {what}" + (f" (first: {first!r})" if first is not None else ""))
+
+
+def list_tree(raw: RawFiles, split_map: dict[str, str]) -> Listing:
+    """Places files by their path, `<split>/<class>/...`; a common top-level folder is passed over."""
+    paths = {name: PurePosixPath(name).parts for name in raw.names}
+    refused = {name: tuple(p for p in PurePosixPath(name).parts if p not in ("/", "..")) for name in raw.refused}
+    placed = [parts for parts in paths.values() if len(parts) > 1]
+    tops = {parts[0] for parts in placed}
+    wrapped = len(tops) == 1 and not tops & (_SPLIT_NAMES | set(split_map)) and all(len(parts) > 3 for parts in placed)
+    listing, outside = Listing(), []
+    for name, parts in [*paths.items(), *refused.items()]:
+        parts = parts[1:] if wrapped else parts
+        if len(parts) < 3:
+            outside.append(name)
+            continue
+        key = _key(parts[1:])
+        listing.items.append(Item(name, split_map.get(parts[0], parts[0]), parts[1], key, raw.refused.get(name, "")))
+    listing.note(len(outside), "files that are not in <split>/<class>/", outside)
+    return listing
+
+
+def list_table(raw: RawFiles, table: str, columns: dict[str, str], split_map: dict[str, str]) -> Listing:
+    """Places the files that a CSV names."""
+    if set(columns) != {"path", "class", "split"}:
+        raise InputError("--csv-columns must name three columns: path=...,class=...,split=...")
+    rows = read_csv(raw, table, list(columns.values()))
+    known = set(raw.names)
+    listing = Listing()
+    listed = set()
+    for row in rows:
+        name = str(PurePosixPath(row[columns["path"]]))
+        split = row[columns["split"]]
+        refusal = raw.refused.get(name, "" if name in known else f"listed in {table}, not in {raw.path.name}")
+        key = _key(PurePosixPath(name).parts)
+        listing.items.append(Item(name, split_map.get(split, split), row[columns["class"]], key, refusal))
+        listed.add(name)
+    others = sorted((known | set(raw.refused)) - listed - {table})
+    listing.note(len(others), f"files that {table} does not list", others)
+    return listing
+
+
+def apply_class_map(listing: Listing, mapping: dict[str, str], table: str) -> None:
+    """Renames the classes of the listing and drops those that the map lacks."""
+    found = Counter(item.category for item in listing.items)
+    dropped = sorted(found.keys() - mapping.keys())
+    listing.items = [
+        Item(item.name, item.split, mapping[item.category], item.key, item.refusal)
+        for item in listing.items
+        if item.category in mapping
+    ]
+    count = sum(found[category] for category in dropped)
+    listing.note(count, f"files of {len(dropped)} classes that {table} does not map", dropped)
+    absent = sorted(mapping.keys() - found.keys())
+    listing.note(len(absent), f"classes of {table} that have no files", absent)
+
+
+def read_csv(raw: RawFiles, table: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV that lies on disk or among the raw files."""
+    try:
+        rows = csv.DictReader(io.StringIO(table_bytes(raw, table).decode("utf-8-sig"), newline=""), strict=True)
+        found = list(rows)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: not a CSV in UTF-8 ({error}): save it as one") from error
+    missing = [column for column in columns if column not in (rows.fieldnames or [])]
+    if missing:
+        names = ", ".join(rows.fieldnames or []) or "none"
+        raise InputError(f"{table}: no column {missing[0]!r} (it has {names}): correct the column names")
+    for line, row in enumerate(found, start=2):
+        if not all(row[column] for column in columns):
+            raise InputError(f"{table}: row {line} lacks a value of {', '.join(columns)}: complete it")
+    if not found:
+        raise InputError(f"{table}: holds no rows: name the right file")
+    return found
+
+
+def table_bytes(raw: RawFiles, table: str) -> bytes:
+    """Content of a CSV: the file on disk if there is one, else the raw file of that name."""
+    try:
+        if Path(table).is_file():
+            return Path(table).read_bytes()
+        if table in raw.names:
+            return raw.read(table)
+    except OSError as error:
+        raise InputError(f"{table}: {error.strerror or error}: make it readable") from error
+    raise InputError(f"{table}: neither a file nor one within {raw.path}: correct the name")
+
+
+def parse_pairs(text: str, option: str) -> dict[str, str]:
+    """Reads "old=new,old=new"."""
+    pairs: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value) or name in pairs:
+            raise InputError(f"{option} {text!r}: write it as name=value,name=value with each name once")
+        pairs[name] = value
+    return pairs
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Writes every split that the raw files hold."""
+    split_map = parse_pairs(args.split_map, "--split-map") if args.split_map else {}
+    encode = image_encoder(args)
+    raw = RawFiles(args.raw)
+    source: dict[str, object] = {
+        "script": "imagefolder.py",
+        "raw": raw.path.resolve().name,
+        "split_map": split_map,
+        "limit": args.limit,
+    }
+    if args.csv:
+        columns = parse_pairs(args.csv_columns, "--csv-columns")
+        listing = list_table(raw, args.csv, columns, split_map)
+        source |= {"csv_sha256": hashlib.sha256(table_bytes(raw, args.csv)).hexdigest(), "csv_columns": columns}
+    else:
+        listing = list_tree(raw, split_map)
+    classes = sorted({item.category for item in listing.items if not item.refusal})
+    if args.class_map:
+        mapping = {row["source"]: row["target"] for row in read_csv(raw, args.class_map, ["source", "target"])}
+        apply_class_map(listing, mapping, args.class_map)
+        classes = sorted(set(mapping.values()))
+        source["class_map_sha256"] = hashlib.sha256(table_bytes(raw, args.class_map)).hexdigest()
+    readable = {item.split for item in listing.items if not item.refusal}
+    if not readable:
+        left_out = f" ({'; '.join(listing.notes)})" if listing.notes else ""
+        raise InputError(f"{raw.path}: no images in <split>/<class>/{left_out}: correct --raw, or use --csv")
+    strays = [item.name for item in listing.items if item.split not in readable]
+    listing.note(len(strays), "files of splits in which nothing can be read", strays)
+    number = {name: position for position, name in enumerate(classes)}
+    for split in sorted(readable):
+        items = [item for item in listing.items if item.split == split]
+        samples = [
+            Source(item.key, {"given": number[item.category]}, partial(raw.read, item.name), item.name)
+            for item in items
+            if not item.refusal
+        ]
+        if args.limit is not None:
+            samples = [samples[position] for position in sorted(write_order(len(samples), args.seed)[: args.limit])]
+        write_split(
+            Path(args.out) / split,
+            samples,
+            dataset=args.dataset,
+            split=split,
+            classes=classes,
+            encode=encode,
+            image=encode.describe(),
+            source=source,
+            seed=args.seed,
+            skipped=[Skipped(item.key, item.name, item.refusal) for item in items if item.refusal],
+            progress=Progress(split),
+        )
+    print(f"{len(classes)} classes: {_shortened(classes)}" + "".join(f"; {note}" for note in listing.notes))
+
+
+def _key(parts: Sequence[str]) -> str:
+    """Path without its extension; further dots of the file's name would look like extensions to readers of shards."""
+    *folders, file = parts
+    return "/".join([*folders, file.rpartition(".")[0].replace(".", "_") or file])
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:3])} ... {names[-1]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser(__doc__.partition("\n")[0])
+    add_raw_options(parser)
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="name of the data set in its manifests")
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument(
+        "--csv", metavar="FILE", help="names path, class and split of each file; on disk or within --raw"
+    )
+    places.add_argument("--class-map", metavar="FILE", help="CSV source,target of the classes to keep")
+    parser.add_argument(
+        "--csv-columns",
+        default="path=path,class=class,split=split",
+        metavar="PAIRS",
+        help="how --csv calls its columns (%(default)s)",
+    )
+    parser.add_argument("--split-map", metavar="PAIRS", help="splits to rename, for example test=val")
+    return run_script(parser, prepare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""The manifest of a split: what its shards hold, and where. Imports numpy only when the index is loaded.
+
+A split folder holds shards `<dataset>-<split>-NNNNNN.tar`, `index.npz`, `skipped.csv` and `manifest.json`. Sizes and
+class names are read from the manifest, nowhere else; the sha256 of its bytes is the identity of the split.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from en_bench.errors import InputError
+from en_bench.files import write_text
+
+if TYPE_CHECKING:
+    from en_bench.data.index import Index
+
+FORMAT = "en_bench.split"
+VERSION = 1
+MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "index.npz"
+SKIPPED_NAME = "skipped.csv"
+GIVEN = "given"  # the label column that training uses; every split has it
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file. `name` is relative to the split folder."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of manifest.json, and where it was read.
+
+    Attributes:
+        folder: the split folder.
+        digest: sha256 (hex) of manifest.json's bytes; empty for a manifest that was not yet written.
+        dataset, split: names.
+        classes: class names; a label is a position in them.
+        columns: label columns, "given" first, then for example "clean".
+        members: files per sample that are read, "image" first.
+        count: samples in the shards.
+        skipped: samples that were offered and could not be used; skipped.csv lists them.
+        shards: the tar files, in the order of the index.
+        index_sha256: of index.npz.
+        inputs_sha256: of the keys and labels that were offered to the writer.
+        seed: of the permutation applied when writing.
+        shard_bytes: size at which a new shard was begun.
+        source: where the samples come from and the options that made them.
+        image: how images were encoded.
+        noise: None, or kind, rate, seed and realised rate of the label noise added.
+    """
+
+    folder: Path
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    members: tuple[str, ...]
+    count: int
+    skipped: int
+    shards: tuple[Shard, ...]
+    index_sha256: str
+    inputs_sha256: str
+    seed: int
+    shard_bytes: int
+    source: Mapping[str, Any]
+    image: Mapping[str, Any]
+    noise: Mapping[str, Any] | None
+    digest: str = field(default="", compare=False)
+
+    def load_index(self) -> "Index":
+        """Reads index.npz. Raises InputError if it is not the one that this manifest describes."""
+        from en_bench.data.index import load_index
+
+        return load_index(self)
+
+    def check_shards(self) -> None:
+        """Raises InputError if a shard is missing or not of the recorded size. Reads no content."""
+        for shard in self.shards:
+            path = self.folder / shard.name
+            try:
+                found = path.stat().st_size
+            except OSError as error:
+                raise InputError(
+                    f"{path}: {error.strerror}, {shard.bytes} bytes expected: copy or prepare the split again"
+                ) from error
+            if found != shard.bytes:
+                raise InputError(
+                    f"{path}: {found} bytes instead of {shard.bytes}: it is cut off or belongs to another "
+                    f"{MANIFEST_NAME}; copy or prepare the split again"
+                )
+
+    def verify_shards(self) -> None:
+        """Like `check_shards`, and reads every shard whole to compare its sha256."""
+        self.check_shards()
+        for shard in self.shards:
+            path = self.folder / shard.name
+            try:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise InputError(f"{path}: {error.strerror}: copy or prepare the split again") from error
+            if found != shard.sha256:
+                raise InputError(
+                    f"{path}: sha256 {found[:12]}… instead of {shard.sha256[:12]}…: copy or prepare the split again"
+                )
+
+
+def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """Reads the manifest of a split folder. Raises InputError if there is none that this version can read."""
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        _complain_of_missing(folder, error)
+    try:
+        fields = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}): copy or prepare the split again") from error
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise InputError(f"{path}: not a manifest of en_bench (its format is not {FORMAT!r}): prepare the split again")
+    version = fields.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(f"{path}: format version {version!r}, this en_bench reads up to {VERSION}: update en_bench")
+    try:
+        return _from_fields(folder, fields, hashlib.sha256(content).hexdigest())
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}): prepare the split again") from error
+
+
+def save_manifest(manifest: Manifest) -> Manifest:
+    """Writes manifest.json into `manifest.folder`, atomically; returns the manifest with its digest."""
+    content = json.dumps(_to_fields(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(manifest.folder / MANIFEST_NAME, content)
+    return dataclasses.replace(manifest, digest=hashlib.sha256(content.encode()).hexdigest())
+
+
+def manifest_digest(folder: str | os.PathLike[str]) -> str | None:
+    """Identity of the split in `folder` (sha256 of its manifest.json, hex), None if no manifest can be read there."""
+    try:
+        return hashlib.sha256((Path(folder) / MANIFEST_NAME).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def classes_digest(classes: Sequence[str]) -> str:
+    """Identity of an ordered list of class names (sha256, hex)."""
+    return hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()
+
+
+def require_same_classes(a: Sequence[str], b: Sequence[str], a_name: str, b_name: str) -> None:
+    """Raises InputError unless both lists hold the same class names in the same order."""
+    if list(a) == list(b):
+        return
+    cure = "prepare both with the same class map"
+    if len(a) != len(b):
+        lone = sorted(set(a) ^ set(b))
+        first = f", {lone[0]!r} is in one only" if lone else ""
+        raise InputError(f"{a_name} has {len(a)} classes, {b_name} has {len(b)}{first}: {cure}")
+    differing = [position for position, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+    order = " (the same names in another order)" if sorted(a) == sorted(b) else ""
+    raise InputError(
+        f"{a_name} and {b_name} differ in {len(differing)} of {len(a)} classes{order}, first in class {differing[0]}: "
+        f"{a[differing[0]]!r} and {b[differing[0]]!r}: {cure}"
+    )
+
+
+def _to_fields(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": manifest.dataset,
+        "split": manifest.split,
+        "classes": list(manifest.classes),
+        "columns": list(manifest.columns),
+        "members": list(manifest.members),
+        "count": manifest.count,
+        "skipped": manifest.skipped,
+        "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
+        "index": {"file": INDEX_NAME, "sha256": manifest.index_sha256},
+        "inputs": {"sha256": manifest.inputs_sha256},
+        "order": {"seed": manifest.seed},
+        "shard_bytes": manifest.shard_bytes,
+        "source": dict(manifest.source),
+        "image": dict(manifest.image),
+        "noise": None if manifest.noise is None else dict(manifest.noise),
+    }
+
+
+def _from_fields(folder: Path, fields: Mapping[str, Any], digest: str) -> Manifest:
+    manifest = Manifest(
+        folder=folder,
+        dataset=str(fields["dataset"]),
+        split=str(fields["split"]),
+        classes=tuple(fields["classes"]),
+        columns=tuple(fields["columns"]),
+        members=tuple(fields["members"]),
+        count=int(fields["count"]),
+        skipped=int(fields["skipped"]),
+        shards=tuple(Shard(**shard) for shard in fields["shards"]),
+        index_sha256=str(fields["index"]["sha256"]),
+        inputs_sha256=str(fields["inputs"]["sha256"]),
+        seed=int(fields["order"]["seed"]),
+        shard_bytes=int(fields["shard_bytes"]),
+        source=dict(fields["source"]),
+        image=dict(fields["image"]),
+        noise=None if fields["noise"] is None else dict(fields["noise"]),
+        digest=digest,
+    )
+    if fields["index"]["file"] != INDEX_NAME:
+        raise ValueError(f"index file {fields['index']['file']!r} is not {INDEX_NAME!r}")
+    if GIVEN not in manifest.columns:
+        raise ValueError(f"no label column {GIVEN!r}")
+    if manifest.count < 1 or sum(shard.samples for shard in manifest.shards) != manifest.count:
+        raise ValueError(f"the shards do not hold {manifest.count} samples")
+    for shard in manifest.shards:
+        if Path(shard.name).name != shard.name:
+            raise ValueError(f"shard {shard.name!r} is not a file of the split folder")
+    return manifest
+
+
+def _complain_of_missing(folder: Path, error: OSError) -> NoReturn:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder: prepare the data set, or correct the path") from error
+    if not isinstance(error, FileNotFoundError):
+        raise InputError(f"{folder / MANIFEST_NAME}: {error.strerror}: make it readable") from error
+    found = [
+        path.parent.relative_to(folder) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{MANIFEST_NAME}")
+    ]
+    splits = sorted(str(split) for split in found if not any(part.startswith(".") for part in split.parts))
+    cure = f"name one of its splits: {', '.join(splits)}" if splits else "prepare the data set, or correct the path"
+    raise InputError(f"{folder}: no {MANIFEST_NAME} in it: {cure}") from error

@@ -1,0 +1,12 @@
+"""What a user can get wrong, told in one line."""
+
+
+class InputError(Exception):
+    """Input that cannot be used. The message is one line and says what is wrong, where, and the cure.
+
+    The command line prints it without a traceback and ends with exit code 1.
+    """
+
+
+class EnBenchWarning(UserWarning):
+    """A result that holds, though not in the way the user may expect."""

@@ -1,0 +1,93 @@
+"""Small sets made for real by the writer that makes the large ones, and the commands run as users run them."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from en_bench.data.images import ImageEncoder
+from en_bench.data.writer import Source, write_split
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def coloured_png(label: int, seed: int, size: int = 32) -> bytes:
+    """A noisy image whose brightness tells its class of three, so that a few steps learn something."""
+    noise = np.random.default_rng(seed).integers(0, 60, (size, size, 3))
+    image = Image.fromarray((noise + 60 * label).astype(np.uint8))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_split(
+    folder: Path,
+    count: int,
+    *,
+    seed: int = 0,
+    classes: Sequence[str] = ("dark", "grey", "bright"),
+    shard_bytes: int = 100_000,
+    dataset: str = "toy",
+) -> Path:
+    """A split of `count` 32x32 images in shards of about `shard_bytes`, the last of which is shorter."""
+    samples = [
+        Source(
+            key=f"toy-{seed}-{i:04d}",
+            labels={"given": i % len(classes)},
+            load=lambda i=i: coloured_png(i % len(classes), seed * 100_000 + i),  # type: ignore[misc]
+            origin=f"toy {i}",
+        )
+        for i in range(count)
+    ]
+    encoder = ImageEncoder(encoding="png")
+    write_split(
+        folder,
+        samples,
+        dataset=dataset,
+        split=folder.name,
+        classes=classes,
+        encode=encoder,
+        image=encoder.describe(),
+        source={"made": "toy"},
+        shard_bytes=shard_bytes,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with `a/{train,val}` and `b/{train,val}` of the same three classes, in several uneven shards."""
+    root = tmp_path_factory.mktemp("shards")
+    make_split(root / "a" / "train", 200, seed=1)
+    make_split(root / "a" / "val", 93, seed=2)
+    make_split(root / "b" / "train", 160, seed=3)
+    make_split(root / "b" / "val", 61, seed=4)
+    return root
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `python -m en_bench ARGS` in a process of its own, in a folder, with one thread, bounded in time."""
+
+    def run(
+        *arguments: object, cwd: Path, timeout: float = 200, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "en_bench", *map(str, arguments)],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            check=False,
+        )
+
+    return run

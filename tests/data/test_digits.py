@@ -1,0 +1,148 @@
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_scripts import digits
+from en_bench.data.manifest import load_manifest
+from en_bench.data.reader import ShardReader
+
+pytest.importorskip("sklearn", reason="handwritten digits come from scikit-learn")
+
+SPLITS = {"handwritten/train": 1400, "handwritten/val": 397, "typeset/train": 1500, "typeset/val": 400}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("digits")
+    assert digits.main(["--out", str(out), "--noise", "0.4"]) == 0
+    return out
+
+
+def arrays(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    manifest = load_manifest(folder)
+    index = manifest.load_index()
+    with ShardReader(manifest, index) as reader:
+        images = [Image.open(digits.io.BytesIO(reader.read(i))) for i in range(len(reader))]
+        assert {(image.format, image.mode, image.size) for image in images} == {("PNG", "L", (32, 32))}
+        return np.stack([np.asarray(image) for image in images]), index.labels["clean"]
+
+
+@pytest.mark.parametrize(("split", "count"), SPLITS.items())
+def test_every_split_is_whole_and_balanced(prepared, split, count):
+    manifest = load_manifest(prepared / split)
+    manifest.verify_shards()
+    assert (manifest.dataset, manifest.count, manifest.skipped) == (f"digits/{split.split('/')[0]}", count, 0)
+    assert manifest.classes == tuple("0123456789")
+    assert manifest.columns == ("given", "clean")
+    per_class = np.bincount(manifest.load_index().labels["clean"], minlength=10)
+    assert per_class.min() >= 0.75 * per_class.max()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_noise_is_in_the_given_labels_of_train_only(prepared, split):
+    manifest = load_manifest(prepared / split)
+    labels = manifest.load_index().labels
+    flipped = labels["given"] != labels["clean"]
+    if split.endswith("val"):
+        assert manifest.noise is None
+        assert not flipped.any()
+    else:
+        assert manifest.noise == {"kind": "symmetric", "rate": 0.4, "seed": 0, "realised": flipped.mean()}
+        assert abs(flipped.mean() - 0.4) < 4 * (0.4 * 0.6 / manifest.count) ** 0.5
+
+
+def test_symmetric_noise_reaches_every_other_class_alike():
+    given = Counter(digits.flip_label(3, f"key {i}", rate=0.9, classes=10, seed=1) for i in range(20_000))
+    assert abs(given.pop(3) - 2000) < 4 * (20_000 * 0.1 * 0.9) ** 0.5
+    assert len(given) == 9
+    assert all(abs(count - 2000) < 4 * (20_000 * 0.1 * 0.9) ** 0.5 for count in given.values())
+
+
+def test_noise_is_a_function_of_seed_and_key():
+    def labels(seed: int) -> list[int]:
+        return [digits.flip_label(i % 10, f"key {i}", rate=0.5, classes=10, seed=seed) for i in range(100)]
+
+    assert labels(0) == labels(0) != labels(1)
+    assert [digits.flip_label(2, str(i), rate=0.0, classes=10, seed=0) for i in range(50)] == [2] * 50
+    assert 2 not in {digits.flip_label(2, str(i), rate=1.0, classes=10, seed=0) for i in range(50)}
+
+
+def test_handwritten_digits_are_the_data_sets_own(prepared):
+    from sklearn.datasets import load_digits
+
+    expected = load_digits()
+    images, labels = arrays(prepared / "handwritten" / "train")
+    index = load_manifest(prepared / "handwritten" / "train").load_index()
+    for row in range(0, 1400, 100):
+        position = int(index.key(row).removeprefix("handwritten/"))
+        assert labels[row] == expected.target[position]
+        small = images[row].reshape(8, 4, 8, 4).mean(axis=(1, 3)) / 255 * 16
+        assert np.corrcoef(small.ravel(), expected.images[position].ravel())[0, 1] > 0.95
+
+
+def test_fonts_of_symbols_are_left_out():
+    names = {path.name for path in digits.digit_fonts()}
+    assert {"DejaVuSans.ttf", "STIXGeneral.ttf", "cmr10.ttf"} <= names
+    assert not names & {
+        "cmsy10.ttf",
+        "cmex10.ttf",
+        "STIXNonUni.ttf",
+        "STIXSizOneSymReg.ttf",
+        "LastResortHE-Regular.ttf",
+    }
+
+
+def test_typeset_splits_share_no_typeface():
+    faces = {
+        split: {sample.origin.rsplit(" ", 1)[0] for sample in samples}
+        for split, samples in digits.typeset_samples().items()
+    }
+    assert len(faces["train"]) >= 10
+    assert len(faces["val"]) >= 3
+    assert not faces["train"] & faces["val"]
+
+
+def test_no_picture_occurs_twice_in_typeset(prepared):
+    pictures = np.concatenate([arrays(prepared / "typeset" / split)[0] for split in ("train", "val")])
+    assert len({picture.tobytes() for picture in pictures}) == 1900
+
+
+def test_the_sources_differ_but_can_be_carried_over(prepared):
+    from sklearn.svm import SVC
+
+    data = {split: arrays(prepared / split) for split in SPLITS}
+    score = {}
+    for source in ("handwritten", "typeset"):
+        images, labels = data[f"{source}/train"]
+        model = SVC().fit(images.reshape(len(images), -1) / 255, labels)
+        for target in ("handwritten", "typeset"):
+            images, labels = data[f"{target}/val"]
+            score[source, target] = model.score(images.reshape(len(images), -1) / 255, labels)
+    for source, target in (("handwritten", "typeset"), ("typeset", "handwritten")):
+        assert score[source, source] > 0.9
+        assert 0.3 < score[source, target] < score[source, source] - 0.1
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_process(prepared, tmp_path):
+    command = [sys.executable, digits.__file__, "--out", tmp_path, "--noise", "0.4"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    for split, count in SPLITS.items():
+        assert f"{split}: {count:,} of {count:,} samples" in run.stderr
+        assert f"wrote {count:,} samples" in run.stdout
+        assert load_manifest(tmp_path / split).digest == load_manifest(prepared / split).digest
+    assert "\r" not in run.stderr
+
+
+def test_wrong_rates_and_options_end_with_their_codes(tmp_path, capsys):
+    assert digits.main(["--out", str(tmp_path), "--noise", "1.5"]) == 1
+    assert capsys.readouterr().err.endswith("error: --noise 1.5 is not a rate: use 0 to 1\n")
+    for wrong in (["--noise-kind", "odd"], ["--seed", "-1"], []):
+        with pytest.raises(SystemExit) as exit_:
+            digits.main([*(["--out", str(tmp_path)] if wrong else []), *wrong])
+        assert exit_.value.code == 2

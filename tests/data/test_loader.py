@@ -1,0 +1,162 @@
+"""Batches read from real shards: exact, and the same for any workers, ranks and shards."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from en_bench.data.loader import Batch, EvalSampler, StreamDataset, TrainSampler, make_loader
+from en_bench.data.manifest import load_manifest
+from en_bench.data.module import ShardDataModule
+from en_bench.data.transforms import CenterCrop, PadCropFlip
+from en_bench.errors import InputError
+from tests.conftest import make_split
+
+
+def dataset(folder: Path, seed: int = 0, labels: str = "given") -> StreamDataset:
+    manifest = load_manifest(folder)
+    return StreamDataset(manifest, manifest.load_index(), labels, PadCropFlip(32), seed)
+
+
+def batches(
+    data: StreamDataset, epoch: int = 0, batch: int = 16, rank: int = 0, ranks: int = 1, workers: int = 0
+) -> list[Batch]:
+    sampler = TrainSampler(len(data), batch, rank, ranks, seed=0)
+    sampler.set_epoch(epoch)
+    return list(make_loader(data, sampler, workers, pin_memory=False))
+
+
+def equal(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
+
+
+def test_workers_change_nothing(shards):
+    data = dataset(shards / "a" / "train")
+    assert equal(batches(data, workers=0), batches(data, workers=2))
+
+
+def test_epochs_and_seeds_change_order_and_augmentation(shards):
+    data = dataset(shards / "a" / "train")
+    first, second = batches(data, epoch=0), batches(data, epoch=1)
+    assert not torch.equal(first[0].row, second[0].row)
+    row = first[0].row[0]
+    where = next(b for b in second if row in b.row)
+    assert not torch.equal(first[0].image[0], where.image[where.row == row][0])
+    reseeded = dataset(shards / "a" / "train", seed=1)[(0, first[0].row.numpy())]
+    assert torch.equal(reseeded.target, first[0].target)
+    assert not torch.equal(reseeded.image, first[0].image)
+
+
+def test_what_a_sample_looks_like_does_not_depend_on_its_batch(shards):
+    data = dataset(shards / "a" / "train")
+    alone = data[(3, np.array([17]))]
+    among = data[(3, np.array([5, 17, 80]))]
+    assert torch.equal(alone.image[0], among.image[1])
+
+
+def test_two_ranks_see_what_one_rank_with_both_batches_sees(shards):
+    data = dataset(shards / "a" / "train")
+    one = batches(data, batch=16)
+    two = [batches(data, batch=8, rank=r, ranks=2) for r in (0, 1)]
+    for step, whole in enumerate(one):
+        assert torch.equal(whole.row, torch.cat([two[0][step].row, two[1][step].row]))
+        assert torch.equal(whole.image, torch.cat([two[0][step].image, two[1][step].image]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 80),
+    shard_bytes=st.integers(5_000, 200_000),
+    ranks=st.integers(1, 8),
+    batch=st.integers(1, 24),
+)
+def test_evaluation_sees_each_sample_once_for_any_shards_ranks_and_batch(
+    tmp_path_factory, count, shard_bytes, ranks, batch
+):
+    folder = make_split(tmp_path_factory.mktemp("drawn") / "val", count, shard_bytes=shard_bytes)
+    manifest = load_manifest(folder)
+    data = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), 0)
+    steps, seen = set(), []
+    for rank in range(ranks):
+        found = list(make_loader(data, EvalSampler(count, batch, rank, ranks), 0, pin_memory=False))
+        steps.add(len(found))
+        assert all(len(b.target) == batch for b in found)
+        assert all(int(b.image[~b.valid].sum()) == 0 and bool((b.row[~b.valid] == -1).all()) for b in found)
+        seen += [int(i) for b in found for i in b.row[b.valid]]
+    assert len(steps) == 1
+    assert sorted(seen) == list(range(count))
+
+
+def test_images_and_labels_are_those_that_were_written(shards):
+    manifest = load_manifest(shards / "a" / "val")
+    data = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), 0)
+    batch = data[(0, np.arange(93))]
+    # conftest: brightness 60 * label plus noise below 60, label = number in the key mod 3
+    level = batch.image.float().mean((1, 2, 3)) // 60
+    assert torch.equal(level.long(), batch.target)
+    assert [int(bytes(k).decode()[-4:]) % 3 for k in data.keys] == batch.target.tolist()
+
+
+def test_too_few_samples_names_the_cure(shards):
+    with pytest.raises(InputError, match=r"200 training samples cannot fill 2 ranks x batch 128.*100 or less"):
+        TrainSampler(200, 128, 0, 2, seed=0)
+
+
+def test_an_unknown_label_column_names_those_there_are(shards):
+    with pytest.raises(InputError, match="no label column 'clean'.*given"):
+        dataset(shards / "a" / "train", labels="clean")
+
+
+def test_an_image_that_cannot_be_decoded_is_named(shards):
+    data = dataset(shards / "a" / "train")
+    data.reader.read = lambda i, member=0: b"\x89PNG broken"  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"toy-1-\d+.*cannot be decoded"):
+        data[(0, np.array([0]))]
+
+
+def module(root: Path, train: str = "a/train", val: str = "a/val", **options) -> ShardDataModule:
+    return ShardDataModule(train, val, PadCropFlip(32), CenterCrop(32), root=str(root), **options)
+
+
+def test_module_opens_checks_and_normalises(shards):
+    data = module(shards, batch_size=16)
+    data.open("fit")
+    data.setup("fit")
+    assert data.classes == ("dark", "grey", "bright")
+    assert data.val_column == "given"
+    batch = next(iter(data.train_dataloader()))
+    normal = data.on_after_batch_transfer(batch, 0)
+    expected = (batch.image.double() / 255 - data.mean.view(1, 3, 1, 1)) / data.std.view(1, 3, 1, 1)
+    torch.testing.assert_close(normal.image.double(), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(normal.target, batch.target)
+
+
+def test_module_validates_without_training_data(shards):
+    data = module(shards, train="nowhere/train", val="b/val")
+    data.open("validate")
+    data.setup("validate")
+    assert sum(int(b.valid.sum()) for b in data.val_dataloader()) == 61
+
+
+def test_module_refuses_before_any_process_group(shards, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        module(shards, train="nowhere/train").open("fit")
+    with pytest.raises(
+        InputError, match="200 training samples cannot fill 4 ranks x batch 64: use --data.batch_size 50 or less"
+    ):
+        module(shards, batch_size=64).open("fit", ranks=4)
+    make_split(tmp_path / "c" / "val", 10, classes=("dark", "gray", "bright"))
+    with pytest.raises(InputError, match="differ in 1 of 3 classes"):
+        module(Path("/"), train=str(shards / "a" / "train"), val=str(tmp_path / "c" / "val")).open("fit")
+
+
+def test_the_root_comes_from_the_environment(shards, monkeypatch):
+    monkeypatch.setenv("EN_BENCH_SHARDS", str(shards))
+    data = ShardDataModule("a/train", "a/val", PadCropFlip(32), CenterCrop(32))
+    data.open("fit")
+    assert data.train_manifest is not None and data.train_manifest.count == 200

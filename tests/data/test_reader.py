@@ -1,0 +1,142 @@
+import multiprocessing
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from en_bench.data.manifest import load_manifest
+from en_bench.data.reader import ShardReader
+from en_bench.errors import InputError
+from tests.conftest import make_split
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    return make_split(tmp_path / "train", 60, shard_bytes=40_000)
+
+
+def open_reader(split: Path, max_open: int = 64) -> ShardReader:
+    manifest = load_manifest(split)
+    return ShardReader(manifest, manifest.load_index(), max_open)
+
+
+def contents_by_tarfile(split: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(split.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {m.name: tar.extractfile(m).read() for m in tar if m.name.endswith(".png")}
+    return found
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_every_sample_reads_as_tarfile_reads_it(split):
+    expected = contents_by_tarfile(split)
+    with open_reader(split) as reader:
+        assert len(reader) == len(expected) == 60
+        assert {f"{reader.index.key(i)}.png": reader.read(i) for i in reversed(range(60))} == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
+def test_few_files_stay_open_and_close_releases_them(split):
+    before = open_files()
+    reader = open_reader(split, max_open=2)
+    assert len(reader.manifest.shards) > 4
+    expected = [reader.read(i) for i in range(60)]
+    assert open_files() == before + 2
+    reader.close()
+    assert open_files() == before
+    assert [reader.read(i) for i in range(60)] == expected, "a closed reader opens again"
+    del reader
+    assert open_files() == before
+
+
+def test_a_pickled_reader_reads(split):
+    reader = open_reader(split)
+    expected = reader.read(7)
+    again = pickle.loads(pickle.dumps(reader))  # noqa: S301 - our own bytes
+    reader.close()
+    assert again.read(7) == expected
+
+
+def read_in_child(reader: ShardReader, sample: int, queue: "multiprocessing.Queue[bytes]") -> None:
+    queue.put(reader.read(sample))
+    reader.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_another_process_reads_and_leaves_the_parent_its_files(split, method):
+    reader = open_reader(split)
+    expected = [reader.read(i) for i in range(60)]
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=read_in_child, args=(reader, 11, queue))
+    child.start()
+    assert queue.get(timeout=60) == expected[11]
+    child.join()
+    assert [reader.read(i) for i in range(60)] == expected
+
+
+def test_the_file_used_longest_ago_is_closed_first(split):
+    with open_reader(split, max_open=2) as reader:
+        first_of = [int((reader.index.shard == shard).argmax()) for shard in range(4)]
+        for shard in (0, 1, 0, 2):
+            reader.read(first_of[shard])
+        for path in split.glob("*.tar"):
+            path.unlink()
+        reader.read(first_of[0])
+        reader.read(first_of[2])
+        with pytest.raises(InputError, match="No such file"):
+            reader.read(first_of[1])
+
+
+def complain_in_child(reader: ShardReader, queue: "multiprocessing.Queue[str]") -> None:
+    try:
+        reader.read(0)
+    except InputError as error:
+        queue.put(str(error))
+    else:
+        queue.put("read through the parent's file")
+
+
+def test_a_forked_process_opens_files_of_its_own(split):
+    with open_reader(split) as reader:
+        reader.read(0)
+        (split / reader.manifest.shards[0].name).unlink()
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        child = context.Process(target=complain_in_child, args=(reader, queue))
+        child.start()
+        assert "No such file" in queue.get(timeout=60)
+        child.join()
+        reader.read(0)
+
+
+def test_a_shard_cut_off_while_reading_is_named(split):
+    with open_reader(split) as reader:
+        shard = split / reader.manifest.shards[0].name
+        with shard.open("r+b") as file:
+            file.truncate(int(reader.index.offset[0, 0]) + 10)
+        size = int(reader.index.size[0, 0])
+        with pytest.raises(InputError) as error:
+            reader.read(0)
+        message = str(error.value)
+        assert message.startswith(f"{shard}, sample '{reader.index.key(0)}': 10 bytes read instead of {size} at")
+        assert message.endswith("copy or prepare it again")
+
+
+def test_a_shard_that_is_gone_is_named(split):
+    with open_reader(split) as reader:
+        (split / reader.manifest.shards[0].name).unlink()
+        with pytest.raises(InputError, match=r"000000.tar, sample 'toy-.*': No such file or directory: copy"):
+            reader.read(0)
+
+
+@pytest.mark.parametrize("sample", [-1, 60])
+def test_padding_and_samples_that_are_not_there_are_refused(split, sample):
+    with open_reader(split) as reader, pytest.raises(IndexError):
+        reader.read(sample)

@@ -1,0 +1,327 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+
+from en_bench.data.images import ImageEncoder
+from en_bench.data.manifest import Manifest, load_manifest
+from en_bench.data.order import write_order
+from en_bench.data.reader import ShardReader
+from en_bench.data.writer import Skipped, Source, write_split
+from en_bench.errors import InputError
+from tests.conftest import coloured_png
+
+CLASSES = ("dark", "grey", "bright")
+
+
+def sources(count: int, **columns: list[int]) -> list[Source]:
+    labels = columns or {"given": [i % 3 for i in range(count)]}
+    return [
+        Source(
+            f"dir.v1/sample_{i:03d}",
+            {c: v[i] for c, v in labels.items()},
+            partial(coloured_png, i % 3, i),
+            f"raw/{i}.x",
+        )
+        for i in range(count)
+    ]
+
+
+def write(folder: Path, samples: list[Source], **changes: Any) -> Manifest:
+    encoder = ImageEncoder(encoding="png")
+    options: dict[str, Any] = {
+        "dataset": "toy/one",
+        "split": "train",
+        "classes": CLASSES,
+        "encode": encoder,
+        "image": encoder.describe(),
+        "source": {"made": "toy"},
+        "shard_bytes": 60_000,
+    }
+    return write_split(folder, samples, **{**options, **changes})
+
+
+def skipped_rows(folder: Path) -> list[list[str]]:
+    with (folder / "skipped.csv").open(newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fails() -> bytes:
+    raise OSError(5, "Input/output error")
+
+
+def test_webdataset_reads_the_shards(tmp_path):
+    samples = sources(50)
+    manifest = write(tmp_path / "train", samples)
+    assert len(manifest.shards) > 2
+    urls = [str(tmp_path / "train" / shard.name) for shard in manifest.shards]
+    found = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode("rgb8"))
+    order = write_order(50, 0)
+    assert [item["__key__"] for item in found] == [samples[i].key for i in order]
+    for item, i in zip(found, order, strict=True):
+        assert item["cls"] == i % 3
+        assert item["json"] == {"labels": {"given": i % 3}, "source": f"raw/{i}.x"}
+        assert item["png"].shape == (32, 32, 3)
+
+
+def test_the_index_says_what_the_tars_hold(tmp_path):
+    given = [(i + i // 7) % 3 for i in range(40)]
+    samples = sources(40, given=given, clean=[i % 3 for i in range(40)])
+    manifest = write(tmp_path / "train", samples, noise={"kind": "symmetric", "rate": 0.5, "seed": 1})
+    index = load_manifest(tmp_path / "train").load_index()
+    row = 0
+    for position, shard in enumerate(manifest.shards):
+        with tarfile.open(tmp_path / "train" / shard.name) as tar:
+            members = tar.getmembers()
+        assert len(members) == 3 * shard.samples
+        for member in members[::3]:
+            assert (member.name, position) == (f"{index.key(row)}.png", index.shard[row])
+            assert (member.offset_data, member.size) == (index.offset[row, 0], index.size[row, 0])
+            assert (member.mtime, member.uid, member.gid, member.mode, member.uname) == (0, 0, 0, 0o644, "")
+            i = int(index.key(row)[-3:])
+            assert (index.labels["given"][row], index.labels["clean"][row]) == (given[i], i % 3)
+            row += 1
+    assert row == 40
+    differing = sum(given[i] != i % 3 for i in range(40))
+    assert manifest.noise == {"kind": "symmetric", "rate": 0.5, "seed": 1, "realised": differing / 40}
+
+
+def test_realised_noise_leaves_out_unknown_labels(tmp_path):
+    noise = {"kind": "human", "rate": None, "seed": None}
+    samples = sources(4, given=[0, 1, 2, 0], clean=[0, 2, -1, -1])
+    assert write(tmp_path / "some", samples, noise=noise).noise == {**noise, "realised": 0.5}
+    samples = sources(2, given=[0, 1], clean=[-1, -1])
+    assert write(tmp_path / "none", samples, noise=noise).noise == {**noise, "realised": None}
+
+
+def test_bytes_depend_on_the_content_alone_and_the_seed(tmp_path):
+    write(tmp_path / "a" / "train", sources(30))
+    write(tmp_path / "b" / "train", sources(30))
+    write(tmp_path / "c" / "train", sources(30), seed=1)
+    first, second, other = (contents(tmp_path / name / "train") for name in "abc")
+    assert first == second
+    assert first.keys() == other.keys()
+    assert all(first[name] != other[name] for name in first if name.endswith(".tar"))
+
+
+def test_shards_are_filled_up_to_their_size(tmp_path):
+    manifest = write(tmp_path / "train", sources(50))
+    sizes = [shard.bytes for shard in manifest.shards]
+    assert all(45_000 < size <= 60_000 + tarfile.RECORDSIZE for size in sizes[:-1])
+    assert all(size % tarfile.RECORDSIZE == 0 for size in sizes), "not whole records, as POSIX has them"
+    assert [shard.name for shard in manifest.shards][:2] == ["toy-one-train-000000.tar", "toy-one-train-000001.tar"]
+    write(tmp_path / "single", sources(5), shard_bytes=1)
+    assert [shard.samples for shard in load_manifest(tmp_path / "single").shards] == [1] * 5
+
+
+def test_long_and_foreign_names_are_kept(tmp_path):
+    keys = ["ä/鳥 1", "d/" * 60 + "x", "k" * 240]
+    samples = [Source(key, {"given": 0}, partial(coloured_png, 0, 0), key) for key in keys]
+    manifest = write(tmp_path / "train", samples)
+    index = manifest.load_index()
+    assert sorted(index.key(i) for i in range(3)) == sorted(keys)
+    with tarfile.open(tmp_path / "train" / manifest.shards[0].name) as tar:
+        assert sorted(name[:-4] for name in tar.getnames() if name.endswith(".png")) == sorted(keys)
+    with ShardReader(manifest, index) as reader:
+        assert all(reader.read(i) == coloured_png(0, 0) for i in range(3))
+
+
+def test_unreadable_files_are_listed_in_source_order_and_counted(tmp_path):
+    samples = sources(20)
+    for i, load in {15: lambda: b"junk", 3: lambda: coloured_png(0, 0)[:200], 9: fails}.items():
+        samples[i] = Source(samples[i].key, samples[i].labels, load, samples[i].origin)
+    said: list[str] = []
+    before = [Skipped("", "raw/link", "is a link or no regular file")]
+    manifest = write(tmp_path / "train", samples, skipped=before, say=said.append)
+    rows = skipped_rows(tmp_path / "train")
+    assert [row[1] for row in rows] == ["raw/link", "raw/3.x", "raw/9.x", "raw/15.x"]
+    assert rows[2][2] == "cannot be read: Input/output error"
+    assert rows[3] == ["dir.v1/sample_015", "raw/15.x", "not an image"]
+    assert (manifest.count, manifest.skipped) == (17, 4)
+    folder = tmp_path / "train"
+    assert len(said) == 1
+    assert said[0].startswith(f"{folder}: wrote 17 samples in 2 shards, 0.1 MB; skipped 4, see {folder}/skipped.csv")
+
+
+def test_no_readable_sample_is_an_error_and_leaves_nothing(tmp_path):
+    samples = [Source("a", {"given": 0}, lambda: b"junk", "raw/a.jpg")]
+    with pytest.raises(
+        InputError, match=r"none of 1 samples for split 'train' can be read, first raw/a.jpg: not an image"
+    ):
+        write(tmp_path / "train", samples)
+    with pytest.raises(InputError, match="none of 0 samples"):
+        write(tmp_path / "train", [])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_key_used_twice_names_both_origins(tmp_path):
+    samples = [Source("a", {"given": 0}, fails, origin) for origin in ("one/a.jpg", "two/a.jpg")]
+    with pytest.raises(InputError, match=r"key 'a' belongs to both one/a.jpg and two/a.jpg"):
+        write(tmp_path / "train", samples)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "a.b", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\nb", "a\0b", "\ud800", "k" * 241, "d/"]
+)
+def test_keys_that_readers_would_misread_are_refused(tmp_path, key):
+    with pytest.raises(InputError, match=r"raw: .* cannot be a key"):
+        write(tmp_path / "train", [Source(key, {"given": 0}, fails, "raw")])
+
+
+@pytest.mark.parametrize("labels", [{"given": 3}, {"given": -2}, {"clean": 0, "given": 0}, {}])
+def test_labels_that_do_not_fit_are_a_programming_error(tmp_path, labels):
+    with pytest.raises(ValueError, match="label"):
+        write(tmp_path / "train", [Source("a", labels, fails, "raw")])
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", ".hidden", "a/"])
+def test_names_that_cannot_name_shards_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot name shards"):
+        write(tmp_path / "train", sources(1), dataset=name)
+
+
+def test_the_same_again_does_nothing_and_says_so(tmp_path):
+    first = write(tmp_path / "train", sources(10))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "train").iterdir()}
+    said: list[str] = []
+    again = write(tmp_path / "train", sources(10), say=said.append)
+    assert again == first
+    assert again.digest == first.digest
+    assert "already there" in said[0]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "train").iterdir()} == before
+
+
+def test_the_same_noise_again_does_nothing(tmp_path):
+    samples = sources(10, given=[0] * 10, clean=[1] * 10)
+    noise = {"kind": "symmetric", "rate": 1.0, "seed": 0}
+    assert write(tmp_path / "train", samples, noise=noise) == write(tmp_path / "train", samples, noise=noise)
+    with pytest.raises(InputError, match="made with other noise"):
+        write(tmp_path / "train", samples, noise={**noise, "rate": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"source": {"made": "otherwise"}}, "source"),
+        ({"image": {}}, "image"),
+        ({"shard_bytes": 50_000}, "shard_bytes"),
+        ({"classes": ("a", "b", "c")}, "classes"),
+        ({"dataset": "other", "seed": 4}, "dataset, seed"),
+    ],
+)
+def test_another_split_is_never_overwritten(tmp_path, changes, what):
+    write(tmp_path / "train", sources(10))
+    before = contents(tmp_path / "train")
+    with pytest.raises(InputError, match=f"made with other {what}: remove it, or choose another output folder"):
+        write(tmp_path / "train", sources(10), **changes)
+    assert contents(tmp_path / "train") == before
+
+
+def test_other_samples_are_never_taken_for_the_same(tmp_path):
+    write(tmp_path / "train", sources(10))
+    with pytest.raises(InputError, match="made with other samples"):
+        write(tmp_path / "train", sources(11))
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="holds something that is not a prepared split"):
+        write(tmp_path / "train", sources(3))
+    assert contents(tmp_path / "train") == {"thesis.tex": b"precious"}
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "train").mkdir()
+    assert write(tmp_path / "train", sources(3)).count == 3
+
+
+def test_killed_in_the_middle_and_run_again(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from tests.data.test_writer import sources, write
+samples = sources(40)
+loads = 0
+def progress(done, total):
+    if done == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+write(Path(sys.argv[1]), samples, progress=progress)
+"""
+    run = subprocess.run([sys.executable, "-c", code, tmp_path / "train"], cwd=Path(__file__).parents[2], timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == [".train.partial"]
+    assert len(os.listdir(tmp_path / ".train.partial")) > 2
+    write(tmp_path / "train", sources(40))
+    write(tmp_path / "fresh" / "train", sources(40))
+    assert contents(tmp_path / "train") == contents(tmp_path / "fresh" / "train")
+    assert sorted(os.listdir(tmp_path)) == ["fresh", "train"]
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    def progress(done: int, total: int) -> None:
+        if done == 5:
+            with pytest.raises(InputError, match="another process is writing it"):
+                write(tmp_path / "train", sources(10))
+
+    assert write(tmp_path / "train", sources(10), progress=progress).count == 10
+    load_manifest(tmp_path / "train").verify_shards()
+
+
+def test_a_full_disk_is_one_error_and_nothing_half_done_stays(tmp_path):
+    # A limit on the size of files refuses writes in the middle of a shard, as a full disk does.
+    code = """
+import resource, sys
+from pathlib import Path
+from en_bench.errors import InputError
+from tests.data.test_writer import sources, write
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write(Path(sys.argv[1]), sources(60), shard_bytes=10**9)
+except InputError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "train"],
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout == (
+        f"{tmp_path / 'train'}: File too large: nothing was kept; make room or choose another place, and run again\n"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_progress_counts_every_sample(tmp_path):
+    calls: list[tuple[int, int]] = []
+    samples = [*sources(5), Source("z", {"given": 0}, fails, "raw/z")]
+    write(tmp_path / "train", samples, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 6) for i in range(1, 7)]
+
+
+def test_written_labels_stand_in_the_tar(tmp_path):
+    manifest = write(tmp_path / "train", sources(4, given=[-1, 0, 1, 2]))
+    with tarfile.open(tmp_path / "train" / manifest.shards[0].name) as tar:
+        texts = {m.name[-7:-4]: tar.extractfile(m).read() for m in tar if m.name.endswith(".cls")}
+        about = [json.load(tar.extractfile(m)) for m in tar if m.name.endswith(".json")]
+    assert texts == {"000": b"-1", "001": b"0", "002": b"1", "003": b"2"}
+    assert sorted(item["labels"]["given"] for item in about) == [-1, 0, 1, 2]
+    assert np.sort(manifest.load_index().labels["given"]).tolist() == [-1, 0, 1, 2]

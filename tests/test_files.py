@@ -1,0 +1,25 @@
+import json
+import os
+
+import pytest
+
+from en_bench.files import write_json, write_text
+
+
+def test_writes_whole_files_and_leaves_nothing_beside(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"x": 1})
+    write_json(path, {"x": 2})
+    assert json.loads(path.read_text()) == {"x": 2}
+    assert os.listdir(path.parent) == ["a.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"x": float("nan")})
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
