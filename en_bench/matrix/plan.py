@@ -1,0 +1,153 @@
+"""Planning: the cells of a matrix, their identities, and what is done of them."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from en_bench.errors import InputError
+from en_bench.matrix.overlays import Config, Overlay, merge
+from en_bench.matrix.records import Json, Record
+from en_bench.matrix.spec import Spec
+
+# Where data lie, where output goes and how it is shown make no other experiment.
+_NO_IDENTITY = (
+    ("data", "root"),
+    ("data", "workers"),
+    ("trainer", "default_root_dir"),
+    ("trainer", "logger"),
+    ("trainer", "enable_progress_bar"),
+)
+
+Digests = Callable[[str], str | None]
+"""From a set's name to the digest of its manifest, None where the set is not here."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: `overlays` in the order in which they add up to `config`, and a seed."""
+
+    id: str
+    norm: str
+    train: str
+    seed: int
+    overlays: tuple[Overlay, ...]
+    config: Config
+
+    def __str__(self) -> str:
+        return f"{self.norm}/{self.train}/{self.seed}"
+
+
+class State(StrEnum):
+    DONE = "done"
+    MISSING = "missing"
+    FAILED = "failed"
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell and what is known of it. `fresh` are the validation sets whose recorded result can be believed."""
+
+    cell: Cell
+    state: State
+    record: Record | None
+    fresh: frozenset[str]
+
+    def result(self, label: str) -> Json | None:
+        """What the validation on set `label` wrote, if that still holds."""
+        return self.record.validate[label] if self.record is not None and label in self.fresh else None
+
+
+def cell_id(config: Mapping[str, Any], seed: int) -> str:
+    """16 hexadecimal digits of the SHA-256 of configuration and seed, without roots, output paths and launcher."""
+    identity: dict[str, Any] = dict(config)
+    for section, key in _NO_IDENTITY:
+        inner = identity.get(section)
+        if isinstance(inner, dict) and key in inner:
+            identity[section] = {k: v for k, v in inner.items() if k != key}
+            if not identity[section]:
+                del identity[section]
+    canonical = json.dumps({"config": identity, "seed": seed}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def plan_cells(spec: Spec) -> list[Cell]:
+    """All cells, by training set, normaliser and seed; InputError if two of them are the same run."""
+    cells: list[Cell] = []
+    seen: dict[str, Cell] = {}
+    for train, data in spec.train.items():
+        for norm, overlays in spec.norms.items():
+            chain = spec.base + data + overlays
+            config = merge(overlay.config for overlay in chain)
+            for seed in spec.seeds:
+                cell = Cell(cell_id(config, seed), norm, train, seed, chain, config)
+                if cell.id in seen:
+                    raise InputError(
+                        f"{spec.path}: {seen[cell.id]} and {cell} are the same run ({cell.id}): "
+                        "their overlays add up to the same configuration, remove one"
+                    )
+                seen[cell.id] = cell
+                cells.append(cell)
+    return cells
+
+
+def plan(spec: Spec, records: Mapping[str, Record], digests: Digests) -> list[PlannedCell]:
+    """Every cell of `spec` with its state."""
+    targets = {label: spec.target(label) for label in spec.validate}
+    return [_planned(cell, records.get(cell.id), targets, digests) for cell in plan_cells(spec)]
+
+
+def _planned(cell: Cell, record: Record | None, targets: Mapping[str, Json], digests: Digests) -> PlannedCell:
+    if record is None:
+        return PlannedCell(cell, State.MISSING, None, frozenset())
+    present = {label for label in targets if label in record.validate and record.targets.get(label) == targets[label]}
+    fresh = present - {label for label in present if is_stale(record.validate[label], digests)}
+    if fit_is_stale(record.fit, digests):
+        fresh, stale = set(), True
+    else:
+        stale = fresh != present
+    if record.status == "failed":
+        state = State.FAILED
+    elif stale:
+        state = State.STALE
+    else:
+        state = State.DONE if fresh == targets.keys() else State.MISSING
+    return PlannedCell(cell, state, record, frozenset(fresh))
+
+
+def fit_is_stale(fit: Json, digests: Digests) -> bool:
+    return any(is_stale(fit[part], digests) for part in ("train", "val") if part in fit)
+
+
+def is_stale(counted: Json, digests: Digests) -> bool:
+    """Whether the set named in `counted` is here and is no longer what it was."""
+    here = digests(counted["set"])
+    return here is not None and here != counted.get("digest")
+
+
+def manifest_digests(data_root: Path) -> Digests:
+    """Digests of the manifests below `data_root`, each read once."""
+
+    @cache
+    def digest(name: str) -> str | None:
+        folder = data_root / name
+        if not folder.is_dir():
+            return None
+        from en_bench.data.manifest import manifest_digest
+
+        return manifest_digest(folder)
+
+    return digest
+
+
+def count_states(planned: Sequence[PlannedCell]) -> str:
+    """The line `done D, missing M, failed F`; stale cells have to run again and count as missing."""
+    states = Counter(item.state for item in planned)
+    missing = states[State.MISSING] + states[State.STALE]
+    return f"done {states[State.DONE]}, missing {missing}, failed {states[State.FAILED]}"

@@ -1,0 +1,166 @@
+"""Running one command of a cell with all its output in a log: in this process, or in one of its own."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from en_bench.errors import InputError
+
+Execute = Callable[[list[str]], None]
+"""Runs the arguments of one `en-bench` command in this process; raises where it fails."""
+
+_LONGEST_REASON = 300
+_SECONDS_TO_STOP = 30.0
+# Forked data-loading workers inherit the claim and notice within five seconds that their parent was killed.
+_SECONDS_TO_CLAIM = 10.0
+
+
+def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
+    """Run a command in this warm process. Returns None, or the reason of its failure in one line.
+
+    Raises KeyboardInterrupt after an interrupt, also where the command turned it into something else.
+    """
+    with _output_to(log), _noticing_interrupt() as interrupted:
+        try:
+            execute(list(argv))
+            reason = None
+        except SystemExit as error:
+            reason = _exit_reason(error.code, log)
+        except Exception as error:
+            _flush()
+            with log.open("a", encoding="utf-8") as stream:
+                traceback.print_exc(file=stream)
+            name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            reason = one_line(f"{name}{error}")
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+    return reason
+
+
+def run_isolated(argv: Sequence[str], log: Path, claim: int) -> str | None:
+    """Run a command in a process of its own, as `run_here` does in this one.
+
+    The child holds the file descriptor `claim` too: if this process is killed, no other runner starts before the child
+    has ended.
+    """
+    with log.open("ab") as stream:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "en_bench", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # with the ranks it starts, it is stopped as one group
+            pass_fds=(claim,),
+        )
+        try:
+            code = child.wait()
+        except BaseException:
+            _stop(child)
+            raise
+    return _exit_reason(code, log)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_SECONDS_TO_STOP)
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+@contextlib.contextmanager
+def claim_folder(folder: Path) -> Iterator[int]:
+    """Hold `folder` alone (yields the lock's file descriptor); InputError if another runner works in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        deadline = time.monotonic() + _SECONDS_TO_CLAIM
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"another run is at work in {folder}: wait for its end, or give this one its own --results"
+                    ) from None
+                time.sleep(0.1)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    # Handlers of logging keep the stream objects they were made with, and libraries in C++ know none:
+    # only the file descriptors are common to all.
+    kept = os.dup(1), os.dup(2)
+    try:
+        with log.open("ab") as stream:
+            _flush()
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        yield
+    finally:
+        _flush()
+        for number, handle in zip((1, 2), kept, strict=True):
+            os.dup2(handle, number)
+            os.close(handle)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _noticing_interrupt() -> Iterator[threading.Event]:
+    """Yield an event that is set by an interrupt: Lightning answers one with SystemExit and ignores all further."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _exit_reason(code: object, log: Path) -> str | None:
+    if code is None or code == 0:
+        return None
+    if isinstance(code, str):
+        return one_line(code)
+    _flush()
+    ended = f"killed by signal {-code}" if isinstance(code, int) and code < 0 else f"exit code {code}"
+    lines = [line for line in _tail(log).splitlines() if line.strip()]
+    said = [line for line in lines if "error:" in line.lower()] or lines
+    return one_line(f"{ended}: {said[-1]}" if said else ended)
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 8192))
+        return stream.read().decode(errors="replace")
+
+
+def one_line(text: str) -> str:
+    """`text` with all white space as single spaces, cut to a length that fits a table."""
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST_REASON else f"{words[: _LONGEST_REASON - 1]}…"

@@ -1,0 +1,215 @@
+"""Running a matrix: what is not done yet, cell by cell; a cell that fails is recorded and the next one starts."""
+
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from en_bench.duration import duration
+from en_bench.errors import InputError
+from en_bench.files import write_json
+from en_bench.matrix.commands import checkpoint_path, fit_command, result_path, validate_command
+from en_bench.matrix.overlays import Config, shown
+from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale, is_stale, plan
+from en_bench.matrix.process import Execute, claim_folder, one_line, run_here, run_isolated
+from en_bench.matrix.records import (
+    Json,
+    Record,
+    Results,
+    check_fit,
+    check_validation,
+    read_json,
+)
+from en_bench.matrix.spec import Spec
+
+INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a cell still needs: the training or not, and the validations."""
+
+    fit: bool
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs cells of `spec` into `results`.
+
+    `data_root` is what the user gave, and is passed on; `isolate` gives each command a process of its own (cells on
+    several devices always get one, because Lightning starts further ranks by executing the command again).
+    """
+
+    spec: Spec
+    execute: Execute
+    results: Results
+    digests: Digests
+    data_root: Path | None = None
+    isolate: bool = False
+
+    def run(self, only: str = "*") -> int:
+        """Run what is missing of the cells whose "norm/train/seed" matches `only`.
+
+        Returns 0, 1 if a cell failed, 130 if interrupted.
+        """
+        with claim_folder(self.results.folder) as claim:
+            records, _ = self.results.load()
+            planned = select(plan(self.spec, records, self.digests), only, self.spec)
+            todo = [item for item in planned if item.state is not State.DONE]
+            print(f"{self.spec.name}: {len(planned)} cells, {len(planned) - len(todo)} of them done", flush=True)
+            try:
+                return self._run_all(todo, len(planned), claim)
+            except KeyboardInterrupt:
+                print("interrupted: finished cells are kept, the same command continues", flush=True)
+                return INTERRUPTED
+
+    def _run_all(self, todo: Sequence[PlannedCell], total: int, claim: int) -> int:
+        failed = 0
+        start = time.monotonic()
+        for index, item in enumerate(todo):
+            began = time.monotonic()
+            record = self._run_cell(item, claim)
+            now = time.monotonic()
+            failed += record.status == "failed"
+            left = len(todo) - index - 1
+            number = f"{total - left:{len(str(total))}d}/{total}"
+            spent = f"{duration(now - began)}   time left {duration((now - start) / (index + 1) * left)}"
+            print(f"[{number}] {self._line(item.cell, record)}   {spent}", flush=True)
+        return 1 if failed else 0
+
+    def _line(self, cell: Cell, record: Record) -> str:
+        norms, trains = max(map(len, self.spec.norms)), max(map(len, self.spec.train))
+        name = f"{cell.norm:<{norms}}  {cell.train:<{trains}}  seed {cell.seed}"
+        if record.status == "failed":
+            return f"{name}   FAILED: {record.reason} (log: {shown(self.results.folder / record.log)})"
+        scale = 1 if self.spec.metric == "nll" else 100
+        found = {label: record.validate[label]["metrics"].get(self.spec.metric) for label in self.spec.validate}
+        scores = [f"{label} {'nan' if value is None else f'{value * scale:.1f}'}" for label, value in found.items()]
+        return f"{name}   {'  '.join(scores)}"
+
+    def _run_cell(self, item: PlannedCell, claim: int) -> Record:
+        cell, run = item.cell, self.results.run(item.cell.id)
+        work = outstanding(self.spec, item, self.results, self.digests)
+        if work.fit:
+            shutil.rmtree(run, ignore_errors=True)
+        for label in work.labels:
+            result_path(run, label).unlink(missing_ok=True)
+        # Results of validation sets that the specification no longer names stay, with what selected them.
+        targets = _targets(run) | {label: self.spec.target(label) for label in self.spec.validate}
+        write_json(run / "cell.json", {"id": cell.id, "targets": targets})
+        reason = self._perform(cell, work, run, claim)
+        record = Record(
+            id=cell.id,
+            spec=self.spec.name,
+            status="failed" if reason else "done",
+            norm=cell.norm,
+            train=cell.train,
+            seed=cell.seed,
+            overlays=cell.config,
+            log=str((run / "log.txt").relative_to(self.results.folder)),
+            reason=reason,
+            fit=_written_fit(run, cell) or {},
+            validate={label: result for label in targets if (result := _written_result(run, label)) is not None},
+            targets=targets,
+        )
+        self.results.save(record)
+        return record
+
+    def _perform(self, cell: Cell, work: Work, run: Path, claim: int) -> str | None:
+        """Run the commands of a cell up to the first that fails; the reason why, if one does."""
+        log = run / "log.txt"
+        for argv, output in self._commands(cell, work, run):
+            with log.open("a", encoding="utf-8") as stream:
+                stream.write(f"$ {shlex.join(['en-bench', *argv])}\n")
+            if self.isolate or needs_own_process(cell.config):
+                reason = run_isolated(argv, log, claim)
+            else:
+                reason = run_here(self.execute, argv, log)
+            if reason is not None:
+                return reason
+            try:
+                check = check_fit if argv[0] == "fit" else check_validation
+                check(read_json(output))
+            except InputError as error:
+                return one_line(f"{argv[0]} ended well but left no usable {output.name}: {error}")
+        return None
+
+    def _commands(self, cell: Cell, work: Work, run: Path) -> Iterator[tuple[list[str], Path]]:
+        if work.fit:
+            yield fit_command(cell, run, self.data_root), run / "fit.json"
+        for label in work.labels:
+            yield validate_command(self.spec, label, run, self.data_root), result_path(run, label)
+
+    def commands(self, item: PlannedCell) -> list[list[str]]:
+        """The commands that `run` would run for a cell."""
+        work = outstanding(self.spec, item, self.results, self.digests)
+        return [argv for argv, _ in self._commands(item.cell, work, self.results.run(item.cell.id))]
+
+
+def select(planned: Sequence[PlannedCell], only: str, spec: Spec) -> list[PlannedCell]:
+    """The cells whose "norm/train/seed" matches a shell pattern; InputError if there are none."""
+    chosen = [item for item in planned if fnmatchcase(str(item.cell), only)]
+    if not chosen:
+        raise InputError(
+            f"--only {only}: no cell of {spec.path} matches; a cell is named normaliser/training set/seed, "
+            f"such as {planned[0].cell}"
+        )
+    return chosen
+
+
+def outstanding(spec: Spec, item: PlannedCell, results: Results, digests: Digests) -> Work:
+    """What a cell needs beyond what lies in its run's folder, whether or not there is a record of it."""
+    if item.state is State.DONE:
+        return Work(False, ())
+    run = results.run(item.cell.id)
+    fit = _written_fit(run, item.cell)
+    if fit is None or not checkpoint_path(run).is_file() or fit_is_stale(fit, digests):
+        return Work(True, tuple(spec.validate))
+    targets = _targets(run)
+
+    def is_there(label: str) -> bool:
+        result = _written_result(run, label)
+        return result is not None and targets.get(label) == spec.target(label) and not is_stale(result, digests)
+
+    return Work(False, tuple(label for label in spec.validate if not is_there(label)))
+
+
+def needs_own_process(config: Config) -> bool:
+    """Whether a training asks for more than one device, node or process."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict):
+        return False
+    several = trainer.get("devices", 1) not in (1, "1", "auto", [0]) or trainer.get("num_nodes", 1) != 1
+    return several or any(name in str(trainer.get("strategy")).lower() for name in ("ddp", "fsdp", "deepspeed"))
+
+
+def _written_fit(run: Path, cell: Cell) -> Json | None:
+    """The finished training in a run's folder, if it is this cell's."""
+    try:
+        fit = read_json(run / "fit.json")
+        check_fit(fit)
+        ours = read_json(run / "cell.json").get("id") == cell.id and fit["seed"] == cell.seed
+    except InputError:
+        return None
+    return fit if ours else None
+
+
+def _written_result(run: Path, label: str) -> Json | None:
+    try:
+        result = read_json(result_path(run, label))
+        check_validation(result)
+    except InputError:
+        return None
+    return result
+
+
+def _targets(run: Path) -> dict[str, Mapping[str, str]]:
+    try:
+        targets = read_json(run / "cell.json").get("targets")
+    except InputError:
+        return {}
+    return dict(targets) if isinstance(targets, dict) else {}

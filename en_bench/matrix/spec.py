@@ -1,0 +1,170 @@
+"""The specification of a matrix: which normalisers, training sets, validation sets and seeds."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from en_bench.errors import InputError
+from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_yaml
+
+METRICS = ("top1", "top5", "nll", "ece")
+_KEYS = ("name", "title", "base", "norms", "train", "validate", "seeds", "metric")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_LARGEST_SEED = 2**32 - 1  # of numpy, and so of Lightning's seed_everything
+
+Overlays = tuple[Overlay, ...]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A matrix. `norms`, `train` and `validate` map a label to the overlays that are added to `base` for it."""
+
+    path: Path
+    name: str
+    title: str
+    base: Overlays
+    norms: dict[str, Overlays]
+    train: dict[str, Overlays]
+    validate: dict[str, Overlays]
+    seeds: tuple[int, ...]
+    metric: str
+
+    def target(self, label: str) -> dict[str, str]:
+        """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`."""
+        data = _data(merge(o.config for o in self.base + self.validate[label]))
+        return {f"data.{key}": data[key] for key in ("val", "val_labels") if data.get(key) is not None}
+
+
+def load_spec(path: Path) -> Spec:
+    """Read and check a specification; InputError names file, key and cure."""
+    raw = read_yaml(path)
+    for key in raw:
+        if key not in _KEYS:
+            raise InputError(f"{path}: unknown key {key!r}{_close(key, _KEYS)}; the keys are {', '.join(_KEYS)}")
+    for key in ("name", "norms", "train", "seeds"):
+        if key not in raw:
+            raise InputError(f"{path}: the key {key!r} is missing")
+    train = _axis(raw["train"], path, "train")
+    spec = Spec(
+        path=path,
+        name=_label(raw["name"], f"{path}: name"),
+        title=_text(raw.get("title", raw["name"]), f"{path}: title"),
+        base=_overlays(raw.get("base", []), path, "base"),
+        norms=_axis(raw["norms"], path, "norms"),
+        train=train,
+        validate=_validate(raw.get("validate", list(train)), train, path),
+        seeds=_seeds(raw["seeds"], path),
+        metric=_metric(raw.get("metric", METRICS[0]), path),
+    )
+    _check_data(spec)
+    return spec
+
+
+def _check_data(spec: Spec) -> None:
+    trained_on = {label: _data(merge(o.config for o in spec.base + spec.train[label])) for label in spec.train}
+    for label, data in trained_on.items():
+        for key in ("train", "val"):
+            if not isinstance(data.get(key), str):
+                raise InputError(f"{spec.path}: train.{label}: its overlays set no data.{key}: add it to one of them")
+    with_labels = next((label for label, data in trained_on.items() if data.get("val_labels") is not None), None)
+    for label in spec.validate:
+        target = spec.target(label)
+        if not isinstance(target.get("data.val"), str):
+            raise InputError(f"{spec.path}: validate.{label}: its overlays set no data.val: add it to one of them")
+        # A validation starts from the training's configuration and would silently take over its choice of labels.
+        if with_labels is not None and "data.val_labels" not in target:
+            raise InputError(
+                f"{spec.path}: validate.{label}: its overlays leave data.val_labels open, though training set "
+                f"{with_labels} sets it: set it for {label} too"
+            )
+
+
+def _data(config: Config) -> dict[str, Any]:
+    data = config.get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _axis(raw: object, path: Path, key: str) -> dict[str, Overlays]:
+    if not isinstance(raw, dict) or not raw:
+        raise InputError(f"{path}: {key}: expected at least one 'label: overlay'")
+    _check_distinct(raw, f"{path}: {key}")
+    return {_label(label, f"{path}: {key}"): _overlays(value, path, f"{key}.{label}") for label, value in raw.items()}
+
+
+def _validate(raw: object, train: dict[str, Overlays], path: Path) -> dict[str, Overlays]:
+    if not isinstance(raw, list):
+        return _axis(raw, path, "validate")
+    if not raw:
+        raise InputError(f"{path}: validate: the list is empty: name a training set, or leave the key out for all")
+    for label in raw:
+        if label not in train:
+            raise InputError(f"{path}: validate: {label!r} is no label of train{_close(label, train)}")
+    _check_distinct(raw, f"{path}: validate")
+    return {label: train[label] for label in raw}
+
+
+def _overlays(raw: object, path: Path, where: str) -> Overlays:
+    return tuple(_overlay(item, path, where) for item in (raw if isinstance(raw, list) else [raw]))
+
+
+def _overlay(raw: object, path: Path, where: str) -> Overlay:
+    if isinstance(raw, dict):
+        check_plain(raw, f"{path}: {where}")
+        return Overlay(raw)
+    if not isinstance(raw, str) or not raw:
+        raise InputError(f"{path}: {where}: an overlay is a file name or a mapping, not {raw!r}")
+    file = Path(os.path.normpath(path.parent / raw))
+    if not file.is_file():
+        beside = [os.path.relpath(other, path.parent) for other in file.parent.glob("*.yaml")]
+        raise InputError(f"{path}: {where}: there is no file {raw}{_close(raw, beside)}")
+    return Overlay(read_yaml(file), file)
+
+
+def _label(raw: object, where: str) -> str:
+    if not isinstance(raw, str) or not _LABEL.fullmatch(raw):
+        raise InputError(
+            f"{where}: {raw!r} cannot name a file: use at most 64 letters, digits and . _ + -, a letter or digit first"
+        )
+    return raw
+
+
+def _check_distinct(labels: Iterable[object], where: str) -> None:
+    seen: set[str] = set()
+    for label in labels:
+        # Labels name files, and some file systems do not tell upper from lower case.
+        folded = str(label).casefold()
+        if folded in seen:
+            raise InputError(f"{where}: the label {label!r} stands twice: rename one")
+        seen.add(folded)
+
+
+def _text(raw: object, where: str) -> str:
+    if not isinstance(raw, str) or len(raw.splitlines()) != 1:
+        raise InputError(f"{where}: expected one line of text")
+    return raw
+
+
+def _seeds(raw: object, path: Path) -> tuple[int, ...]:
+    if not isinstance(raw, list) or not raw:
+        raise InputError(f"{path}: seeds: expected a list of whole numbers such as [0, 1, 2]")
+    for seed in raw:
+        if type(seed) is not int or not 0 <= seed <= _LARGEST_SEED:
+            raise InputError(f"{path}: seeds: {seed!r} is no whole number from 0 to {_LARGEST_SEED}")
+    if len(set(raw)) < len(raw):
+        raise InputError(f"{path}: seeds: a seed stands twice: the runs would be the same")
+    return tuple(raw)
+
+
+def _metric(raw: object, path: Path) -> str:
+    if raw not in METRICS:
+        raise InputError(f"{path}: metric: {raw!r} is not one of {', '.join(METRICS)}{_close(raw, METRICS)}")
+    return str(raw)
+
+
+def _close(word: object, words: Iterable[str]) -> str:
+    found = difflib.get_close_matches(str(word), list(words), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,1 @@
+"""Tables and the page: pure functions of a specification and its records."""

@@ -1,0 +1,177 @@
+"""The pictures of a matrix, as SVG whose letters are outlines: the same on every machine, no font needed."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from html import escape
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from en_bench.report.tables import Entry, Metric, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; with the markers also in black and white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+_PAGE_WIDTH = 11.0
+_SCALE_FROM, _SCALE_TO = (0.95, 0.97, 0.99), (0.03, 0.32, 0.53)
+
+P = ParamSpec("P")
+
+Curve = Sequence[tuple[int, float]]
+"""Points (epoch, counted from 1; value)."""
+
+
+def shade(table: Table, entry: Entry) -> tuple[tuple[float, float, float], bool]:
+    """The background of an entry as red, green, blue in 0..1, darker for better, and whether its text must be light."""
+    means = [
+        e.summary.mean for e in table.entries.values() if e.summary is not None and e.summary.mean == e.summary.mean
+    ]
+    if entry.summary is None or entry.summary.mean not in means:
+        return (1.0, 1.0, 1.0), False
+    low, high = min(means), max(means)
+    share = (entry.summary.mean - low) / (high - low) if high > low else 0.5
+    share = share if table.metric.higher_is_better else 1 - share
+    red, green, blue = (a + (b - a) * share for a, b in zip(_SCALE_FROM, _SCALE_TO, strict=True))
+    return (red, green, blue), share > 0.55
+
+
+def _styled(draw: Callable[P, str]) -> Callable[P, str]:
+    """`draw` under the project's style, whatever the user's own matplotlibrc says."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> str:
+        from matplotlib import style
+
+        fonts = {"font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold"}
+        # Letters as outlines, a fixed salt for ids: equal records make equal bytes, on every machine.
+        fixed = {"svg.fonttype": "path", "svg.hashsalt": "en_bench"}
+        with style.context(["default", fonts, fixed]):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def matrix_svg(table: Table) -> str:
+    """One heat map (training x validation set) per normaliser, each field with mean, interval and seeds."""
+    columns, rows = len(table.targets), len(table.trains)
+    label = 0.3 + 0.075 * max(map(len, table.trains))
+    figure, panels = _panels(len(table.norms), 1.25 * columns + 0.25, 0.62 * rows + 0.7, margin=label)
+    for axes, norm in zip(panels, table.norms, strict=True):
+        axes.set(xlim=(0, columns), ylim=(rows, 0), title=norm)
+        axes.set_xticks([i + 0.5 for i in range(columns)], table.targets, rotation=30 if columns > 3 else 0)
+        axes.set_yticks([i + 0.5 for i in range(rows)], table.trains)
+        axes.tick_params(length=0)
+        for y, train in enumerate(table.trains):
+            for x, target in enumerate(table.targets):
+                _field(axes, x, y, table, table.entries[train, norm, target])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.supylabel("trained on", fontsize=8)
+    figure.supxlabel(f"validated on\n{table.metric.title}, mean ± 95 % interval (seeds)", fontsize=8)
+    return _svg(figure, "matrix", f"{table.title}: {table.metric.title}")
+
+
+def _field(axes: "Axes", x: int, y: int, table: Table, entry: Entry) -> None:
+    from matplotlib.patches import Rectangle
+
+    colour, light = shade(table, entry)
+    axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=colour, edgecolor="#c8d0d8", linewidth=0.5))
+    lines = entry.show(table.metric).replace(" ± ", "\n± ").replace(" FAILED", "\nFAILED").replace(" STALE", "\nSTALE")
+    axes.text(x + 0.5, y + 0.5, lines, ha="center", va="center", fontsize=7.5, color="white" if light else "#1c2733")
+
+
+@_styled
+def dots_svg(table: Table) -> str:
+    """Mean, 95 % interval and (faint) the single seeds, for each pair of training and validation set."""
+    pairs = [(train, target) for train in table.trains for target in table.targets]
+    step = 1.0 / (len(table.norms) + 1)
+    figure = _figure(7.6, 0.5 + 0.22 * (len(table.norms) + 1) * len(pairs) + 0.5)
+    axes = figure.subplots()
+    for index, norm in enumerate(table.norms):
+        style = _style(index)
+        for row, (train, target) in enumerate(pairs):
+            entry, y = table.entries[train, norm, target], row + (index + 1) * step
+            axes.plot(
+                [v * table.metric.scale for v in entry.values.values()],
+                [y] * len(entry.values),
+                "|",
+                color=style["color"],
+                alpha=0.45,
+                markersize=7,
+            )
+            if entry.summary is not None:
+                half = None if entry.summary.half_width is None else entry.summary.half_width * table.metric.scale
+                axes.errorbar(entry.summary.mean * table.metric.scale, y, xerr=half, capsize=2.5, **style)
+        axes.plot([], [], label=norm, linestyle="none", **style)
+    for row in range(1, len(pairs)):
+        axes.axhline(row, color="#dde3e8", linewidth=0.8)
+    axes.set_yticks([row + 0.5 for row in range(len(pairs))], [f"{train} → {target}" for train, target in pairs])
+    axes.set(ylim=(len(pairs), 0), xlabel=table.metric.title)
+    axes.tick_params(axis="y", length=0)
+    _finish(axes, "x")
+    figure.legend(loc="outside upper center", ncols=min(4, len(table.norms)), frameon=False)
+    return _svg(figure, "dots", f"{table.metric.title} for each pair of training and validation set")
+
+
+@_styled
+def curves_svg(table: Table, metric: Metric, curves: Mapping[tuple[str, str], Sequence[Curve]]) -> str:
+    """Validation during training, by epoch: a panel per training set, a line per normaliser and seed."""
+    from matplotlib.ticker import MaxNLocator
+
+    trains = [train for train in table.trains if any(curves.get((train, norm)) for norm in table.norms)]
+    figure, panels = _panels(len(trains), 3.5, 2.6, margin=0.5)
+    for axes, train in zip(panels, trains, strict=True):
+        for index, norm in enumerate(table.norms):
+            for curve in curves.get((train, norm), ()):
+                epochs, values = [epoch for epoch, _ in curve], [value * metric.scale for _, value in curve]
+                axes.plot(epochs, values, linewidth=1.2, alpha=0.8, **(_style(index) | {"markersize": 3}))
+        axes.set(title=f"trained on {train}", xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish(axes, "y")
+    for index, norm in enumerate(table.norms):
+        panels[0].plot([], [], label=norm, **_style(index))
+    figure.supylabel(metric.title, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=min(4, len(table.norms)), frameon=False)
+    return _svg(figure, "curves", f"{metric.title} by epoch")
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)], "markersize": 5}
+
+
+def _finish(axes: "Axes", grid: Any) -> None:
+    axes.grid(axis=grid, color="#e6eaee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left" if grid == "x" else "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _panels(count: int, width: float, height: float, margin: float) -> tuple["Figure", list["Axes"]]:
+    """A figure of `count` equal panels (sizes in inches), side by side as far as a page is wide."""
+    across = min(count, max(1, int(_PAGE_WIDTH // width)))
+    down = -(-count // across)
+    figure = _figure(max(width * across + margin, 4.5), height * down + 0.65)
+    grid: Any = figure.subplots(down, across, squeeze=False, sharey=True)
+    for unused in grid.flat[count:]:
+        unused.set_axis_off()
+    return figure, list(grid.flat[:count])
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _svg(figure: "Figure", name: str, description: str) -> str:
+    """The drawing as one element that can stand in a page beside others: its ids begin with `name`."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)

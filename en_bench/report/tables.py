@@ -1,0 +1,181 @@
+"""The numbers of a matrix: cells summarised over seeds, holes with their cause, and where all of it comes from."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from en_bench.matrix.plan import PlannedCell, State, count_states
+from en_bench.matrix.spec import Spec
+from en_bench.matrix.stats import Summary, summarise
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown: values (fractions, or nats) times `scale`, with `digits` after the point."""
+
+    title: str
+    scale: float
+    digits: int
+    higher_is_better: bool
+
+    def show(self, value: float) -> str:
+        return f"{value * self.scale:.{self.digits}f}"
+
+
+METRICS: Mapping[str, Metric] = {
+    "top1": Metric("top-1 accuracy, %", 100, 1, True),
+    "top5": Metric("top-5 accuracy, %", 100, 1, True),
+    "nll": Metric("negative log-likelihood, nats", 1, 3, False),
+    "ece": Metric("expected calibration error, %", 100, 1, False),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A normaliser trained on one set and validated on another, over seeds.
+
+    `values` holds what can be believed, by seed; `holes` counts the other seeds by state (missing, failed or stale).
+    """
+
+    train: str
+    norm: str
+    target: str
+    values: Mapping[int, float]
+    holes: Counter[State]
+    summary: Summary | None
+    best: bool = False
+
+    def marks(self) -> list[str]:
+        """FAILED and STALE where a seed is; – where nothing is there and nothing else says why."""
+        said = [state.upper() for state in (State.FAILED, State.STALE) if self.holes[state]]
+        return said or ([] if self.summary else ["–"])
+
+    def show(self, metric: Metric) -> str:
+        """`93.1 ± 0.8 (3)`: mean, 95 % interval (from three seeds on) and number of seeds, then the marks."""
+        if self.summary is None:
+            return " ".join(self.marks())
+        spread = "" if self.summary.half_width is None else f" ± {metric.show(self.summary.half_width)}"
+        return " ".join([f"{metric.show(self.summary.mean)}{spread} ({self.summary.n})", *self.marks()])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A matrix in numbers. `entries` by (train, norm, target); `notes` and `failures` are lines to stand below it."""
+
+    name: str
+    title: str
+    metric: Metric
+    metric_name: str
+    trains: tuple[str, ...]
+    norms: tuple[str, ...]
+    targets: tuple[str, ...]
+    entries: Mapping[tuple[str, str, str], Entry]
+    notes: tuple[tuple[str, str], ...]
+    failures: tuple[str, ...]
+
+    @property
+    def has_best(self) -> bool:
+        return any(entry.best for entry in self.entries.values())
+
+
+def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
+    """The table of a planned matrix."""
+    metric = METRICS[spec.metric]
+    groups: dict[tuple[str, str], list[PlannedCell]] = {}
+    for item in planned:
+        groups.setdefault((item.cell.train, item.cell.norm), []).append(item)
+    entries: dict[tuple[str, str, str], Entry] = {}
+    for train in spec.train:
+        for target in spec.validate:
+            column = [_entry(spec, groups.get((train, norm), []), train, norm, target) for norm in spec.norms]
+            best = _best(column, metric)
+            for entry in column:
+                entries[train, entry.norm, target] = (
+                    entry if entry is not best else Entry(**{**vars(entry), "best": True})
+                )
+    return Table(
+        spec.name,
+        spec.title,
+        metric,
+        spec.metric,
+        tuple(spec.train),
+        tuple(spec.norms),
+        tuple(spec.validate),
+        entries,
+        tuple(_notes(spec, planned)),
+        tuple(
+            f"{item.cell}: {item.record.reason} (cell {item.cell.id})"
+            for item in planned
+            if item.state is State.FAILED and item.record is not None
+        ),
+    )
+
+
+def _entry(spec: Spec, group: Sequence[PlannedCell], train: str, norm: str, target: str) -> Entry:
+    values: dict[int, float] = {}
+    holes: Counter[State] = Counter()
+    for item in group:
+        result = item.result(target)
+        if result is not None and spec.metric in result["metrics"]:
+            value = result["metrics"][spec.metric]
+            values[item.cell.seed] = math.nan if value is None else float(value)
+        elif item.state is State.DONE:
+            holes[State.MISSING] += 1
+        else:
+            holes[item.state] += 1
+    summary = summarise(list(values.values())) if values else None
+    return Entry(train, norm, target, values, holes, summary)
+
+
+def _best(column: Sequence[Entry], metric: Metric) -> Entry | None:
+    """The best mean among the normalisers of one training set; none unless there are rivals, each with three seeds."""
+    rivals = [(entry.summary.mean, entry) for entry in column if entry.summary is not None and entry.summary.n >= 3]
+    with_numbers = sum(entry.summary is not None for entry in column)
+    if len(rivals) < 2 or len(rivals) < with_numbers or any(mean != mean for mean, _ in rivals):
+        return None
+    choose: Callable[..., tuple[float, Entry]] = max if metric.higher_is_better else min
+    return choose(rivals, key=lambda rival: rival[0])[1]
+
+
+def _notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterable[tuple[str, str]]:
+    # Of the trainings only those with a number in the table.
+    fits = [(item, item.record.fit) for item in planned if item.record is not None and item.fresh]
+    runs = [fit for _, fit in fits]
+    results = {label: [r for item in planned if (r := item.result(label)) is not None] for label in spec.validate}
+    for label in spec.train:
+        yield (
+            f"trained on {label}",
+            _mixed(_set(fit.get("train", {})) for item, fit in fits if item.cell.train == label),
+        )
+    for label in spec.validate:
+        yield f"validated on {label}", _mixed(_set(result) for result in results[label])
+    everything = runs + [result for found in results.values() for result in found]
+    yield "epochs", _mixed(str(fit.get("epochs", "?")) for fit in runs)
+    yield "seeds", ", ".join(map(str, spec.seeds))
+    yield "device", _mixed(str(made.get("device", "?")) for made in everything)
+    yield "versions", _mixed(_versions(made.get("versions")) for made in everything)
+    yield "commit", _mixed(_commit(made.get("commit")) for made in everything)
+    stale = sum(item.state is State.STALE for item in planned)
+    yield "cells", count_states(planned) + (f" ({stale} of the missing are stale)" if stale else "")
+
+
+def _set(part: Mapping[str, Any]) -> str:
+    digest = str(part.get("digest") or "?").removeprefix("sha256:")[:8]
+    return f"{part.get('set', '?')}, n {part.get('n', '?')}, labels {part.get('labels', '?')}, digest {digest}"
+
+
+def _versions(versions: object) -> str:
+    return " ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, dict) else "?"
+
+
+def _commit(commit: object) -> str:
+    if not isinstance(commit, dict) or not commit.get("sha"):
+        return "unknown"
+    return f"{str(commit['sha'])[:10]}{' with uncommitted changes' if commit.get('dirty') else ''}"
+
+
+def _mixed(values: Iterable[str]) -> str:
+    """All distinct values, in order of appearance; – if there is none."""
+    return "; ".join(dict.fromkeys(values)) or "–"

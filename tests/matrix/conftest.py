@@ -1,0 +1,35 @@
+import textwrap
+from pathlib import Path
+
+import pytest
+
+FILES = {
+    "base.yaml": "trainer: {max_epochs: 2}\ndata: {workers: 2}\n",
+    "recipe/digits.yaml": "model: {lr: 1e-1}\n",
+    "data/handwritten.yaml": "data: {train: digits/handwritten/train, val: digits/handwritten/val}\n",
+    "data/typeset.yaml": "data: {train: digits/typeset/train, val: digits/typeset/val, val_labels: clean}\n",
+    "norm/bn.yaml": "norm: {class_path: en_bench.norms.BatchNorm}\n",
+    "norm/en.yaml": "norm: {class_path: en_bench.norms.ExemplarNorm}\n",
+    "digits.yaml": """
+        name: digits
+        title: Digits, handwritten against typeset
+        base: [base.yaml, recipe/digits.yaml]
+        norms: {BatchNorm: norm/bn.yaml, ExemplarNorm: norm/en.yaml}
+        train:
+          handwritten: [data/handwritten.yaml, {data: {val_labels: clean}}]
+          typeset: data/typeset.yaml
+        seeds: [0, 1]
+    """,
+}
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A specification with its overlays in `experiments`, a folder below the current one."""
+    for name, text in FILES.items():
+        path = tmp_path / "experiments" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EN_BENCH_SHARDS", raising=False)
+    return Path("experiments/digits.yaml")

@@ -1,0 +1,101 @@
+"""Stands for training: writes the files that `en-bench fit` and `validate` write, with numbers from a hash.
+
+As a script it is an `en-bench` with only the matrix's verbs.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from en_bench.errors import InputError
+from en_bench.files import write_json
+from en_bench.matrix.verbs import add_verbs
+
+MADE = {"device": "cpu", "versions": {"torch": "2.15.0"}, "commit": {"sha": "0123456789abcdef", "dirty": False}}
+LOGGER = logging.getLogger("fake")
+LOGGER.addHandler(logging.StreamHandler())
+
+
+def execute(argv: list[str]) -> None:
+    # Every command leaves a trace, so that tests can count what ran.
+    with open(os.environ.get("FAKE_TRACE", os.devnull), "a") as trace:
+        trace.write(json.dumps(argv) + "\n")
+    LOGGER.warning("a line of a logging handler")
+    os.write(2, b"a line of a library\n")
+    parser = argparse.ArgumentParser()
+    for name in ("--seed_everything", "--trainer.default_root_dir", "--data.root", "--data.val", "--data.val_labels"):
+        parser.add_argument(name)
+    for name in ("--ckpt_path", "--result"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--config", action="append", type=Path)
+    args, rest = parser.parse_known_args(argv[1:])
+    values = vars(args)
+    config: dict[str, object] = {}
+    for file in args.config:
+        config |= yaml.safe_load(file.read_text()) or {}
+    time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+    if argv[0] == "fit":
+        _fit(Path(values["trainer.default_root_dir"]), int(values["seed_everything"]), config, rest)
+    else:
+        assert args.ckpt_path.read_text() == "weights"
+        _validate(values["data.val"], values["data.val_labels"], args.result, str(args.config))
+
+
+def _fit(run: Path, seed: int, config: dict[str, object], rest: list[str]) -> None:
+    text = json.dumps([config, rest])
+    if os.environ.get("FAKE_FAIL", "nothing") in text:
+        how = os.environ.get("FAKE_HOW", "error")
+        if how == "error":
+            raise RuntimeError("loss is not\nfinite <b>at all</b>")
+        if how == "input":
+            raise InputError("90 training samples cannot fill 2 ranks x batch 64")
+        if how == "exit":
+            print("en-bench fit: error: no such option", file=sys.stderr)
+            sys.exit(2)
+        if how == "nothing":
+            return
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_text("weights")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = [json.dumps({"step": e, "epoch": e, "val/top1": 0.5 + 0.2 * e + 0.01 * seed}) for e in range(2)]
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    data = config["data"]
+    assert isinstance(data, dict)
+    parts = {
+        part: {"set": data[part], "digest": digest(data[part]), "n": 10, "labels": "given"} for part in ("train", "val")
+    }
+    cost = {"seconds": 1.5, "images_per_second": 1000.0, "parameters": 272474, "peak_memory_bytes": 2**28}
+    write_json(
+        run / "fit.json",
+        {"command": "fit", "seed": seed, "config": config, **parts, "epochs": 2, "metrics": {}, "cost": cost, **MADE},
+    )
+
+
+def _validate(name: str, labels: str | None, result: Path, salt: str) -> None:
+    if os.environ.get("FAKE_FAIL_VALIDATE", "nothing") in name:
+        raise RuntimeError(f"cannot validate on {name}")
+    top1 = int(hashlib.sha256(f"{name}{salt}".encode()).hexdigest()[:4], 16) / 2**16
+    metrics = {"top1": top1, "top5": min(1.0, top1 * 1.5), "nll": 2.0 - top1, "ece": 0.05}
+    write_json(
+        result,
+        {"command": "validate", "set": name, "labels": labels or "clean", "digest": digest(name), "n": 397}
+        | {"metrics": metrics, "cost": {"seconds": 0.1}, **MADE},
+    )
+
+
+def digest(name: object) -> str:
+    return hashlib.sha256(str(name).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    main = argparse.ArgumentParser()
+    add_verbs(main.add_subparsers(required=True))
+    arguments = main.parse_args()
+    sys.exit(arguments.handler(arguments, execute))

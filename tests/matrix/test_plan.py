@@ -1,0 +1,186 @@
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from en_bench.errors import InputError
+from en_bench.matrix.plan import Cell, State, cell_id, count_states, plan, plan_cells
+from en_bench.matrix.records import Record
+from en_bench.matrix.spec import Spec, load_spec
+
+
+def nowhere(name: str) -> str | None:
+    return None
+
+
+def record_of(spec: Spec, cell: Cell, status: str = "done") -> Record:
+    part = {"set": f"digits/{cell.train}/train", "digest": "d1"}
+    return Record(
+        id=cell.id,
+        spec=spec.name,
+        status=status,
+        norm=cell.norm,
+        train=cell.train,
+        seed=cell.seed,
+        overlays=cell.config,
+        log="log.txt",
+        fit={"seed": cell.seed, "train": part, "val": {**part, "set": f"digits/{cell.train}/val"}, "metrics": {}},
+        validate={
+            label: {"set": f"digits/{label}/val", "digest": "d1", "n": 3, "metrics": {"top1": 0.5}}
+            for label in spec.validate
+        },
+        targets={label: spec.target(label) for label in spec.validate},
+    )
+
+
+def states(spec: Spec, records: dict[str, Record], digests: Any = nowhere) -> list[str]:
+    return [item.state.value for item in plan(spec, records, digests)]
+
+
+@pytest.fixture
+def spec(spec_file: Path) -> Spec:
+    return load_spec(spec_file)
+
+
+@pytest.fixture
+def records(spec: Spec) -> dict[str, Record]:
+    return {cell.id: record_of(spec, cell) for cell in plan_cells(spec)}
+
+
+def test_identity_is_the_hash_of_this_text() -> None:
+    import hashlib
+
+    canonical = '{"config":{"data":{"train":"a"},"lr":0.1},"seed":3}'
+    expected = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    assert cell_id({"lr": 0.1, "data": {"train": "a"}}, 3) == expected == "fc00d7a44a4dff24"
+
+
+def test_identity_ignores_key_order_places_and_display() -> None:
+    plain = {"model": {"lr": 0.1, "norm": "A"}, "data": {"train": "a"}}
+    elsewhere = {
+        "trainer": {"default_root_dir": "x", "logger": False, "enable_progress_bar": False},
+        "data": {"workers": 4, "train": "a", "root": "/data"},
+        "model": {"norm": "A", "lr": 0.1},
+    }
+    assert cell_id(plain, 0) == cell_id(elsewhere, 0)
+    assert elsewhere["data"] == {"workers": 4, "train": "a", "root": "/data"}
+
+
+@pytest.mark.parametrize("other", [{"lr": 0.2}, {"lr": 0.1, "data": {"train": "b"}}, {"trainer": {"max_epochs": 1}}])
+def test_identity_sees_every_other_setting(other: dict[str, Any]) -> None:
+    assert cell_id(other, 0) != cell_id({"lr": 0.1}, 0)
+    assert cell_id(other, 0) != cell_id(other, 1)
+
+
+def test_identity_ignores_labels_and_file_names(spec_file: Path) -> None:
+    before = [cell.id for cell in plan_cells(load_spec(spec_file))]
+    (spec_file.parent / "norm/en.yaml").rename(spec_file.parent / "norm/other.yaml")
+    text = spec_file.read_text().replace("ExemplarNorm: norm/en.yaml", "EN: norm/other.yaml")
+    spec_file.write_text(text.replace("name: digits", "name: other"))
+    assert [cell.id for cell in plan_cells(load_spec(spec_file))] == before
+
+
+def test_cells_are_the_product_and_overlays_add_up_in_order(spec: Spec) -> None:
+    cells = plan_cells(spec)
+    assert len({cell.id for cell in cells}) == len(cells) == 8
+    assert str(cells[2]) == "ExemplarNorm/handwritten/0"
+    assert cells[2].config == {
+        "trainer": {"max_epochs": 2},
+        "data": {
+            "workers": 2,
+            "train": "digits/handwritten/train",
+            "val": "digits/handwritten/val",
+            "val_labels": "clean",
+        },
+        "model": {"lr": 0.1},
+        "norm": {"class_path": "en_bench.norms.ExemplarNorm"},
+    }
+
+
+def test_two_names_for_one_run_are_refused(spec_file: Path) -> None:
+    spec_file.write_text(spec_file.read_text().replace("norm/en.yaml", "norm/bn.yaml"))
+    with pytest.raises(InputError, match="BatchNorm/handwritten/0 and ExemplarNorm/handwritten/0 are the same run"):
+        plan_cells(load_spec(spec_file))
+
+
+def test_without_records_all_is_missing(spec: Spec) -> None:
+    assert states(spec, {}) == ["missing"] * 8
+
+
+def test_without_data_records_are_believed(spec: Spec, records: dict[str, Record]) -> None:
+    assert states(spec, records) == ["done"] * 8
+    assert count_states(plan(spec, records, nowhere)) == "done 8, missing 0, failed 0"
+
+
+def test_same_manifests_leave_it_done(spec: Spec, records: dict[str, Record]) -> None:
+    assert states(spec, records, lambda name: "d1") == ["done"] * 8
+
+
+def test_another_training_manifest_makes_its_cells_stale(spec: Spec, records: dict[str, Record]) -> None:
+    def digests(name: str) -> str:
+        return "d2" if name == "digits/typeset/train" else "d1"
+
+    planned = plan(spec, records, digests)
+    assert [item.state for item in planned] == [State.DONE] * 4 + [State.STALE] * 4
+    assert [item.result("handwritten") is None for item in planned] == [False] * 4 + [True] * 4
+    assert count_states(planned) == "done 4, missing 4, failed 0"
+
+
+def test_another_validation_manifest_spoils_only_that_result(spec: Spec, records: dict[str, Record]) -> None:
+    spec = replace(spec, validate={**spec.validate, "other": spec.validate["typeset"]})
+    records = {
+        cell.id: replace(
+            record_of(spec, cell),
+            validate={**records[cell.id].validate, "other": {**records[cell.id].validate["typeset"], "set": "other"}},
+        )
+        for cell in plan_cells(spec)
+    }
+    item = plan(spec, records, lambda name: "d2" if name == "other" else "d1")[0]
+    assert item.state is State.STALE
+    assert item.fresh == {"handwritten", "typeset"}
+
+
+def test_failed_record_is_failed_and_keeps_what_it_has(spec: Spec, records: dict[str, Record]) -> None:
+    cell = plan_cells(spec)[0]
+    whole = records[cell.id]
+    records[cell.id] = replace(whole, status="failed", validate={"typeset": whole.validate["typeset"]})
+    item = plan(spec, records, nowhere)[0]
+    assert item.state is State.FAILED
+    assert item.result("typeset") is not None
+    assert item.result("handwritten") is None
+
+
+def test_missing_validation_is_missing(spec: Spec, records: dict[str, Record]) -> None:
+    cell = plan_cells(spec)[0]
+    whole = records[cell.id]
+    records[cell.id] = replace(whole, validate={"typeset": whole.validate["typeset"]})
+    assert states(spec, records)[:2] == ["missing", "done"]
+
+
+def test_result_of_another_set_under_the_same_label_is_not_taken(spec_file: Path, records: dict[str, Record]) -> None:
+    with spec_file.open("a") as stream:
+        stream.write("validate: {typeset: {data: {val: digits/other/val, val_labels: clean}}}\n")
+    assert states(load_spec(spec_file), records) == ["missing"] * 8
+
+
+@pytest.mark.parametrize("count", [1000])
+def test_planning_is_quick_and_needs_neither_torch_nor_numpy(spec_file: Path, count: int) -> None:
+    spec_file.write_text(spec_file.read_text().replace("[0, 1]", json.dumps(list(range(count // 4)))))
+    code = (
+        "import sys, argparse; from en_bench.matrix.verbs import add_verbs\n"
+        "p = argparse.ArgumentParser(); add_verbs(p.add_subparsers())\n"
+        f"a = p.parse_args(['matrix', 'status', {str(spec_file)!r}]); a.handler(a, None)\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'scipy', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"done 0, missing {count}, failed 0"
+    # A second of planning and the start of Python, on a machine that does other things too.
+    assert time.perf_counter() - start < 5

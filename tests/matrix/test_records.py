@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from en_bench.matrix.records import Record, Results
+
+
+def record(**changes: Any) -> Record:
+    part = {"set": "a/train", "digest": "d"}
+    values: dict[str, Any] = {
+        "id": "0" * 16,
+        "spec": "digits",
+        "status": "done",
+        "norm": "BatchNorm",
+        "train": "handwritten",
+        "seed": 0,
+        "overlays": {"a": 1},
+        "log": "runs/x/log.txt",
+        "fit": {"seed": 0, "train": part, "val": part, "metrics": {"val/top1": 0.5}, "cost": {}},
+        "validate": {"typeset": {"set": "b/val", "n": 3, "metrics": {"top1": 0.25}}},
+        "targets": {"typeset": {"data.val": "b/val"}},
+    }
+    return Record(**(values | changes))
+
+
+def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    saved = [record(), record(id="1" * 16, status="failed", reason="no – <b>", fit={}, validate={}, targets={})]
+    for one in saved:
+        results.save(one)
+    assert results.load() == ({one.id: one for one in saved}, [])
+    assert sorted(path.name for path in (tmp_path / "records").iterdir()) == ["0" * 16 + ".json", "1" * 16 + ".json"]
+
+
+def test_file_names_format_and_version(tmp_path: Path) -> None:
+    Results(tmp_path).save(record())
+    raw = json.loads((tmp_path / "records" / f"{'0' * 16}.json").read_text())
+    assert (raw["format"], raw["version"]) == ("en_bench.record", 1)
+    assert raw["cell"] == {"norm": "BatchNorm", "train": "handwritten", "seed": 0}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "null",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text.replace('"done"', '"perhaps"'),
+        lambda text: text.replace("0.25", '"0.25"'),
+        lambda text: text.replace('"n": 3', '"n": null'),
+        lambda text: text.replace('"n": 3', '"n": true'),
+        lambda text: text.replace('"fit": {', '"tif": {'),
+        lambda text: text.replace('"id": "0', '"id": "1'),
+        lambda text: "\udc80\x00",
+    ],
+)
+def test_damaged_record_is_a_warning_that_names_the_file(damage: Any, tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.save(record(id="1" * 16))
+    results.save(record())
+    path = results.record("0" * 16)
+    path.write_text(damage(path.read_text()), errors="surrogateescape")
+    records, warnings = results.load()
+    assert list(records) == ["1" * 16]
+    assert len(warnings) == 1
+    assert str(path) in warnings[0]
+    assert "missing" in warnings[0]
+    assert "\n" not in warnings[0]
+
+
+def test_no_folder_means_no_records(tmp_path: Path) -> None:
+    assert Results(tmp_path / "none").load() == ({}, [])

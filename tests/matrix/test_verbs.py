@@ -1,0 +1,116 @@
+import argparse
+import shlex
+from pathlib import Path
+
+import pytest
+
+from en_bench.errors import InputError
+from en_bench.matrix.verbs import add_verbs
+from tests.matrix import fake_execute
+
+
+def call(*argv: str) -> int:
+    parser = argparse.ArgumentParser(prog="en-bench")
+    add_verbs(parser.add_subparsers(required=True))
+    args = parser.parse_args(argv)
+    code = args.handler(args, fake_execute.execute)
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.fixture
+def spec(spec_file: Path) -> str:
+    return str(spec_file)
+
+
+def test_dry_run_prints_exact_commands_and_writes_nothing(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("matrix", "run", spec, "--dry-run", "--only", "ExemplarNorm/handwritten/1") == 0
+    fit, first, second = capsys.readouterr().out.splitlines()
+    cell = shlex.split(fit)[-1].rsplit("/", 1)[-1]
+    assert fit == (
+        "en-bench fit --config experiments/base.yaml --config experiments/recipe/digits.yaml "
+        "--config experiments/data/handwritten.yaml --data.val_labels clean --config experiments/norm/en.yaml "
+        f"--seed_everything 1 --trainer.default_root_dir results/digits/runs/{cell}"
+    )
+    run = f"results/digits/runs/{cell}"
+    assert first == (
+        f"en-bench validate --config {run}/config.yaml --ckpt_path {run}/checkpoints/last.ckpt "
+        f"--data.val digits/handwritten/val --data.val_labels clean --result {run}/validate/handwritten.json"
+    )
+    assert second.endswith(
+        f"--data.val digits/typeset/val --data.val_labels clean --result {run}/validate/typeset.json"
+    )
+    assert not Path("results").exists()
+
+
+def test_data_root_is_passed_on_only_if_given(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call("matrix", "run", spec, "--dry-run", "--data-root", "my shards")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 24
+    assert all(line.endswith("--data.root 'my shards'") for line in lines)
+
+
+def test_plan_lists_cells_and_totals(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("matrix", "plan", spec) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert lines[0].split()[1:] == ["BatchNorm/handwritten/0", "missing"]
+    assert lines[8] == "2 normalisers x 2 training sets x 2 seeds = 8 trainings, each validated on 2 sets"
+    assert lines[9] == "done 0, missing 8, failed 0"
+
+
+def test_status_by_state(spec: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FAKE_FAIL", "ExemplarNorm")
+    assert call("matrix", "run", spec, "--only", "*/typeset/*") == 1
+    capsys.readouterr()
+    assert call("matrix", "status", spec) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "done  BatchNorm/typeset/0,1",
+        "missing  BatchNorm/handwritten/0,1 ExemplarNorm/handwritten/0,1",
+        "failed  ExemplarNorm/typeset/0  RuntimeError: loss is not finite <b>at all</b>",
+        "failed  ExemplarNorm/typeset/1  RuntimeError: loss is not finite <b>at all</b>",
+        "done 2, missing 4, failed 2",
+    ]
+
+
+def test_run_ends_with_table_and_page(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("matrix", "run", spec) == 0
+    out = capsys.readouterr().out
+    assert "top-1 accuracy, %" in out
+    assert out.splitlines()[-1] == "page: results/digits/report.html"
+    assert {path.name for path in Path("results/digits/tables").iterdir()} == {
+        "matrix.txt",
+        "matrix.md",
+        "matrix.csv",
+        "cells.csv",
+        "matrix.svg",
+    }
+
+
+@pytest.mark.parametrize(("form", "name"), [("text", "matrix.txt"), ("markdown", "matrix.md"), ("csv", "matrix.csv")])
+def test_report_prints_what_it_writes(form: str, name: str, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("matrix", "report", spec, "--format", form, "--results", "out") == 0
+    assert capsys.readouterr().out == Path("out/digits/tables", name).read_text()
+
+
+def test_page_before_anything_ran(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("report", spec) == 0
+    assert capsys.readouterr().out == "results/digits/report.html\n"
+    assert "8 of 8 cells missing" in Path("results/digits/report.html").read_text()
+
+
+def test_damaged_record_is_warned_of_once(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call("matrix", "run", spec, "--only", "BatchNorm/typeset/0")
+    path = next(Path("results/digits/records").iterdir())
+    path.write_text("{")
+    capsys.readouterr()
+    assert call("matrix", "status", spec) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"en-bench: warning: {path}: ignored")
+    assert captured.err.count("\n") == 1
+    assert captured.out.splitlines()[-1] == "done 0, missing 8, failed 0"
+
+
+def test_unknown_specification(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        call("matrix", "plan", str(tmp_path / "none.yaml"))

@@ -1,0 +1,175 @@
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from en_bench.matrix.plan import PlannedCell, State, plan
+from en_bench.matrix.records import Results
+from en_bench.matrix.spec import Spec
+from en_bench.report.page import read_curve, write_report
+from en_bench.report.plots import matrix_svg, shade
+from en_bench.report.tables import build_table
+
+VOID = {"meta", "br", "img", "input", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects text, tags and ids, and checks that every element is closed where it should be."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value for key, value in attributes if key == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "svg"} & set(self.open):
+            self.words.append(data.strip())
+
+    @property
+    def text(self) -> str:
+        return " ".join(filter(None, self.words))
+
+
+def write(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> str:
+    assert write_report(results, spec, planned) == results.report
+    return results.report.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path / "digits")
+
+
+def test_whole_page(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    run = results.run(planned[0].cell.id)
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 0, "epoch": 0, "val/top1": 0.5}\n{"half')
+    page = Page(write(results, spec, planned))
+    for said in (
+        "93.2 ± 1.7 (3)",
+        "94.7 ★",
+        "FAILED STALE",
+        "n 397",
+        "272,474",
+        "en-bench fit",
+        "2 of 12 cells missing",
+    ):
+        assert said in page.text
+    assert page.tags.count("svg") == 2
+    assert len(page.ids) == len(set(page.ids))
+    assert "Learning curves" in page.text
+
+
+def test_page_needs_nothing_else(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    source = write(results, spec, planned)
+    # Names of XML dialects are no addresses that anything would fetch.
+    addresses = set(re.findall(r"https?://[\w./#-]+", source))
+    assert all(
+        address.startswith(("http://www.w3.org/", "http://purl.org/", "https://matplotlib.org"))
+        or "creativecommons" in address
+        for address in addresses
+    )
+    assert not {"script", "link", "img", "iframe"} & set(Page(source).tags)
+    assert not re.search(r"@import|url\((?!#)", source)
+
+
+def test_markup_in_a_reason_stays_text(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    source = write(results, replace(spec, title="<b>bold</b> & more"), planned)
+    assert "<script>alert" not in source
+    assert "<b>bold</b> & more" in Page(source).text
+
+
+def test_page_without_records(results: Results, spec: Spec) -> None:
+    page = Page(write(results, spec, plan(spec, {}, lambda name: None)))
+    assert "12 of 12 cells missing" in page.text
+    assert "Normalisers side by side" not in page.text
+    assert "svg" not in page.tags
+
+
+def test_page_with_one_seed(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    page = Page(write(results, replace(spec, seeds=(0,)), [item for item in planned if item.cell.seed == 0]))
+    assert "±" not in page.text.split("Normalisers side by side")[0].split("Darker is better")[1]
+    assert "41.0 (1)" in page.text
+    assert "Not complete" not in page.text
+
+
+def test_page_with_a_diverged_run(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    first = planned[0]
+    assert first.record is not None
+    result = first.record.validate["typeset"]
+    broken = {**first.record.validate, "typeset": {**result, "metrics": {"top1": None}}}
+    page = Page(write(results, spec, [replace(first, record=replace(first.record, validate=broken)), *planned[1:]]))
+    assert "nan" in page.text
+
+
+def test_equal_records_make_equal_bytes(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    assert write(results, spec, planned) == write(results, spec, planned)
+
+
+def test_picture_of_the_matrix_is_valid_xml(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    write(results, spec, planned)
+    root = ElementTree.fromstring((results.tables / "matrix.svg").read_text(encoding="utf-8"))
+    assert root.tag.endswith("svg")
+    # Letters are outlines: no element depends on an installed font.
+    assert not [element for element in root.iter() if element.tag.endswith("}text")]
+    whole = Page(results.report.read_text())
+    assert whole.tags.count("svg") == 1
+
+
+def test_many_normalisers_wrap(spec: Spec) -> None:
+    many = replace(spec, norms={f"Norm{i}": () for i in range(9)})
+    root = ElementTree.fromstring(matrix_svg(build_table(many, [])))
+    assert float(root.attrib["width"].removesuffix("pt")) < 13 * 72
+
+
+def test_shades_are_darker_for_better(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    for metric in ("top1", "nll"):
+        table = build_table(replace(spec, metric=metric), planned)
+        good = table.entries["typeset", "ExemplarNorm", "typeset"]
+        bad = table.entries["handwritten", "BatchNorm", "typeset"]
+        assert sum(shade(table, good)[0]) < sum(shade(table, bad)[0])
+        assert shade(table, good)[1]
+        assert not shade(table, bad)[1]
+
+
+def test_curve_takes_the_last_value_of_an_epoch_and_passes_over_rubbish(tmp_path: Path) -> None:
+    rows = [
+        {"step": 1, "epoch": 0, "val/top1": 0.1},
+        {"step": 2, "epoch": 0, "train/loss": 3.0},
+        {"step": 3, "epoch": 1, "val/top1": 0.2},
+        {"step": 3, "epoch": 1, "val/top1": 0.3},
+        {"step": 4, "epoch": None, "val/top1": 0.9},
+        [],
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\nrubbish\n{"step": 5, "ep')
+    assert read_curve(tmp_path / "metrics.jsonl", "val/top1") == [(1, 0.1), (2, 0.3)]
+    assert read_curve(tmp_path / "none.jsonl", "val/top1") == []
+
+
+def test_state_of_every_cell_is_listed(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    page = Page(write(results, spec, planned))
+    for item in planned:
+        assert item.cell.id in page.text
+    assert page.text.count(State.DONE) >= 9

@@ -1,0 +1,192 @@
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy.stats import t as student
+
+from en_bench.matrix.plan import PlannedCell, State, plan
+from en_bench.matrix.records import Record, Results
+from en_bench.matrix.spec import Spec
+from en_bench.report.render import cells_csv, matrix_csv, to_markdown, to_text, write_tables
+from en_bench.report.tables import build_table
+
+TEXT = """\
+Digits: handwritten against typeset
+top-1 accuracy, %: mean ± 95 % interval by Student's t (number of seeds; no interval below 3)
+
+trained on   normaliser    handwritten            typeset
+handwritten  BatchNorm     93.2 ± 1.7 (3)         41.3 ± 4.8 (3)
+             ExemplarNorm  94.7 ± 1.1 (3) *       46.8 ± 3.6 (3) *
+typeset      BatchNorm     60.1 (2)               98.9 (2)
+             ExemplarNorm  64.0 (1) FAILED STALE  99.1 (1) FAILED STALE
+
+* highest mean among the normalisers trained on the same set; by the mean alone, intervals may overlap
+trained on handwritten: digits/handwritten/train, n 1400, labels given, digest d1d1d1d1
+trained on typeset: digits/typeset/train, n 2000, labels given, digest d2d2d2d2
+validated on handwritten: digits/handwritten/val, n 397, labels given, digest d1d1d1d1
+validated on typeset: digits/typeset/val, n 500, labels given, digest d2d2d2d2
+epochs: 2
+seeds: 0, 1, 2
+device: cpu
+versions: torch 2.15.0 lightning 2.6.6
+commit: 0123456789
+cells: done 9, missing 2, failed 1 (1 of the missing are stale)
+FAILED ExemplarNorm/typeset/1: RuntimeError: <script>alert('`loss` | nan')</script> (cell 5115af6727a47070)
+"""
+
+MARKDOWN = """\
+### Digits: handwritten against typeset
+
+top-1 accuracy, %: mean ± 95 % interval by Student's t (number of seeds; no interval below 3).
+
+| trained on | normaliser | handwritten | typeset |
+| --- | --- | ---: | ---: |
+| handwritten | BatchNorm | 93.2 ± 1.7 (3) | 41.3 ± 4.8 (3) |
+| handwritten | ExemplarNorm | **94.7 ± 1.1 (3)** | **46.8 ± 3.6 (3)** |
+| typeset | BatchNorm | 60.1 (2) | 98.9 (2) |
+| typeset | ExemplarNorm | 64.0 (1) FAILED STALE | 99.1 (1) FAILED STALE |
+
+Bold: highest mean among the normalisers trained on the same set; by the mean alone, intervals may overlap.
+
+- trained on handwritten: digits/handwritten/train, n 1400, labels given, digest d1d1d1d1
+- trained on typeset: digits/typeset/train, n 2000, labels given, digest d2d2d2d2
+- validated on handwritten: digits/handwritten/val, n 397, labels given, digest d1d1d1d1
+- validated on typeset: digits/typeset/val, n 500, labels given, digest d2d2d2d2
+- epochs: 2
+- seeds: 0, 1, 2
+- device: cpu
+- versions: torch 2.15.0 lightning 2.6.6
+- commit: 0123456789
+- cells: done 9, missing 2, failed 1 (1 of the missing are stale)
+- FAILED `ExemplarNorm/typeset/1: RuntimeError: <script>alert(''loss' | nan')</script> (cell 5115af6727a47070)`
+"""
+
+
+def changed(planned: Sequence[PlannedCell], name: str, **changes: object) -> list[PlannedCell]:
+    """The plan with another value for some metric of one cell on the typeset digits."""
+    edited = []
+    for item in planned:
+        if str(item.cell) == name and item.record is not None:
+            result = item.record.validate["typeset"]
+            metrics = {**result["metrics"], **changes}
+            validate = {**item.record.validate, "typeset": {**result, "metrics": metrics}}
+            item = replace(item, record=replace(item.record, validate=validate))
+        edited.append(item)
+    return edited
+
+
+def test_text_to_the_character(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    assert to_text(build_table(spec, planned)) == TEXT
+
+
+def test_markdown_to_the_character(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    assert to_markdown(build_table(spec, planned)) == MARKDOWN
+
+
+def test_csv_against_another_arithmetic(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    rows = list(csv.DictReader(io.StringIO(matrix_csv(build_table(spec, planned)))))
+    assert len(rows) == 8
+    row = next(
+        row for row in rows if (row["train"], row["norm"], row["validate"]) == ("handwritten", "BatchNorm", "typeset")
+    )
+    low, high = student.interval(0.95, 2, loc=0.41266666666666667, scale=0.019139836293274122 / 3**0.5)
+    assert float(row["mean"]) == pytest.approx((0.41 + 0.433 + 0.395) / 3)
+    assert float(row["half_width_95"]) == pytest.approx((high - low) / 2)
+    assert (row["seeds"], row["missing"], row["failed"], row["stale"], row["best"]) == ("3", "0", "0", "0", "0")
+    last = rows[-1]
+    assert (last["norm"], last["seeds"], last["failed"], last["stale"], last["half_width_95"]) == (
+        "ExemplarNorm",
+        "1",
+        "1",
+        "1",
+        "",
+    )
+
+
+def test_cells_csv_has_a_row_per_cell_and_validation_set(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    rows = list(csv.DictReader(io.StringIO(cells_csv(spec, planned))))
+    assert len(rows) == 24
+    assert [row["state"] for row in rows].count("done") == 18
+    first = rows[0]
+    assert (first["norm"], first["seed"], first["validate"], first["top1"], first["n"]) == (
+        "BatchNorm",
+        "0",
+        "handwritten",
+        "0.931",
+        "397",
+    )
+    assert (first["seconds"], first["parameters"], first["device"]) == ("7.5", "272474", "cpu")
+    stale = next(row for row in rows if row["state"] == "stale")
+    assert stale["top1"] == stale["nll"] == stale["n"] == ""
+    failed = next(row for row in rows if row["state"] == "failed")
+    assert failed["reason"].startswith("RuntimeError")
+
+
+def test_best_needs_three_seeds_of_every_rival(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    assert build_table(spec, planned).entries["handwritten", "ExemplarNorm", "typeset"].best
+    weaker = [item for item in planned if str(item.cell) != "BatchNorm/handwritten/2"]
+    assert not build_table(spec, weaker).has_best
+
+
+def test_a_rival_with_too_few_seeds_leaves_it_open(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    few = [
+        replace(item, cell=replace(item.cell, norm="Third"))
+        for item in planned
+        if str(item.cell) in ("ExemplarNorm/handwritten/0", "ExemplarNorm/handwritten/1")
+    ]
+    three = replace(spec, norms={**spec.norms, "Third": ()})
+    assert build_table(three, planned).has_best
+    assert not build_table(three, [*planned, *few]).has_best
+
+
+def test_lower_is_better_for_the_loss(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    table = build_table(replace(spec, metric="nll"), planned)
+    # nll falls with top1 in the records, so the same normaliser is best.
+    assert table.entries["handwritten", "ExemplarNorm", "typeset"].best
+    assert table.entries["handwritten", "BatchNorm", "handwritten"].show(table.metric) == "0.230 ± 0.032 (3)"
+    assert "lowest mean" in to_text(table)
+
+
+def test_diverged_run_is_visible_and_nothing_is_best(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    table = build_table(spec, changed(planned, "BatchNorm/handwritten/0", top1=None))
+    assert table.entries["handwritten", "BatchNorm", "typeset"].show(table.metric) == "nan ± nan (3)"
+    assert not table.entries["handwritten", "ExemplarNorm", "typeset"].best
+
+
+def test_mixed_origins_are_all_listed(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    item = planned[0]
+    assert item.record is not None
+    fit = {**item.record.fit, "device": "one GPU", "epochs": 3, "commit": {"sha": "f" * 40, "dirty": True}}
+    mixed = [replace(item, record=replace(item.record, fit=fit)), *planned[1:]]
+    notes = dict(build_table(spec, mixed).notes)
+    assert notes["device"] == "one GPU; cpu"
+    assert notes["epochs"] == "3; 2"
+    assert notes["commit"] == "ffffffffff with uncommitted changes; 0123456789"
+
+
+def test_matrix_without_records_is_all_holes(spec: Spec) -> None:
+    table = build_table(spec, plan(spec, {}, lambda name: None))
+    assert {entry.show(table.metric) for entry in table.entries.values()} == {"–"}
+    assert dict(table.notes)["cells"] == "done 0, missing 12, failed 0"
+    assert dict(table.notes)["device"] == "–"
+
+
+def test_failed_cells_without_numbers_say_so(spec: Spec) -> None:
+    failed = [replace(item, state=State.FAILED) for item in plan(spec, {}, lambda name: None)]
+    table = build_table(spec, failed)
+    assert {entry.show(table.metric) for entry in table.entries.values()} == {"FAILED"}
+
+
+def test_files_are_what_is_printed(spec: Spec, planned: Sequence[PlannedCell], tmp_path: Path) -> None:
+    write_tables(Results(tmp_path), spec, planned)
+    assert (tmp_path / "tables/matrix.txt").read_text(encoding="utf-8") == TEXT
+    assert (tmp_path / "tables/matrix.md").read_text(encoding="utf-8") == MARKDOWN
+    assert (tmp_path / "tables/cells.csv").read_text(encoding="utf-8") == cells_csv(spec, planned)
+
+
+def test_records_survive_their_own_format(planned: Sequence[PlannedCell]) -> None:
+    for item in planned:
+        assert item.record is None or Record.from_json(item.record.to_json()) == item.record
