@@ -108,7 +108,7 @@ def test_too_few_samples_names_the_cure(shards):
 
 
 def test_an_unknown_label_column_names_those_there_are(shards):
-    with pytest.raises(InputError, match="no label column 'clean'.*given"):
+    with pytest.raises(InputError, match=r"no label column 'clean'.*given"):
         dataset(shards / "a" / "train", labels="clean")
 
 
@@ -147,7 +147,7 @@ def test_module_refuses_before_any_process_group(shards, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         module(shards, train="nowhere/train").open("fit")
     with pytest.raises(
-        InputError, match="200 training samples cannot fill 4 ranks x batch 64: use --data.batch_size 50 or less"
+        InputError, match=r"200 training samples cannot fill 4 ranks x batch 64: use --data.batch_size 50 or less"
     ):
         module(shards, batch_size=64).open("fit", ranks=4)
     make_split(tmp_path / "c" / "val", 10, classes=("dark", "gray", "bright"))

@@ -1,0 +1,66 @@
+"""`en-bench`: the verbs. Only those that train or validate import torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from en_bench.errors import InputError
+
+TRAINING_VERBS = {
+    "fit": "one training: overlays add up (--config A --config B), every value is also a flag",
+    "validate": "one validation of a checkpoint",
+}
+
+
+def _execute(argv: list[str]) -> None:
+    """Runs `fit` or `validate` in this process."""
+    from en_bench.training import run_training_verb
+
+    run_training_verb(argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from en_bench.matrix.verbs import add_verbs
+
+    parser = argparse.ArgumentParser(
+        prog="en-bench",
+        description="Which normaliser should a network use when labels are noisy or the data change under it?",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, meaning in TRAINING_VERBS.items():
+        verbs.add_parser(verb, help=meaning, add_help=False)
+    add_verbs(verbs)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `en-bench ARGV` and returns its exit code: 0, 1 (bad input, failed cells) or 2 (wrong usage)."""
+    arguments = list(argv)
+    try:
+        if arguments and arguments[0] in TRAINING_VERBS:
+            _execute(arguments)
+            return 0
+        parsed = _parser().parse_args(arguments)
+        return int(parsed.handler(parsed, _execute))
+    except InputError as error:
+        print(f"en-bench: error: {error}", file=sys.stderr)
+        return 1
+    except SystemExit as exit_:  # argparse and jsonargparse end this way, after --help with 0
+        return exit_.code if isinstance(exit_.code, int) else 1
+    except KeyboardInterrupt:
+        print("en-bench: interrupted", file=sys.stderr)
+        return 130
+
+
+def entry() -> None:
+    """The console script."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `| head` does; nothing more can be printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,165 @@
+"""Image classification: a backbone with its normalisers swapped, trained by SGD, scored exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from en_bench import backbones
+from en_bench.data.loader import Batch
+from en_bench.data.manifest import require_same_classes
+from en_bench.data.module import ShardDataModule
+from en_bench.errors import InputError
+from en_bench.norms import Norm, SwapReport, swap_norms
+from en_bench.tasks.metrics import ClassificationScores
+from en_bench.tasks.optim import decay_groups, warmup_cosine
+
+
+class ClassificationTask(LightningModule):
+    """Trains and validates a classifier.
+
+    Args:
+        backbone: `cifar/resnet20`, `timm/<model>` or `torchvision/<model>`.
+        norm: class (or factory of the number of channels) of the normaliser that replaces those of the backbone;
+            None keeps what the backbone has.
+        num_classes: taken from the data where they are ours; needed only beside loaders of your own.
+        pretrained: start from the backbone's published weights.
+        inherit: what a swapped layer takes over: `affine` (weight, bias, running moments) or `none`.
+        lr: learning rate after warm-up, for the batch over all ranks that the run has. It is not scaled.
+        momentum: of SGD.
+        nesterov: of SGD.
+        weight_decay: of weights; parameters of normalisers and biases never decay.
+        warmup_epochs: epochs of linear warm-up; a cosine over the rest follows.
+        channels_last: memory format of weights and images.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "cifar/resnet20",
+        norm: Callable[[int], Norm] | None = None,
+        num_classes: int | None = None,
+        pretrained: bool = False,
+        inherit: Literal["affine", "none"] = "affine",
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 1e-4,
+        warmup_epochs: float = 1.0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.norm = norm
+        self.num_classes = num_classes
+        self.pretrained = pretrained
+        self.inherit: Literal["affine", "none"] = inherit
+        self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
+        self.warmup_epochs = warmup_epochs
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network: nn.Module | None = None
+        self.swap_report: SwapReport | None = None
+
+    @property
+    def data(self) -> ShardDataModule | None:
+        """The data module, if it is one of ours: it knows the classes and how many samples there are."""
+        module = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        return module if isinstance(module, ShardDataModule) else None
+
+    def configure_model(self) -> None:
+        if self.network is not None:
+            return
+        num_classes = len(self.data.classes) if self.data is not None else self.num_classes
+        if num_classes is None:
+            raise InputError("the number of classes is unknown: give --model.num_classes, or data with a manifest")
+        if self.num_classes not in (None, num_classes):
+            raise InputError(
+                f"--model.num_classes {self.num_classes} contradicts the data's {num_classes} classes: leave it out"
+            )
+        network = backbones.build(self.backbone, num_classes, pretrained=self.pretrained)
+        if self.norm is not None:
+            self.swap_report = swap_norms(network, self.norm, inherit=self.inherit)
+            if self.swap_report.swapped == 0:
+                raise InputError(f"{self.backbone} has no normaliser to swap: leave --model.norm out")
+        self.network = network.to(memory_format=self.memory_format)
+        self.scores = ClassificationScores(num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, classes) of normalised images (B, 3, H, W)."""
+        assert self.network is not None, "the network is built by configure_model()"
+        logits: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self(batch.image).float(), batch.target)
+        self.log("train/loss", loss, batch_size=len(batch.target), prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch.target))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.scores.update(self(batch.image), batch.target, batch.valid)
+
+    def on_validation_epoch_end(self) -> None:
+        n, values = self.scores.count(), self.scores.compute()
+        self.scores.reset()
+        if self._validates_whole_set():
+            self._check_count(n)
+        # Already reduced over the ranks; sync_dist only tells Lightning so, the mean of equal numbers being the number.
+        for name, value in {**values, "n": float(n)}.items():
+            self.log(f"val/{name}", torch.tensor(value, dtype=torch.float64), batch_size=1, sync_dist=True)
+
+    def _validates_whole_set(self) -> bool:
+        limit = self.trainer.limit_val_batches  # the float 1.0 is everything, the integer 1 is one batch
+        return not self.trainer.sanity_checking and isinstance(limit, float) and limit == 1.0
+
+    def _check_count(self, n: int) -> None:
+        """An accuracy over other than all samples once is no accuracy: refuse it."""
+        if self.data is None or self.data.val_manifest is None:
+            return
+        expected = self.data.val_manifest.count
+        if n != expected:
+            raise InputError(
+                f"validated {n} samples of {self.data.val}, which has {expected}: each must count exactly once; "
+                "is another sampler in place (a Trainer with use_distributed_sampler, or a replaced data loader)?"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = torch.optim.SGD(
+            decay_groups(self, self.weight_decay), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs if self.trainer.max_epochs not in (None, -1) else 1
+        warmup = min(round(self.warmup_epochs * steps / epochs), steps)
+        factor = partial(warmup_cosine, steps=steps, warmup=warmup)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.data is not None:
+            checkpoint["en_bench"] = {"classes": list(self.data.classes), "backbone": self.backbone}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("en_bench", {})
+        if self.data is not None and "classes" in saved:
+            require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
+        self._check_weights(checkpoint["state_dict"], saved.get("backbone"))
+
+    def _check_weights(self, saved: Mapping[str, Tensor], backbone: str | None) -> None:
+        """A checkpoint of another network is told in one line instead of a thousand."""
+        own = self.state_dict()
+        missing, foreign = [k for k in own if k not in saved], [k for k in saved if k not in own]
+        reshaped = [k for k in own if k in saved and own[k].shape != saved[k].shape]
+        differing = missing + foreign + reshaped
+        if not differing:
+            return
+        of = f" (it was made with {backbone})" if backbone is not None else ""
+        raise InputError(
+            f"the checkpoint belongs to another model{of}: {len(missing)} weights are missing, {len(foreign)} unknown, "
+            f"{len(reshaped)} of another shape, first {differing[0]}: use the config.yaml of its run"
+        )

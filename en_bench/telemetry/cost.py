@@ -1,0 +1,52 @@
+"""What a training cost."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+class CostMeter(Callback):
+    """Seconds and images of training over all ranks, with the validations in between left out."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0
+        self._running_since: float | None = None
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.images / self.seconds if self.seconds > 0 else None
+
+    def _stop(self) -> None:
+        if self._running_since is not None:
+            self.seconds += time.monotonic() - self._running_since
+            self._running_since = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._running_since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images += len(batch.target) * trainer.world_size
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._running_since = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+
+def peak_memory_bytes() -> int | None:
+    """Most device memory allocated since training began; None on a CPU, where a process cannot tell its own share."""
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None

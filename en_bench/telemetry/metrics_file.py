@@ -1,0 +1,64 @@
+"""A run's metrics in a local file, one JSON object a line: what every table and picture is made of."""
+
+from __future__ import annotations
+
+import json
+import math
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+NAME = "metrics.jsonl"
+
+
+class MetricsFile(Logger):
+    """Appends `{"step": ..., "epoch": ..., "<name>": value, ...}` to `<folder>/metrics.jsonl`, on rank 0.
+
+    A line is written and flushed at once, so that a killed run keeps what it has measured, and a resumed one appends.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self._folder = Path(folder)
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._folder)
+
+    @property
+    def experiment(self) -> Path:
+        """The file."""
+        return self._folder / NAME
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        epoch = values.pop("epoch", None)
+        line = {"step": step, "epoch": None if epoch is None else int(epoch), **values}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self.experiment.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration lies beside this file, whole, as config.yaml."""
+
+
+def set_aside(folder: Path) -> None:
+    """Renames the metrics that a run cut off earlier left in `folder`, so that a new one does not mix with them."""
+    path = folder / NAME
+    if path.exists():
+        taken = len(list(folder.glob("metrics.*.jsonl")))
+        path.rename(folder / f"metrics.{taken + 1}.jsonl")

@@ -1,0 +1,262 @@
+"""`en-bench fit` and `en-bench validate`: a LightningCLI over one task and one data module.
+
+A run has one folder (`trainer.default_root_dir`): config.yaml, metrics.jsonl, checkpoints/last.ckpt, and at the end
+fit.json; each validation adds a result file. The configuration lies beside the checkpoint, never in it, so a flag given
+when resuming takes effect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jsonargparse
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers.logger import Logger
+
+from en_bench import provenance
+from en_bench.data.manifest import Manifest, classes_digest
+from en_bench.data.module import ShardDataModule
+from en_bench.errors import InputError
+from en_bench.files import write_json
+from en_bench.tasks.classification import ClassificationTask
+from en_bench.telemetry.console import ConsoleLines
+from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
+from en_bench.telemetry.metrics_file import MetricsFile, set_aside
+from en_bench.telemetry.wandb import WandbMirror
+from en_bench.usage import broken_overlay, explain
+
+CONFIG, FIT_RESULT, CHECKPOINTS = "config.yaml", "fit.json", "checkpoints"
+
+
+class _SaveFitConfig(SaveConfigCallback):
+    """Keeps a training's configuration as config.yaml in its run folder; a validation leaves it alone."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, folder / CONFIG, skip_unset=False, overwrite=True, multifile=False)
+
+
+class EnBenchCLI(LightningCLI):
+    """Overlays and flags to a trainer, a task and a data module, and their outcome to a file."""
+
+    known_options: ClassVar[list[str]] = []
+    trainer: Trainer
+    model: ClassificationTask
+    datamodule: ShardDataModule
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        known = LightningCLI.subcommands()
+        return {"fit": known["fit"], "validate": known["validate"] | {"verbose"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--result",
+            type=str | None,
+            default=None,
+            help="file for the outcome, JSON (default: fit.json or validate/<set>.json in the run's folder)",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Without the base's warning about arguments given from Python: ours come from there always.
+        parsers = self._subcommand_parsers.values()
+        EnBenchCLI.known_options = sorted({a.dest for p in parsers for a in p._actions if "." in a.dest})
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Checks that the checkpoint can be read without running code of it; nothing in it configures the run."""
+        path = self.config[self.config.subcommand].ckpt_path
+        if path is None:
+            return
+        if not Path(path).is_file():
+            raise InputError(f"there is no checkpoint {path}: give the path of a .ckpt file with --ckpt_path")
+        try:
+            saved = torch.load(path, map_location="meta", weights_only=True)
+        except Exception as error:  # torch raises half a dozen types on foreign bytes
+            raise InputError(
+                f"{path} is no checkpoint that can be read safely ({type(error).__name__}): give another --ckpt_path"
+            ) from None
+        if not isinstance(saved, dict) or "state_dict" not in saved:
+            raise InputError(f"{path} holds no state_dict of a task: give a checkpoint that en-bench fit has written")
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.config[self.config.subcommand]
+        if settings.data.seed is None:
+            settings.data.seed = settings.seed_everything
+        if settings.trainer.default_root_dir is None:
+            digest = hashlib.sha256(self._dumped().encode()).hexdigest()[:16]
+            settings.trainer.default_root_dir = os.path.join("results", "runs", digest)
+
+    def _dumped(self) -> str:
+        return str(self._parser(self.config.subcommand).dump(self.config[self.config.subcommand], skip_unset=False))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self.config_init[self.subcommand].trainer
+        folder = Path(settings.default_root_dir)
+        loggers = settings.logger if isinstance(settings.logger, list) else [settings.logger]
+        mirrors = [logger for logger in loggers if isinstance(logger, Logger)]
+        for mirror in mirrors:
+            if isinstance(mirror, WandbMirror):
+                run_id = hashlib.sha256(self._dumped().encode()).hexdigest()[:16]
+                mirror.attach(folder, run_id, json.loads(json.dumps(self._plain_config())))
+        terminal = sys.stdout.isatty()
+        self.cost = CostMeter()
+        checkpoint = ModelCheckpoint(
+            dirpath=folder / CHECKPOINTS, filename="last", save_top_k=1, enable_version_counter=False
+        )
+        fixed: dict[str, Any] = {
+            "callbacks": [*(settings.callbacks or []), self.cost, ConsoleLines(steps=not terminal), checkpoint],
+            "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
+        }
+        if not terminal:
+            fixed["enable_progress_bar"] = False
+        return super().instantiate_trainer(**{**fixed, **kwargs})
+
+    def before_fit(self) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        if self._is_first_process() and (folder / FIT_RESULT).exists():
+            raise InputError(
+                f"{folder} already holds a finished training: choose another --trainer.default_root_dir or remove it"
+            )
+        if self.config_init.fit.ckpt_path is None and self._is_first_process():
+            set_aside(folder)
+        self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
+
+    @staticmethod
+    def _is_first_process() -> bool:
+        """Whether this is the process that the user started, or rank 0: known before there is any process group."""
+        return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+    def before_validate(self) -> None:
+        if self.config_init.validate.ckpt_path is None:
+            raise InputError("validate needs --ckpt_path, e.g. the checkpoints/last.ckpt of a run's folder")
+        self.datamodule.open("validate")
+
+    def validate(self, **arguments: Any) -> None:
+        """Without Lightning's own table: ConsoleLines prints the scores with their n."""
+        self.trainer.validate(**arguments, verbose=False)
+
+    def after_fit(self) -> None:
+        if not self.trainer.is_global_zero or self.trainer.interrupted:
+            return
+        parameters = sum(p.numel() for p in self.model.parameters())
+        data = self.datamodule
+        assert data.train_manifest is not None and data.val_manifest is not None
+        self._write_result(
+            Path(self.trainer.default_root_dir) / FIT_RESULT,
+            {
+                "train": _set_facts(data.train, data.train_manifest, data.labels),
+                "val": _set_facts(data.val, data.val_manifest, data.val_column),
+                "classes_digest": classes_digest(data.classes),
+                "epochs": self.trainer.current_epoch,
+                "steps": self.trainer.global_step,
+                "ranks": self.trainer.world_size,
+                "metrics": self._metrics(),
+                "cost": {
+                    "seconds": round(self.cost.seconds, 3),
+                    "images_per_second": self.cost.images_per_second,
+                    "parameters": parameters,
+                    "peak_memory_bytes": peak_memory_bytes(),
+                },
+            },
+        )
+
+    def after_validate(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        data = self.datamodule
+        assert data.val_manifest is not None
+        metrics = {name.removeprefix("val/"): value for name, value in self._metrics().items()}
+        facts = _set_facts(data.val, data.val_manifest, data.val_column)
+        n = round(metrics.pop("n") or 0)
+        default = Path(self.trainer.default_root_dir) / "validate" / f"{data.val.strip('/').replace('/', '-')}.json"
+        self._write_result(
+            default,
+            {
+                **facts,
+                "n": n,
+                "whole_set": n == facts["n"],
+                "classes_digest": classes_digest(data.classes),
+                "checkpoint": str(self.config_init.validate.ckpt_path),
+                "metrics": metrics,
+            },
+        )
+
+    def _metrics(self) -> dict[str, float | None]:
+        """The last values logged; None for what is not a number, as after a training that diverged."""
+        values = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+    def _write_result(self, default: Path, facts: dict[str, Any]) -> None:
+        settings = self.config[self.subcommand]
+        path = Path(settings.result) if settings.result is not None else default
+        write_json(
+            path,
+            {
+                "command": self.subcommand,
+                "seed": settings.seed_everything,
+                **facts,
+                "config": self._plain_config(),
+                "device": provenance.device_name(),
+                "versions": provenance.versions(),
+                "commit": provenance.commit(),
+                "finished": provenance.now(),
+            },
+        )
+        print(f"wrote {path}", flush=True)
+
+    def _plain_config(self) -> dict[str, Any]:
+        parser = self._parser(self.subcommand)
+        plain: dict[str, Any] = json.loads(parser.dump(self.config[self.subcommand], skip_unset=False, format="json"))
+        return plain
+
+
+def _set_facts(name: str, manifest: Manifest, labels: str) -> dict[str, Any]:
+    return {"set": name, "digest": manifest.digest, "n": manifest.count, "labels": labels}
+
+
+def run_training_verb(argv: list[str]) -> None:
+    """Runs `fit ...` or `validate ...`.
+
+    Raises InputError for input that cannot be used and SystemExit(2) for options that cannot be parsed.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):  # which devices there are, tips, and other talk
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # between Lightning and torch
+    # Lightning's advice on numbers of workers and on intervals of logging: choices that overlays make on purpose.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings(
+        "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
+    )
+    # Our loaders stack whole batches themselves, and DDP's own sampler is not wanted.
+    warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
+    try:
+        EnBenchCLI(
+            ClassificationTask,
+            ShardDataModule,
+            save_config_callback=_SaveFitConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults={"use_distributed_sampler": False},
+            parser_kwargs={"exit_on_error": False, "prog": "en-bench"},
+            args=argv,
+        )
+    except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
+        told = explain(str(error), EnBenchCLI.known_options)
+        print(f"en-bench {argv[0]}: error: {broken_overlay(argv) or told}", file=sys.stderr)
+        raise SystemExit(2) from None

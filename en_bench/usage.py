@@ -1,0 +1,91 @@
+"""jsonargparse's many-line explanations of a wrong option, in one line with the cure."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from en_bench.data.transforms import Transform
+from en_bench.norms import Norm
+
+
+def explain(message: str, options: Sequence[str]) -> str:
+    """One line that says which option is wrong, why, and what was probably meant. `options` are those there are."""
+    key = _first(r'Parser key "([\w.]+)"', message)
+    flag = f"--{key}" if key else "the configuration"
+    if unknown := _first(r"unrecognized arguments: -*([\w.]+)", message) or _first(
+        r"not accept option '([\w.]+)'", message
+    ):
+        return f"there is no option --{unknown}{_meant(unknown, options, '--')}"
+    if inner := _first(r"Option '([\w.]+)' is not accepted", message):
+        owner = _first(r"class_path='([\w.]+)'", message) or ""
+        return f"{owner.rpartition('.')[2] or flag} has no option {inner}{_meant(inner, _parameters(owner))}"
+    if missing := _first(r"arguments are required: (.*)", message):
+        needed = ", ".join("--" + re.sub(r"^(fit|validate)\.", "", name.strip()) for name in missing.split(","))
+        return f"{needed} must be given: by an overlay (--config FILE) or as flags"
+    if wrong := _first(r"Expected a dot import path string: (\S+)", message):
+        return f"{flag}: there is no class {wrong}{_meant(wrong, _class_names())}"
+    if alien := _first(r"Expected '([\w.]+)' to be a subclass of", message):
+        base = _first(r"subclass of <class '([\w.]+)'>", message)
+        return f"{flag}: {alien} is not a {base} of en_bench{_meant(alien.rpartition('.')[2], _class_names())}"
+    inside = _first(r'Parser key "[\w.]+":.*Parser key "([\w.]+)"', message)
+    expected = list(
+        dict.fromkeys(_plain(e) for e in re.findall(r"Expected an? (.+?)(?:\. Got value|$)", message, re.M))
+    )
+    given = _first(r"(?:Given value|Got value): (?!Namespace|NestedArg)(.+?)(?:\. Got value.*)?$", message)
+    wanted = " or ".join(e for e in expected if e != "NoneType")
+    if wanted:
+        return f"{flag}{'.' + inside if inside else ''}: expected {wanted}" + (f", got {given}" if given else "")
+    return " ".join(message.split())
+
+
+def broken_overlay(argv: Sequence[str]) -> str | None:
+    """Names the first `--config FILE` that is no YAML, which jsonargparse's own message does not."""
+    for option, value in itertools.pairwise(argv):
+        if option in ("-c", "--config") and Path(value).is_file():
+            try:
+                yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                return f"{value} is not YAML: {' '.join(str(error).split())}"
+    return None
+
+
+def _first(pattern: str, message: str) -> str | None:
+    found = re.search(pattern, message, re.M | re.S) if ".*" in pattern else re.search(pattern, message, re.M)
+    return found.group(1) if found else None
+
+
+def _plain(expected: str) -> str:
+    """`<class 'int'>` and `typing.Literal['a', 'b']` as people write them."""
+    if name := re.fullmatch(r"<class '([\w.]+)'>", expected):
+        return name.group(1)
+    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", expected):
+        return f"one of {choices.group(1)}"
+    return expected
+
+
+def _meant(word: str, known: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    if not close:
+        tails = {name.rpartition(".")[2]: name for name in known}
+        close = [tails[tail] for tail in difflib.get_close_matches(word.rpartition(".")[2], tails, n=3, cutoff=0.6)]
+    return f": did you mean {' or '.join(prefix + name for name in close)}?" if close else ""
+
+
+def _parameters(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    try:
+        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return []
+
+
+def _class_names() -> list[str]:
+    return [cls.__name__ for base in (Norm, Transform) for cls in base.__subclasses__()]

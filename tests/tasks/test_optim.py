@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from en_bench import backbones
+from en_bench.norms import BatchNorm, ExemplarNorm, swap_norms
+from en_bench.tasks.optim import decay_groups, warmup_cosine
+
+
+def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
+    ids = {id(p) for p in parameters}
+    return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+@pytest.mark.parametrize("norm", [None, BatchNorm, ExemplarNorm])
+def test_only_convolutions_and_the_head_decay(norm):
+    model = backbones.build("cifar/resnet20", 10)
+    if norm is not None:
+        swap_norms(model, norm)
+    decayed, undecayed = decay_groups(model, 5e-4)
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (5e-4, 0.0)
+    expected = {
+        name + ".weight"
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Conv2d, nn.Linear)) and "gate" not in name
+    }
+    assert names_of(model, decayed["params"]) == expected
+    assert len(decayed["params"]) + len(undecayed["params"]) == len(list(model.parameters()))
+
+
+def test_norms_that_are_not_ours_do_not_decay_either():
+    model = timm.create_model("convnext_atto", num_classes=3)
+    decayed, _ = decay_groups(model, 1.0)
+    assert not any("norm" in name or name.endswith("bias") for name in names_of(model, decayed["params"]))
+
+
+def test_frozen_and_shared_parameters():
+    layer = nn.Linear(2, 2)
+    model = nn.Sequential(layer, layer, nn.Linear(2, 2))
+    model[2].weight.requires_grad_(False)
+    decayed, undecayed = decay_groups(model, 1.0)
+    assert [id(p) for p in decayed["params"]] == [id(layer.weight)]
+    assert len(undecayed["params"]) == 2
+
+
+def test_warmup_and_cosine_by_hand():
+    factors = [warmup_cosine(step, steps=10, warmup=4) for step in range(11)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert factors[7] == pytest.approx(0.5)
+    assert factors[9] == pytest.approx(0.5 * (1 + math.cos(math.pi * 5 / 6)))
+    assert factors[10] == 0.0
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(5, 0), (5, 5), (1, 1), (3, 1)])
+def test_schedule_is_positive_in_every_step_that_trains(steps, warmup):
+    assert all(0 < warmup_cosine(step, steps, warmup) <= 1 for step in range(steps))
+    assert warmup_cosine(steps, steps, warmup) in (0.0, (steps + 1) / max(warmup, 1))
+
+
+def test_optimizer_takes_the_groups():
+    groups = decay_groups(nn.Linear(3, 3), 0.1)
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]

@@ -1,0 +1,253 @@
+"""The commands as users type them: what they do, and what they say when something is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from en_bench.cli import main
+from tests.conftest import REPO, make_split
+
+EXPERIMENTS = REPO / "experiments"
+OVERLAYS = [
+    argument for overlay in ("base.yaml", "recipe/digits.yaml") for argument in ("--config", str(EXPERIMENTS / overlay))
+]
+
+
+def fit_arguments(root: Path, run: Path, *more: object, norm: str = "bn") -> list[str]:
+    return [
+        "fit",
+        *OVERLAYS,
+        *("--config", str(EXPERIMENTS / "norm" / f"{norm}.yaml")),
+        *("--data.root", str(root), "--data.train", "a/train", "--data.val", "a/val", "--data.batch_size", "32"),
+        *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(run)),
+        *map(str, more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory) -> Path:
+    """The folder of a finished run on set a."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert main(fit_arguments(shards, run)) == 0
+    return run
+
+
+def validate_arguments(run: Path, *more: object) -> list[str]:
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    return ["validate", "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint), *map(str, more)]
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stderr holds, which must be one line and no traceback."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_help_is_quick_and_imports_no_torch():
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "en_bench", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    elapsed = time.monotonic() - started
+    assert "matrix" in done.stdout and "fit" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert not imported & {"torch", "lightning", "numpy", "matplotlib", "scipy"}
+    assert elapsed < 30, "the bound that matters is in the imports above; this one only catches a hang"
+
+
+def test_a_run_leaves_config_metrics_checkpoint_and_outcome(trained, shards):
+    outcome = json.loads((trained / "fit.json").read_text())
+    assert outcome["command"] == "fit" and outcome["seed"] == 0
+    assert outcome["train"]["n"] == 200 and outcome["val"]["n"] == 93
+    assert outcome["steps"] == 6 and outcome["epochs"] == 1
+    assert outcome["metrics"]["val/n"] == 93
+    assert outcome["cost"]["parameters"] == 269_267  # ResNet-20 with three classes: 269,722 - 7 * 65
+    assert outcome["versions"]["torch"] == torch.__version__
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["val/top1"] == outcome["metrics"]["val/top1"]
+    saved = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["en_bench"]["classes"] == ["dark", "grey", "bright"]
+    assert "hyper_parameters" not in saved
+
+
+def test_validation_repeats_the_score_of_the_training_and_leaves_its_config(trained, shards, capsys):
+    before = (trained / "config.yaml").read_text()
+    assert main(validate_arguments(trained)) == 0
+    assert "n 93 of 93" in capsys.readouterr().out
+    result = json.loads((trained / "validate" / "a-val.json").read_text())
+    fit = json.loads((trained / "fit.json").read_text())
+    assert result["metrics"] == {
+        k.removeprefix("val/"): v for k, v in fit["metrics"].items() if k in ("val/top1", "val/nll", "val/ece")
+    }
+    assert (trained / "config.yaml").read_text() == before
+
+
+def test_another_set_another_batch_and_workers_give_the_same_score(trained, tmp_path):
+    scores = []
+    for number, options in enumerate(
+        (("--data.val_batch_size", 61), ("--data.val_batch_size", 7, "--data.workers", 2))
+    ):
+        result = tmp_path / f"{number}.json"
+        assert main(validate_arguments(trained, "--data.val", "b/val", "--result", result, *options)) == 0
+        scores.append(json.loads(result.read_text()))
+    assert scores[0]["n"] == scores[1]["n"] == 61
+    assert scores[0]["metrics"]["top1"] == scores[1]["metrics"]["top1"]
+    assert scores[0]["metrics"]["nll"] == pytest.approx(scores[1]["metrics"]["nll"], rel=1e-5)
+
+
+def test_equal_seeds_train_equally_and_another_seed_does_not(trained, shards, tmp_path):
+    weights = []
+    for name, seed in (("same", 0), ("other", 1)):
+        assert main(fit_arguments(shards, tmp_path / name, "--seed_everything", seed)) == 0
+        weights.append(torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    first = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(first[k], weights[0][k]) for k in first)
+    assert not all(torch.equal(first[k], weights[1][k]) for k in first)
+
+
+def test_a_part_of_the_set_is_told_as_a_part(trained, tmp_path, capsys):
+    result = tmp_path / "part.json"
+    limited = ("--trainer.limit_val_batches", 1, "--data.val_batch_size", 32, "--result", result)
+    assert main(validate_arguments(trained, *limited)) == 0
+    assert "n 32 of 93  (a part only: limit_val_batches)" in capsys.readouterr().out
+    assert json.loads(result.read_text())["whole_set"] is False
+
+
+def test_a_finished_run_is_not_overwritten(trained, shards, capsys):
+    before = (trained / "fit.json").read_text()
+    assert main(fit_arguments(shards, trained)) == 1
+    assert "already holds a finished training" in one_line(capsys)
+    assert (trained / "fit.json").read_text() == before
+
+
+def test_metrics_of_a_run_that_was_cut_off_are_kept_aside(shards, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert main(fit_arguments(shards, run, "--trainer.max_steps", 1)) == 0
+    assert (run / "metrics.1.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--data.train", "a/trian"], 1, "a/trian: no such folder"),
+        (["--data.train", "a"], 1, "name one of its splits: train, val"),
+        (["--config", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["--model.norm", "ExampleNorm"], 2, "no class ExampleNorm: did you mean ExemplarNorm?"),
+        (["--model.norm", "torch.nn.BatchNorm2d"], 2, "not a Norm of en_bench"),
+        (
+            ["--model.norm", "ExemplarNorm", "--model.norm.reductoin", "3"],
+            2,
+            "no option reductoin: did you mean reduction",
+        ),
+        (["--model.bakbone", "x"], 2, "no option --model.bakbone: did you mean --model.backbone"),
+        (["--model.lr", "fast"], 2, "--model.lr: expected float, got fast"),
+        (["--model.backbone", "timm/resnet5"], 1, "unknown model"),
+        (["--model.num_classes", "5"], 1, "contradicts the data's 3 classes"),
+        (["--data.batch_size", "512"], 1, "cannot fill 1 rank x batch 512: use --data.batch_size 200 or less"),
+        (["--data.labels", "clean"], 1, "no label column 'clean'"),
+        (["--ckpt_path", "nowhere.ckpt"], 1, "there is no checkpoint nowhere.ckpt"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(shards, tmp_path, capsys, options, code, words):
+    assert main(fit_arguments(shards, tmp_path / "run", *options)) == code
+    assert words in one_line(capsys)
+    assert not (tmp_path / "run" / "fit.json").exists()
+
+
+def test_an_unknown_key_and_broken_yaml_in_an_overlay(shards, tmp_path, capsys):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model:\n  leanring_rate: 3\n")
+    assert main(fit_arguments(shards, tmp_path / "run", "--config", overlay)) == 2
+    assert "no option --model.leanring_rate" in one_line(capsys)
+    overlay.write_text("model: [\n  lr: 3\n")
+    assert main(fit_arguments(shards, tmp_path / "run", "--config", overlay)) == 2
+    assert "overlay.yaml" in one_line(capsys)
+
+
+def test_truncated_shard_and_foreign_manifest(shards, tmp_path, capsys):
+    shutil.copytree(shards / "a", tmp_path / "a")
+    shard = sorted((tmp_path / "a" / "train").glob("*.tar"))[1]
+    shard.write_bytes(shard.read_bytes()[:-5000])
+    assert main(fit_arguments(tmp_path, tmp_path / "run")) == 1
+    assert shard.name in (line := one_line(capsys)) and "cut off" in line
+    shutil.rmtree(tmp_path / "a" / "train")
+    shutil.copytree(shards / "a" / "train", tmp_path / "a" / "train")
+    shutil.copy(shards / "b" / "train" / "manifest.json", tmp_path / "a" / "train" / "manifest.json")
+    assert main(fit_arguments(tmp_path, tmp_path / "run")) == 1
+    assert "manifest.json" in one_line(capsys)
+
+
+def test_classes_that_differ(trained, shards, tmp_path, capsys):
+    shutil.copytree(shards / "a", tmp_path / "a")
+    make_split(tmp_path / "c" / "val", 12, classes=("dark", "bright", "grey"))
+    assert main(fit_arguments(tmp_path, tmp_path / "run", "--data.val", "c/val")) == 1
+    assert "the same names in another order" in one_line(capsys)
+    assert main(validate_arguments(trained, "--data.root", tmp_path, "--data.val", "c/val")) == 1
+    assert "the checkpoint and c/val differ in 2 of 3 classes" in one_line(capsys)
+
+
+def test_checkpoints_that_do_not_fit(trained, tmp_path, capsys):
+    assert main(validate_arguments(trained, "--model.norm", "ExemplarNorm")) == 1
+    assert "the checkpoint belongs to another model" in one_line(capsys)
+    assert main(validate_arguments(trained, "--ckpt_path", trained / "config.yaml")) == 1
+    assert "no checkpoint that can be read safely" in one_line(capsys)
+    torch.save({"x": 1}, tmp_path / "x.ckpt")
+    assert main(validate_arguments(trained, "--ckpt_path", tmp_path / "x.ckpt")) == 1
+    assert "holds no state_dict" in one_line(capsys)
+    assert main(["validate", "--config", str(trained / "config.yaml")]) == 1
+    assert "validate needs --ckpt_path" in one_line(capsys)
+
+
+def test_a_pickle_that_runs_code_is_refused(trained, tmp_path, capsys):
+    evil = tmp_path / "evil.ckpt"
+    evil.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
+    assert main(validate_arguments(trained, "--ckpt_path", evil)) == 1
+    assert "evil.ckpt" in one_line(capsys)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unknown_verb_is_wrong_usage(capsys):
+    assert main(["frobnicate"]) == 2
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_two_processes_over_uneven_shards_validate_each_sample_once(shards, tmp_path, run_command):
+    ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 16)
+    done = run_command(*fit_arguments(shards, tmp_path / "two", *ddp, norm="en"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("n 93 of 93") == 1
+    outcome = json.loads((tmp_path / "two" / "fit.json").read_text())
+    assert outcome["ranks"] == 2 and outcome["steps"] == 6
+
+    results = []
+    for devices in (1, 2):
+        result = tmp_path / f"{devices}.json"
+        options = ("--data.val", "b/val", "--data.val_batch_size", 16, "--trainer.devices", devices, "--result", result)
+        done = run_command(*validate_arguments(tmp_path / "two", *options), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(result.read_text()))
+    assert results[0]["n"] == results[1]["n"] == 61
+    assert results[0]["metrics"]["top1"] == results[1]["metrics"]["top1"]
+    assert results[0]["metrics"]["nll"] == pytest.approx(results[1]["metrics"]["nll"], rel=1e-6)
+
+
+def test_too_few_samples_for_two_processes_is_told_at_once(shards, tmp_path, run_command):
+    ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 128)
+    done = run_command(*fit_arguments(shards, tmp_path / "two", *ddp), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "200 training samples cannot fill 2 ranks x batch 128: use --data.batch_size 100 or less" in done.stderr
+    assert done.stderr.count("error") == 1, "one process must say it before a second one starts"
