@@ -13,8 +13,8 @@ from en_bench.errors import InputError
 def build(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
     """The network `name`, with its own normalisers and a head of `num_classes` outputs (N, num_classes).
 
-    `name` is "cifar/resnet20|32|56", "timm/<model>" or "torchvision/<model>". With `pretrained`, the source's default
-    weights are fetched; a head for another number of classes than theirs starts anew.
+    `name` is "cifar/resnet8|20|32|44|56|110", "timm/<model>" or "torchvision/<model>". With `pretrained`, the source's
+    default weights are fetched; a head for another number of classes than theirs starts anew.
 
     Raises InputError for a name that is not known, or weights that do not exist or cannot be fetched.
     """
@@ -97,7 +97,8 @@ def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.
 
 
 def _build_cifar(model: str, num_classes: int, pretrained: bool) -> nn.Module:
-    depths = {"resnet20": 20, "resnet32": 32, "resnet56": 56}
+    # The paper's depths, and 8 for studies that must end in minutes on a laptop.
+    depths = {f"resnet{depth}": depth for depth in (8, 20, 32, 44, 56, 110)}
     _check_known("cifar", model, depths)
     if pretrained:
         raise InputError(f"there are no pretrained weights of cifar/{model}: set pretrained to false")

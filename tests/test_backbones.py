@@ -15,7 +15,7 @@ def counted(depth: int, classes: int) -> int:
     return total + 64 * classes + classes
 
 
-@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (56, 0.85)])
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.73)])
 def test_cifar_resnets_have_the_size_of_the_paper(depth, millions):
     model = backbones.build(f"cifar/resnet{depth}", 10)
     parameters = sum(p.numel() for p in model.parameters())

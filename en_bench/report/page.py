@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from en_bench.duration import duration
 from en_bench.files import write_text
 from en_bench.matrix.commands import fit_command
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.records import Results
-from en_bench.matrix.run import duration
 from en_bench.matrix.spec import Spec
 from en_bench.report.plots import Curve, curves_svg, dots_svg, matrix_svg, shade
 from en_bench.report.render import best_note, caption

@@ -26,7 +26,7 @@ class ClassificationTask(LightningModule):
     """Trains and validates a classifier.
 
     Args:
-        backbone: `cifar/resnet20`, `timm/<model>` or `torchvision/<model>`.
+        backbone: `cifar/resnet20` (8, 20, 32, 44, 56, 110), `timm/<model>` or `torchvision/<model>`.
         norm: class (or factory of the number of channels) of the normaliser that replaces those of the backbone;
             None keeps what the backbone has.
         num_classes: taken from the data where they are ours; needed only beside loaders of your own.

@@ -15,7 +15,7 @@ from en_bench.matrix.overlays import Config
 from en_bench.matrix.plan import Digests, manifest_digests, plan
 from en_bench.matrix.process import claim_folder
 from en_bench.matrix.records import Results
-from en_bench.matrix.run import INTERRUPTED, Runner, duration, needs_own_process
+from en_bench.matrix.run import INTERRUPTED, Runner, needs_own_process
 from en_bench.matrix.spec import load_spec
 from tests.matrix import fake_execute
 
@@ -324,10 +324,3 @@ def test_manifests_are_read_once_and_absent_sets_are_unknown(tmp_path: Path, mon
     digests = manifest_digests(tmp_path)
     assert [digests("set"), digests("set"), digests("none")] == ["d", "d", None]
     assert asked == [tmp_path / "set"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(8.06, "8.1 s"), (59.94, "59.9 s"), (130, "2 min 10 s"), (11100, "3 h 5 min")]
-)
-def test_times_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
