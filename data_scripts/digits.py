@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from en_bench.data.images import ImageEncoder
-from en_bench.data.prepare import Progress, make_parser, run_script
+from en_bench.data.prepare import Progress, closing_line, make_parser, run_script
 from en_bench.data.writer import Source, write_split
 from en_bench.errors import InputError
 
@@ -133,13 +133,14 @@ def prepare(args: argparse.Namespace) -> None:
     if not 0 <= args.noise <= 1:
         raise InputError(f"--noise {args.noise} is not a rate: use 0 to 1")
     encode = ImageEncoder(encoding="png")
+    written = []
     for name, splits in {"handwritten": handwritten_samples(), "typeset": typeset_samples()}.items():
         for split, samples in splits.items():
             noise = None
             if split == "train" and args.noise > 0:
                 noise = {"kind": args.noise_kind, "rate": args.noise, "seed": args.seed}
                 samples = [_flipped(sample, args.noise, args.seed) for sample in samples]
-            write_split(
+            manifest = write_split(
                 Path(args.out, name, split),
                 samples,
                 dataset=f"digits/{name}",
@@ -152,6 +153,8 @@ def prepare(args: argparse.Namespace) -> None:
                 seed=args.seed,
                 progress=Progress(f"{name}/{split}"),
             )
+            written.append(manifest)
+    print(closing_line(args.out, written))
 
 
 def _source(key: str, label: int, load: "partial[bytes]", origin: str) -> Source:

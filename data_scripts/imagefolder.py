@@ -3,7 +3,7 @@ r"""Prepares any folder or tar of `<split>/<class>/<file>` images, or of images 
     python data_scripts/imagefolder.py --raw cifar10.tar.xz --out data/cifar7 --dataset cifar7 \
         --class-map seven.csv --split-map test=val
     python data_scripts/imagefolder.py --raw tiny.tar.xz --out data/tiny7 --dataset tiny7 --short-side 32 \
-        --csv labels.csv --csv-columns path=path,class=cifar10_class,split=split
+        --csv labels.csv --csv-columns class=cifar10_class
 
 Each split becomes DIR/<split>. Classes are sorted by name and the same in all splits. Only `given` labels are known.
 """
@@ -20,11 +20,12 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from en_bench.data.order import write_order
-from en_bench.data.prepare import Progress, add_raw_options, image_encoder, make_parser, run_script
+from en_bench.data.prepare import Progress, add_raw_options, closing_line, image_encoder, make_parser, run_script
 from en_bench.data.raw import RawFiles
 from en_bench.data.writer import Skipped, Source, write_split
 from en_bench.errors import InputError
 
+_CSV_COLUMNS = ("path", "class", "split")
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
@@ -73,8 +74,6 @@ def list_tree(raw: RawFiles, split_map: dict[str, str]) -> Listing:
 
 def list_table(raw: RawFiles, table: str, columns: dict[str, str], split_map: dict[str, str]) -> Listing:
     """Places the files that a CSV names."""
-    if set(columns) != {"path", "class", "split"}:
-        raise InputError("--csv-columns must name three columns: path=...,class=...,split=...")
     rows = read_csv(raw, table, list(columns.values()))
     known = set(raw.names)
     listing = Listing()
@@ -160,7 +159,10 @@ def prepare(args: argparse.Namespace) -> None:
         "limit": args.limit,
     }
     if args.csv:
-        columns = parse_pairs(args.csv_columns, "--csv-columns")
+        renamed = parse_pairs(args.csv_columns, "--csv-columns") if args.csv_columns else {}
+        columns = {name: name for name in _CSV_COLUMNS} | renamed
+        if set(columns) != set(_CSV_COLUMNS):
+            raise InputError(f"--csv-columns {args.csv_columns}: only path, class and split can be called otherwise")
         listing = list_table(raw, args.csv, columns, split_map)
         source |= {"csv_sha256": hashlib.sha256(table_bytes(raw, args.csv)).hexdigest(), "csv_columns": columns}
     else:
@@ -178,6 +180,7 @@ def prepare(args: argparse.Namespace) -> None:
     strays = [item.name for item in listing.items if item.split not in readable]
     listing.note(len(strays), "files of splits in which nothing can be read", strays)
     number = {name: position for position, name in enumerate(classes)}
+    written = []
     for split in sorted(readable):
         items = [item for item in listing.items if item.split == split]
         samples = [
@@ -187,7 +190,7 @@ def prepare(args: argparse.Namespace) -> None:
         ]
         if args.limit is not None:
             samples = [samples[position] for position in sorted(write_order(len(samples), args.seed)[: args.limit])]
-        write_split(
+        manifest = write_split(
             Path(args.out) / split,
             samples,
             dataset=args.dataset,
@@ -200,7 +203,9 @@ def prepare(args: argparse.Namespace) -> None:
             skipped=[Skipped(item.key, item.name, item.refusal) for item in items if item.refusal],
             progress=Progress(split),
         )
+        written.append(manifest)
     print(f"{len(classes)} classes: {_shortened(classes)}" + "".join(f"; {note}" for note in listing.notes))
+    print(closing_line(args.out, written))
 
 
 def _key(parts: Sequence[str]) -> str:
@@ -224,9 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     places.add_argument("--class-map", metavar="FILE", help="CSV source,target of the classes to keep")
     parser.add_argument(
         "--csv-columns",
-        default="path=path,class=class,split=split",
+        default="",
         metavar="PAIRS",
-        help="how --csv calls its columns (%(default)s)",
+        help="what --csv calls its columns path, class and split, for example class=label",
     )
     parser.add_argument("--split-map", metavar="PAIRS", help="splits to rename, for example test=val")
     return run_script(parser, prepare, argv)

@@ -151,7 +151,11 @@ class EnBenchCLI(LightningCLI):
         self.trainer.validate(**arguments, verbose=False)
 
     def after_fit(self) -> None:
-        if not self.trainer.is_global_zero or self.trainer.interrupted:
+        if self.trainer.interrupted:
+            return
+        # Steps after the last full epoch (max_steps, max_time) are in no checkpoint yet. All ranks take part in saving.
+        self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
+        if not self.trainer.is_global_zero:
             return
         parameters = sum(p.numel() for p in self.model.parameters())
         data = self.datamodule

@@ -73,7 +73,7 @@ def test_a_run_leaves_config_metrics_checkpoint_and_outcome(trained, shards):
     assert outcome["train"]["n"] == 200 and outcome["val"]["n"] == 93
     assert outcome["steps"] == 6 and outcome["epochs"] == 1
     assert outcome["metrics"]["val/n"] == 93
-    assert outcome["cost"]["parameters"] == 269_267  # ResNet-20 with three classes: 269,722 - 7 * 65
+    assert outcome["cost"]["parameters"] == 74_835  # ResNet-8 with three classes: 75,290 with ten, less 7 * 65
     assert outcome["versions"]["torch"] == torch.__version__
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["val/top1"] == outcome["metrics"]["val/top1"]
@@ -130,6 +130,12 @@ def test_a_finished_run_is_not_overwritten(trained, shards, capsys):
     assert main(fit_arguments(shards, trained)) == 1
     assert "already holds a finished training" in one_line(capsys)
     assert (trained / "fit.json").read_text() == before
+
+
+def test_a_training_cut_by_steps_leaves_a_checkpoint_of_its_last_step(shards, tmp_path):
+    assert main(fit_arguments(shards, tmp_path / "run", "--trainer.max_steps", 2)) == 0
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert main(validate_arguments(tmp_path / "run")) == 0
 
 
 def test_metrics_of_a_run_that_was_cut_off_are_kept_aside(shards, tmp_path):

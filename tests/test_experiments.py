@@ -66,7 +66,7 @@ def test_every_normaliser_of_the_package_has_an_overlay():
 
 
 def test_the_imagenet_recipe_runs_in_small(tmp_path):
-    """The real overlays on a set in the place of ImageNet: only devices, workers, batch and steps are cut."""
+    """The real overlays on a set in the place of ImageNet: only devices, workers, batch and length are cut."""
     for split, count in (("train", 6), ("val", 5)):
         make_split(tmp_path / "imagenet" / split, count)
     files = [EXPERIMENTS / name for name in ("base.yaml", "recipe/imagenet.yaml", "data/imagenet.yaml", "norm/en.yaml")]
@@ -74,7 +74,8 @@ def test_the_imagenet_recipe_runs_in_small(tmp_path):
         "trainer.devices": 1,
         "trainer.strategy": "auto",
         "trainer.accelerator": "cpu",
-        "trainer.max_steps": 1,
+        "trainer.max_epochs": 1,
+        "trainer.limit_train_batches": 1,
         "data.workers": 0,
         "data.batch_size": 2,
         "data.val_batch_size": 5,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from en_bench.data.images import ImageEncoder
+from en_bench.data.manifest import Manifest
 from en_bench.errors import InputError
 
 _SECONDS_PER_LINE = 10.0  # between progress lines where there is no terminal
@@ -53,6 +54,12 @@ def run_script(
         print(f"{parser.prog}: interrupted, nothing was kept of the split being written", file=sys.stderr)
         return 130
     return 0
+
+
+def closing_line(out: str, written: Sequence[Manifest]) -> str:
+    """The last line of a script: what lies in `out` now, and how many files could not be used."""
+    samples = sum(manifest.count for manifest in written)
+    return f"{out}: {samples:,} samples in {len(written)} splits, skipped {sum(m.skipped for m in written):,}"
 
 
 class Progress:

@@ -221,7 +221,7 @@ def test_a_limit_draws_from_all_classes(tmp_path, run):
         (["--raw", "raw", "--split-map", "test"], "--split-map 'test': write it as name=value"),
         (["--raw", "raw", "--csv", "absent.csv"], "absent.csv: neither a file nor one within raw"),
         (["--raw", "raw", "--csv", "map.csv"], "map.csv: no column 'path' (it has source, target)"),
-        (["--raw", "raw", "--csv", "map.csv", "--csv-columns", "path=source"], "must name three columns"),
+        (["--raw", "raw", "--csv", "map.csv", "--csv-columns", "file=source"], "only path, class and split"),
         (["--raw", "raw", "--class-map", "empty.csv"], "empty.csv: no column 'source' (it has none)"),
         (["--raw", "raw", "--class-map", "short.csv"], "short.csv: row 2 lacks a value of source, target"),
         (["--raw", "raw", "--class-map", "raw/train/cat/000.jpg"], "not a CSV in UTF-8"),
