@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> dict[str, Any]:
-    """Commit of the checkout that the package lies in and whether tracked files differ from it; nulls outside."""
+    """Commit of the checkout that the package lies in and whether tracked files differ from it; nulls outside.
+
+    Asked once in a process, when it starts, since that is when the code was read.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:

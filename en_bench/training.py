@@ -238,6 +238,7 @@ def run_training_verb(argv: list[str]) -> None:
 
     Raises InputError for input that cannot be used and SystemExit(2) for options that cannot be parsed.
     """
+    provenance.commit()
     for name in ("lightning.pytorch", "lightning.fabric"):  # which devices there are, tips, and other talk
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # between Lightning and torch

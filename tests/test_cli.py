@@ -254,6 +254,21 @@ def test_two_processes_over_uneven_shards_validate_each_sample_once(shards, tmp_
     assert results[0]["metrics"]["nll"] == pytest.approx(results[1]["metrics"]["nll"], rel=1e-6)
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_the_joined_batch(shards, tmp_path, run_command):
+    """A normaliser that does not look at the batch, so that the split over ranks is all that differs."""
+    states = []
+    for devices in (1, 2):
+        run = tmp_path / str(devices)
+        ranks = ("--trainer.devices", devices, "--trainer.strategy", "ddp", "--data.batch_size", 32 // devices)
+        options = (*ranks, "--trainer.max_steps", 3, "--model.lr", 0.01)
+        done = run_command(*fit_arguments(shards, run, *options, norm="gn"), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        states.append(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    for name, weight in states[0].items():
+        torch.testing.assert_close(states[1][name], weight, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_too_few_samples_for_two_processes_is_told_at_once(shards, tmp_path, run_command):
     ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 128)
     done = run_command(*fit_arguments(shards, tmp_path / "two", *ddp), cwd=tmp_path)
