@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 help:
 	@echo "make demo       prepare digits, run the matrix of experiments/digits.yaml, write its report"
 	@echo "make test       the test suite"
-	@echo "make test-slow  kills, several processes, browsers"
+	@echo "make test-slow  kills, several processes, samples of the grids"
 	@echo "make test-full  the whole grids"
 	@echo "make lint       ruff and mypy"
 

@@ -123,7 +123,9 @@ def _build_torchvision(model: str, num_classes: int, pretrained: bool) -> nn.Mod
     from torchvision import models
 
     _check_known("torchvision", model, models.list_models(module=models))
-    built: nn.Module = models.get_model(model, weights=None, num_classes=num_classes)
+    # These two would return auxiliary logits beside their own in training.
+    single = {"aux_logits": False, "init_weights": True} if model in ("googlenet", "inception_v3") else {}
+    built: nn.Module = models.get_model(model, weights=None, num_classes=num_classes, **single)
     if pretrained:
         load_all_but_head(built, models.get_model(model, weights="DEFAULT").state_dict())
     return built

@@ -48,6 +48,11 @@ def main(argv: Sequence[str]) -> int:
     except InputError as error:
         print(f"en-bench: error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a missing right, a file where a folder should be
+        print(f"en-bench: error: {error.filename or 'writing failed'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except SystemExit as exit_:  # argparse and jsonargparse end this way, after --help with 0
         return exit_.code if isinstance(exit_.code, int) else 1
     except KeyboardInterrupt:

@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("en_bench", "torch", "torchvision", "timm", "lightning", "torchmetrics")
 
@@ -29,7 +32,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> dict[str, Any]:
-    """Commit of the checkout that the package lies in and whether tracked files differ from it; nulls outside.
+    """Commit of the checkout that the package lies in and whether the package differs from it; nulls outside.
 
     Asked once in a process, when it starts, since that is when the code was read.
     """
@@ -44,18 +47,20 @@ def commit() -> dict[str, Any]:
     try:
         # An installed copy inside somebody else's checkout (a venv, say) must not report that one's commit.
         git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))
-        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        # Of the package, untracked modules included: what else differs is not code that ran.
+        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.SubprocessError):
         return {"sha": None, "dirty": None}
 
 
-def device_name() -> str:
+def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's with the number of threads that torch uses."""
     import torch
 
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    processor = f"{_processor()}, {torch.get_num_threads()} threads"
+    return processor if device.type == "cpu" else f"{device.type} of {processor}"
 
 
 def _processor() -> str:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import jsonargparse
 import torch
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers.logger import Logger
@@ -41,13 +42,22 @@ CONFIG, FIT_RESULT, CHECKPOINTS = "config.yaml", "fit.json", "checkpoints"
 
 
 class _SaveFitConfig(SaveConfigCallback):
-    """Keeps a training's configuration as config.yaml in its run folder; a validation leaves it alone."""
+    """Keeps a training's configuration as config.yaml in its run folder; a validation leaves it alone.
+
+    It is written when training really starts: what fails before, a foreign checkpoint say, leaves the old file.
+    """
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / CONFIG, skip_unset=False, overwrite=True, multifile=False)
+        """Not yet."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / CONFIG
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Where this outcome went and what this run began from are no settings of a validation that reads the file.
+            config = self.config.clone()
+            config.result = config.ckpt_path = None
+            self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
 class EnBenchCLI(LightningCLI):
@@ -68,7 +78,7 @@ class EnBenchCLI(LightningCLI):
             "--result",
             type=str | None,
             default=None,
-            help="file for the outcome, JSON (default: fit.json or validate/<set>.json in the run's folder)",
+            help="file for the outcome, JSON (fit: beside fit.json; validate: instead of one in the run's validate/)",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -98,8 +108,7 @@ class EnBenchCLI(LightningCLI):
         if settings.data.seed is None:
             settings.data.seed = settings.seed_everything
         if settings.trainer.default_root_dir is None:
-            digest = hashlib.sha256(self._dumped().encode()).hexdigest()[:16]
-            settings.trainer.default_root_dir = os.path.join("results", "runs", digest)
+            settings.trainer.default_root_dir = os.path.join("results", "runs", _digest(self._dumped())[:16])
 
     def _dumped(self) -> str:
         return str(self._parser(self.config.subcommand).dump(self.config[self.config.subcommand], skip_unset=False))
@@ -111,8 +120,7 @@ class EnBenchCLI(LightningCLI):
         mirrors = [logger for logger in loggers if isinstance(logger, Logger)]
         for mirror in mirrors:
             if isinstance(mirror, WandbMirror):
-                run_id = hashlib.sha256(self._dumped().encode()).hexdigest()[:16]
-                mirror.attach(folder, run_id, json.loads(json.dumps(self._plain_config())))
+                mirror.attach(folder, _digest(self._dumped())[:8], self._plain_config())
         terminal = sys.stdout.isatty()
         self.cost = CostMeter()
         checkpoint = ModelCheckpoint(
@@ -124,17 +132,24 @@ class EnBenchCLI(LightningCLI):
         }
         if not terminal:
             fixed["enable_progress_bar"] = False
-        return super().instantiate_trainer(**{**fixed, **kwargs})
+        try:
+            return super().instantiate_trainer(**{**fixed, **kwargs})
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise InputError(
+                f"the trainer's options do not fit this machine or each other: {one_line(error)}"
+            ) from None
 
     def before_fit(self) -> None:
-        folder = Path(self.trainer.default_root_dir)
+        folder = self._folder()
         if self._is_first_process() and (folder / FIT_RESULT).exists():
             raise InputError(
                 f"{folder} already holds a finished training: choose another --trainer.default_root_dir or remove it"
             )
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: choose another --trainer.default_root_dir")
+        self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             set_aside(folder)
-        self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
 
     @staticmethod
     def _is_first_process() -> bool:
@@ -154,14 +169,14 @@ class EnBenchCLI(LightningCLI):
         if self.trainer.interrupted:
             return
         # Steps after the last full epoch (max_steps, max_time) are in no checkpoint yet. All ranks take part in saving.
-        self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
+        self.trainer.save_checkpoint(self._folder() / CHECKPOINTS / "last.ckpt")
         if not self.trainer.is_global_zero:
             return
         parameters = sum(p.numel() for p in self.model.parameters())
         data = self.datamodule
         assert data.train_manifest is not None and data.val_manifest is not None
         self._write_result(
-            Path(self.trainer.default_root_dir) / FIT_RESULT,
+            [self._folder() / FIT_RESULT],
             {
                 "train": _set_facts(data.train, data.train_manifest, data.labels),
                 "val": _set_facts(data.val, data.val_manifest, data.val_column),
@@ -174,7 +189,7 @@ class EnBenchCLI(LightningCLI):
                     "seconds": round(self.cost.seconds, 3),
                     "images_per_second": self.cost.images_per_second,
                     "parameters": parameters,
-                    "peak_memory_bytes": peak_memory_bytes(),
+                    "peak_memory_bytes": peak_memory_bytes(self.trainer.strategy.root_device),
                 },
             },
         )
@@ -186,16 +201,20 @@ class EnBenchCLI(LightningCLI):
         assert data.val_manifest is not None
         metrics = {name.removeprefix("val/"): value for name, value in self._metrics().items()}
         facts = _set_facts(data.val, data.val_manifest, data.val_column)
-        n = round(metrics.pop("n") or 0)
-        default = Path(self.trainer.default_root_dir) / "validate" / f"{data.val.strip('/').replace('/', '-')}.json"
+        n = round(metrics.pop("n", None) or 0)
+        if n == 0:
+            raise InputError(f"nothing of {data.val} was validated: give --trainer.limit_val_batches more than 0")
+        checkpoint = str(self.config_init.validate.ckpt_path)
+        # One name for each set, label column and checkpoint, whatever characters they hold.
+        name = f"{data.val.strip('/').replace('/', '-')}-{_digest(data.val, data.val_column, checkpoint)[:8]}.json"
         self._write_result(
-            default,
+            [] if self.config.validate.result is not None else [self._folder() / "validate" / name],
             {
                 **facts,
                 "n": n,
                 "whole_set": n == facts["n"],
                 "classes_digest": classes_digest(data.classes),
-                "checkpoint": str(self.config_init.validate.ckpt_path),
+                "checkpoint": checkpoint,
                 "metrics": metrics,
             },
         )
@@ -205,28 +224,39 @@ class EnBenchCLI(LightningCLI):
         values = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
         return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
-    def _write_result(self, default: Path, facts: dict[str, Any]) -> None:
+    def _folder(self) -> Path:
+        return Path(self.trainer.default_root_dir)
+
+    def _write_result(self, paths: list[Path], facts: dict[str, Any]) -> None:
+        """Writes the outcome to `paths`, and to where --result says."""
         settings = self.config[self.subcommand]
-        path = Path(settings.result) if settings.result is not None else default
-        write_json(
-            path,
-            {
-                "command": self.subcommand,
-                "seed": settings.seed_everything,
-                **facts,
-                "config": self._plain_config(),
-                "device": provenance.device_name(),
-                "versions": provenance.versions(),
-                "commit": provenance.commit(),
-                "finished": provenance.now(),
-            },
-        )
-        print(f"wrote {path}", flush=True)
+        outcome = {
+            "command": self.subcommand,
+            "seed": settings.seed_everything,
+            **facts,
+            "config": self._plain_config(),
+            "device": provenance.device_name(self.trainer.strategy.root_device),
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "finished": provenance.now(),
+        }
+        for path in [*paths, *([Path(settings.result)] if settings.result is not None else [])]:
+            write_json(path, outcome)
+            print(f"wrote {path}", flush=True)
 
     def _plain_config(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
         plain: dict[str, Any] = json.loads(parser.dump(self.config[self.subcommand], skip_unset=False, format="json"))
         return plain
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without its line breaks."""
+    return " ".join(str(error).split())
 
 
 def _set_facts(name: str, manifest: Manifest, labels: str) -> dict[str, Any]:
@@ -265,3 +295,5 @@ def run_training_verb(argv: list[str]) -> None:
         told = explain(str(error), EnBenchCLI.known_options)
         print(f"en-bench {argv[0]}: error: {broken_overlay(argv) or told}", file=sys.stderr)
         raise SystemExit(2) from None
+    except MisconfigurationException as error:  # Lightning's word for options that it finds out about late
+        raise InputError(one_line(error)) from None

@@ -110,3 +110,9 @@ def test_unknown_names(name, words):
 def test_what_cannot_be_built(name, classes, pretrained, words):
     with pytest.raises(InputError, match=words):
         backbones.build(name, classes, pretrained)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_with_auxiliary_heads_give_one_tensor_in_training(name):
+    model = backbones.build(f"torchvision/{name}", 3).train()
+    assert model(torch.randn(2, 3, 96, 96)).shape == (2, 3)

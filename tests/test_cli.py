@@ -85,8 +85,9 @@ def test_a_run_leaves_config_metrics_checkpoint_and_outcome(trained, shards):
 def test_validation_repeats_the_score_of_the_training_and_leaves_its_config(trained, shards, capsys):
     before = (trained / "config.yaml").read_text()
     assert main(validate_arguments(trained)) == 0
-    assert "n 93 of 93" in capsys.readouterr().out
-    result = json.loads((trained / "validate" / "a-val.json").read_text())
+    out = capsys.readouterr().out
+    assert "n 93 of 93" in out
+    result = json.loads(Path(out.rpartition("wrote ")[2].strip()).read_text())
     fit = json.loads((trained / "fit.json").read_text())
     assert result["metrics"] == {
         k.removeprefix("val/"): v for k, v in fit["metrics"].items() if k in ("val/top1", "val/nll", "val/ece")
@@ -169,6 +170,12 @@ def test_metrics_of_a_run_that_was_cut_off_are_kept_aside(shards, tmp_path):
         (["--data.batch_size", "512"], 1, "cannot fill 1 rank x batch 512: use --data.batch_size 200 or less"),
         (["--data.labels", "clean"], 1, "no label column 'clean'"),
         (["--ckpt_path", "nowhere.ckpt"], 1, "there is no checkpoint nowhere.ckpt"),
+        (["--model.lr", "0"], 1, "lr has to be above 0"),
+        (["--model.momentum", "0"], 1, "give --model.nesterov false"),
+        (["--model.norm", "GroupNorm", "--model.norm.groups", "0"], 1, "--model.norm: "),
+        (["--trainer.accelerator", "gpux"], 1, "the trainer's options do not fit"),
+        (["--trainer.strategy", "foo"], 1, "the trainer's options do not fit"),
+        (["--trainer.max_epochs", "-1"], 1, "give --trainer.max_epochs or --trainer.max_steps"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(shards, tmp_path, capsys, options, code, words):
@@ -185,6 +192,59 @@ def test_an_unknown_key_and_broken_yaml_in_an_overlay(shards, tmp_path, capsys):
     overlay.write_text("model: [\n  lr: 3\n")
     assert main(fit_arguments(shards, tmp_path / "run", "--config", overlay)) == 2
     assert "overlay.yaml" in one_line(capsys)
+
+
+def test_nothing_validated_and_a_file_for_a_folder(trained, shards, tmp_path, capsys):
+    assert main(validate_arguments(trained, "--trainer.limit_val_batches", "0.0")) == 1
+    assert "nothing of a/val was validated" in one_line(capsys)
+    (tmp_path / "file").write_text("mine")
+    assert main(fit_arguments(shards, tmp_path / "file")) == 1
+    assert "file" in one_line(capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_flags_given_when_resuming_take_effect(shards, tmp_path):
+    run = tmp_path / "run"
+    assert main(fit_arguments(shards, run, "--trainer.max_epochs", 1)) == 0
+    (run / "fit.json").unlink()  # as if it had been cut off after the first of two epochs
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    changed = ("--model.lr", 0.003, "--model.momentum", 0.5, "--model.weight_decay", 0.25)
+    resumed = ("--trainer.max_epochs", 2, "--ckpt_path", checkpoint)
+    assert main(fit_arguments(shards, run, *resumed, *changed)) == 0
+    saved = torch.load(checkpoint, weights_only=True)
+    groups = [(g["momentum"], g["weight_decay"], g["initial_lr"]) for g in saved["optimizer_states"][0]["param_groups"]]
+    assert groups == [(0.5, 0.25, 0.003), (0.5, 0.0, 0.003)]
+    assert saved["lr_schedulers"][0]["base_lrs"] == [0.003, 0.003]
+    outcome = json.loads((run / "fit.json").read_text())
+    assert outcome["steps"] == 12
+
+
+def test_a_foreign_checkpoint_leaves_the_configuration_that_is_there(trained, shards, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "fit.json").unlink()
+    before = (run / "config.yaml").read_text(), (run / "metrics.jsonl").read_text()
+    foreign = ("--model.backbone", "cifar/resnet20", "--ckpt_path", run / "checkpoints" / "last.ckpt")
+    assert main(fit_arguments(shards, run, *foreign)) == 1
+    assert "belongs to another model" in one_line(capsys)
+    assert ((run / "config.yaml").read_text(), (run / "metrics.jsonl").read_text()) == before
+
+
+def test_a_result_elsewhere_is_not_overwritten_by_a_later_validation(shards, tmp_path):
+    elsewhere = tmp_path / "elsewhere.json"
+    run = tmp_path / "run"
+    assert main(fit_arguments(shards, run, "--result", elsewhere, "--trainer.max_steps", 1)) == 0
+    assert elsewhere.read_text() == (run / "fit.json").read_text()
+    assert main(validate_arguments(run)) == 0
+    assert json.loads(elsewhere.read_text())["command"] == "fit"
+
+
+def test_accumulated_gradients_print_each_step_once(shards, tmp_path, run_command):
+    options = ("--trainer.accumulate_grad_batches", 2, "--trainer.log_every_n_steps", 1, "--data.batch_size", 20)
+    done = run_command(*fit_arguments(shards, tmp_path / "run", *options), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    steps = [line.split("step ")[1].split()[0] for line in done.stdout.splitlines() if "step " in line]
+    assert steps == [f"{k}/5" for k in range(1, 6)]
 
 
 def test_truncated_shard_and_foreign_manifest(shards, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Replaces every normaliser of a network, and says what that kept and what it lost."""
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -97,10 +98,10 @@ class SwapReport:
 def swap_norms(model: nn.Module, factory: Callable[[int], Norm], inherit: Inherit = "affine") -> SwapReport:
     """Replaces, in place, each batch, instance and group normaliser of `model` by `factory(channels)`.
 
-    eps, momentum, dtype, device, mode, requires_grad, and an activation or drop layer fused into the old module carry
-    over. `inherit="affine"` also copies weight and bias (to each of K rows) and running moments, where both have them.
-    A module used at two places stays shared. Normalisers per position, such as `nn.LayerNorm`, and response
-    normalisation are left.
+    dtype, device, mode, requires_grad, and an activation or drop layer fused into the old module carry over; so do eps
+    and momentum, unless the factory set another than its class's default. `inherit="affine"` also copies weight and
+    bias (to each of K rows) and running moments, where both have them. A module used at two places stays shared.
+    Normalisers per position, such as `nn.LayerNorm`, and response normalisation are left.
 
     Raises InputError, with the model as it was, for a module that looks like a normaliser and is not known.
     """
@@ -190,8 +191,10 @@ def _carry_over(name: str, old: nn.Module, kind: str, new: Norm, inherit: Inheri
     else:
         new.to(like.device, like.dtype)
     new.train(old.training)
-    new.eps = old.eps  # type: ignore[assignment]
-    if new.tracks_running_moments and (kind == "batch" or running_mean is not None) and hasattr(old, "momentum"):
+    if new.eps == _default(new, "eps"):
+        new.eps = old.eps  # type: ignore[assignment]
+    used = new.tracks_running_moments and (kind == "batch" or running_mean is not None) and hasattr(old, "momentum")
+    if used and new.momentum == _default(new, "momentum"):
         new.momentum = old.momentum  # type: ignore[assignment]
     for key in ("drop", "act"):
         if isinstance(fused := getattr(old, key, None), nn.Module):
@@ -224,6 +227,12 @@ def _carry_over(name: str, old: nn.Module, kind: str, new: Norm, inherit: Inheri
         lowered=groups if groups is not None and groups[1] < groups[0] else None,
         note=_note(old, trains),
     )
+
+
+def _default(new: Norm, name: str) -> object:
+    """What the class gives where nobody asked for a value; None, which no layer has, for a class without one."""
+    parameter = inspect.signature(type(new)).parameters.get(name)
+    return None if parameter is None else parameter.default
 
 
 def _copy(source: Tensor, target: Tensor) -> bool:

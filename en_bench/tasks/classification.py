@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from en_bench.data.manifest import require_same_classes
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.norms import Norm, SwapReport, swap_norms
-from en_bench.tasks.metrics import ClassificationScores
+from en_bench.tasks.metrics import WIDE, ClassificationScores
 from en_bench.tasks.optim import decay_groups, warmup_cosine
 
 
@@ -55,6 +56,14 @@ class ClassificationTask(LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
+        if lr <= 0 or weight_decay < 0 or warmup_epochs < 0 or not 0 <= momentum < 1:
+            raise InputError(
+                f"--model.lr {lr}, --model.momentum {momentum}, --model.weight_decay {weight_decay}, "
+                f"--model.warmup_epochs {warmup_epochs}: lr has to be above 0, momentum within 0 .. 1, "
+                "the others 0 or more"
+            )
+        if nesterov and momentum == 0:
+            raise InputError("--model.nesterov true needs a momentum: give --model.nesterov false beside momentum 0")
         self.backbone = backbone
         self.norm = norm
         self.num_classes = num_classes
@@ -84,7 +93,10 @@ class ClassificationTask(LightningModule):
             )
         network = backbones.build(self.backbone, num_classes, pretrained=self.pretrained)
         if self.norm is not None:
-            self.swap_report = swap_norms(network, self.norm, inherit=self.inherit)
+            try:
+                self.swap_report = swap_norms(network, self.norm, inherit=self.inherit)
+            except ValueError as error:  # of the normaliser's own arguments
+                raise InputError(f"--model.norm: {error}") from None
             if self.swap_report.swapped == 0:
                 raise InputError(f"{self.backbone} has no normaliser to swap: leave --model.norm out")
         self.network = network.to(memory_format=self.memory_format)
@@ -112,7 +124,7 @@ class ClassificationTask(LightningModule):
             self._check_count(n)
         # Already reduced over the ranks; sync_dist only tells Lightning so, the mean of equal numbers being the number.
         for name, value in {**values, "n": float(n)}.items():
-            self.log(f"val/{name}", torch.tensor(value, dtype=torch.float64), batch_size=1, sync_dist=True)
+            self.log(f"val/{name}", torch.tensor(value, dtype=WIDE), batch_size=1, sync_dist=True)
 
     def _validates_whole_set(self) -> bool:
         limit = self.trainer.limit_val_batches  # the float 1.0 is everything, the integer 1 is one batch
@@ -133,12 +145,26 @@ class ClassificationTask(LightningModule):
         optimizer = torch.optim.SGD(
             decay_groups(self, self.weight_decay), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs if self.trainer.max_epochs not in (None, -1) else 1
-        warmup = min(round(self.warmup_epochs * steps / epochs), steps)
-        factor = partial(warmup_cosine, steps=steps, warmup=warmup)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise InputError("the schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), int(steps))
+        factor = partial(warmup_cosine, steps=int(steps), warmup=warmup)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """What the run was started with wins over what a checkpoint's optimiser and schedule hold."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        scheduler = self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.SGD) and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        own = {"momentum": self.momentum, "nesterov": self.nesterov, "initial_lr": self.lr}
+        scheduler.base_lrs = [self.lr for _ in optimizer.param_groups]
+        for group, factor, decay in zip(
+            optimizer.param_groups, scheduler.lr_lambdas, (self.weight_decay, 0.0), strict=True
+        ):
+            group.update(own, weight_decay=decay, lr=self.lr * factor(scheduler.last_epoch))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.data is not None:

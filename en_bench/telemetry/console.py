@@ -18,10 +18,10 @@ class ConsoleLines(Callback):
     def __init__(self, steps: bool) -> None:
         self.steps = steps
         self._started = 0.0
-        self._first = 0
+        self._first = self._told = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started, self._first = time.monotonic(), trainer.global_step
+        self._started, self._first, self._told = time.monotonic(), trainer.global_step, trainer.global_step
         report = getattr(pl_module, "swap_report", None)
         if report is not None:
             self._print(str(report))
@@ -30,8 +30,9 @@ class ConsoleLines(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if not self.steps or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if not self.steps or step == self._told or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
+        self._told = step  # several batches make one step where gradients accumulate
         total = int(trainer.estimated_stepping_batches)
         rate = (step - self._first) / max(time.monotonic() - self._started, 1e-9)
         loss = trainer.callback_metrics.get("train/loss")

@@ -43,10 +43,17 @@ class CostMeter(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._running_since = time.monotonic()
 
+    def state_dict(self) -> dict[str, Any]:
+        now = time.monotonic()
+        return {"seconds": self.seconds + now - (self._running_since or now), "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.images = float(state_dict["seconds"]), int(state_dict["images"])
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
 
 
-def peak_memory_bytes() -> int | None:
-    """Most device memory allocated since training began; None on a CPU, where a process cannot tell its own share."""
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Most memory allocated on a GPU since training began; None elsewhere: a process cannot tell its own share."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from argparse import Namespace
@@ -60,5 +61,5 @@ def set_aside(folder: Path) -> None:
     """Renames the metrics that a run cut off earlier left in `folder`, so that a new one does not mix with them."""
     path = folder / NAME
     if path.exists():
-        taken = len(list(folder.glob("metrics.*.jsonl")))
-        path.rename(folder / f"metrics.{taken + 1}.jsonl")
+        number = next(k for k in itertools.count(1) if not (folder / f"metrics.{k}.jsonl").exists())
+        path.rename(folder / f"metrics.{number}.jsonl")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import netrc
 import os
+import secrets
+import threading
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from en_bench.errors import InputError
 
 INIT_TIMEOUT = 20  # seconds to wait for the server before going offline
+FINISH_TIMEOUT = 120  # seconds to wait for the last upload
 ID_FILE = "wandb-id.txt"
 
 
@@ -59,7 +62,7 @@ class WandbMirror(Logger):
         self._broken = False
 
     def attach(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
-        """Says which run this is: its folder (which keeps the W&B id), an id for a new one, and its configuration."""
+        """Says which run this is: its folder (which keeps the W&B id), how a new id begins, and its configuration."""
         self._folder, self._run_id, self._config = folder, run_id, config
 
     @property
@@ -90,8 +93,15 @@ class WandbMirror(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         run, self._run = self._run, None
-        if run is not None:
-            self._guard(lambda: run.finish(exit_code=0 if status == "success" else 1))
+        if run is None:
+            return
+        # Uploading what is left may wait for a network that is gone; the training does not wait with it.
+        code = 0 if status == "success" else 1
+        finishing = threading.Thread(target=lambda: self._guard(lambda: run.finish(exit_code=code)), daemon=True)
+        finishing.start()
+        finishing.join(FINISH_TIMEOUT)
+        if finishing.is_alive():
+            warnings.warn(f"W&B did not finish within {FINISH_TIMEOUT} s: `wandb sync` uploads the rest", stacklevel=2)
 
     def _start(self) -> Any:
         import wandb
@@ -99,7 +109,8 @@ class WandbMirror(Logger):
         id_file = self._folder / ID_FILE
         self._folder.mkdir(parents=True, exist_ok=True)
         if not id_file.exists():
-            id_file.write_text(self._run_id + "\n", encoding="utf-8")
+            # Not the configuration alone: the same training on two machines must not become one run.
+            id_file.write_text(f"{self._run_id}-{secrets.token_hex(4)}\n", encoding="utf-8")
         arguments: dict[str, Any] = {
             "project": self.project,
             "entity": self.entity,

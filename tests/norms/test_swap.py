@@ -337,3 +337,9 @@ def test_the_report_reads_as_a_table():
         "    1 InstanceNorm2d -> GroupNorm: affine kept 0, running moments kept 0, function preserved: no",
         "      groups lowered to divide the channels: 32 -> 8 in 1, 32 -> 16 in 2",
     ]
+
+
+def test_eps_and_momentum_that_the_factory_sets_win():
+    model = conv_net(nn.BatchNorm2d(8, eps=1e-3, momentum=0.03), nn.BatchNorm2d(8))
+    swap_norms(model, lambda channels: BatchNorm(channels, eps=0.5, momentum=None))
+    assert [(m.eps, m.momentum) for m in model if isinstance(m, BatchNorm)] == [(0.5, None)] * 2

@@ -100,7 +100,7 @@ def test_loaders_of_ones_own_need_the_number_of_classes(tmp_path):
             return Batch(self.tensors[0][i], self.tensors[1][i], torch.tensor(True), torch.tensor(i))
 
     loader = DataLoader(Rows(torch.randn(6, 3, 32, 32), torch.arange(6) % 3), batch_size=3)
-    with pytest.raises(InputError, match="the number of classes is unknown: give --model.num_classes"):
+    with pytest.raises(InputError, match=r"the number of classes is unknown: give --model.num_classes"):
         trainer(tmp_path).validate(ClassificationTask(), loader, verbose=False)
     scores = trainer(tmp_path).validate(ClassificationTask(num_classes=3), loader, verbose=False)[0]
     assert scores["val/n"] == 6

@@ -62,6 +62,29 @@ def test_a_batch_of_padding_alone_counts_nothing():
     assert scores.compute() == before
 
 
+def test_a_diverged_network_has_no_score():
+    for bad in (float("nan"), float("inf")):
+        scores = ClassificationScores(7)
+        logits = torch.randn(10, 7)
+        logits[3, 2] = bad
+        scores.update(logits, torch.zeros(10, dtype=torch.int64), torch.ones(10, dtype=torch.bool))
+        assert scores.count() == 10
+        assert all(np.isnan(value) for value in scores.compute().values())
+    padded = ClassificationScores(7)
+    padded.update(logits, torch.zeros(10, dtype=torch.int64), torch.arange(10) != 3)
+    assert all(np.isfinite(value) for value in padded.compute().values())
+
+
+def test_full_confidence_shares_the_last_bin():
+    """Nine of ten right at 0.99 and all of ten at 1.0: one bin of twenty, accuracy 0.95 and confidence 0.995."""
+    p = torch.tensor([[0.99, 0.01]]).repeat(10, 1).log()
+    sure = torch.tensor([[200.0, -200.0]]).repeat(10, 1)
+    target = torch.tensor([0] * 9 + [1] + [0] * 10)
+    scores = ClassificationScores(2)
+    scores.update(torch.cat([p, sure]), target, torch.ones(20, dtype=torch.bool))
+    assert scores.compute()["ece"] == pytest.approx(0.995 - 0.95, abs=1e-6)
+
+
 def test_few_classes_have_no_top5_and_reset_forgets():
     scores = ClassificationScores(5)
     scores.update(torch.randn(4, 5), torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.bool))
