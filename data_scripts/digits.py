@@ -17,6 +17,7 @@ Both are bright on dark, grey, 32x32, PNG. --noise flips labels of `given` in tr
 
 import argparse
 import hashlib
+import importlib.metadata
 import io
 import random
 import sys
@@ -38,6 +39,8 @@ SIDE = 32  # pixels
 HANDWRITTEN_TRAIN = 140  # per class
 TYPESET_PER_CLASS = {"train": 150, "val": 40}
 _GLYPH_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+# What the pictures depend on. Recorded, so that those of another version are not taken for the same.
+_MADE_WITH = {"handwritten": ("pillow", "scikit-learn"), "typeset": ("pillow", "matplotlib")}
 _OVERSAMPLING = 4  # typeset digits are drawn this much larger, then reduced
 
 
@@ -148,13 +151,17 @@ def prepare(args: argparse.Namespace) -> None:
                 classes=CLASSES,
                 encode=encode,
                 image=encode.describe(),
-                source={"script": "digits.py", "variant": name},
+                source={"script": "digits.py", "variant": name, "versions": _versions(name)},
                 noise=noise,
                 seed=args.seed,
                 progress=Progress(f"{name}/{split}"),
             )
             written.append(manifest)
     print(closing_line(args.out, written))
+
+
+def _versions(variant: str) -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in _MADE_WITH[variant]}
 
 
 def _source(key: str, label: int, load: "partial[bytes]", origin: str) -> Source:

@@ -15,7 +15,7 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -54,12 +54,33 @@ class Listing:
 
 
 def list_tree(raw: RawFiles, split_map: dict[str, str]) -> Listing:
-    """Places files by their path, `<split>/<class>/...`; a common top-level folder is passed over."""
+    """Places files by their path, `<split>/<class>/...`; a common folder above the splits is passed over.
+
+    Raises InputError where a class is named like a split and its split is not, and where nothing tells whether the
+    only top-level folder is a split or a folder above the splits.
+    """
     paths = {name: PurePosixPath(name).parts for name in raw.names}
     refused = {name: tuple(p for p in PurePosixPath(name).parts if p not in ("/", "..")) for name in raw.refused}
-    placed = [parts for parts in paths.values() if len(parts) > 1]
-    tops = {parts[0] for parts in placed}
-    wrapped = len(tops) == 1 and not tops & (_SPLIT_NAMES | set(split_map)) and all(len(parts) > 3 for parts in placed)
+
+    def is_split(part: str) -> bool:
+        return part in split_map or part.lower() in _SPLIT_NAMES
+
+    deep = [(name, parts) for name, parts in paths.items() if len(parts) > 2]
+    misplaced = [(name, parts) for name, parts in deep if is_split(parts[1]) and not is_split(parts[0])]
+    single = len({parts[0] for _, parts in deep}) == 1
+    wrapped = single and any(len(parts) > 3 for _, parts in misplaced)
+    if misplaced and not wrapped:
+        name, parts = misplaced[0]
+        raise InputError(
+            f"{raw.path}: {name!r} would be of split {parts[0]!r} and class {parts[1]!r}, which is named like a split: "
+            f"--raw must hold <split>/<class>/<file>; if {parts[0]!r} is a split, use --split-map {parts[0]}=NAME"
+        )
+    if single and not wrapped and not is_split(deep[0][1][0]) and any(len(parts) > 3 for _, parts in deep):
+        top = deep[0][1][0]
+        raise InputError(
+            f"{raw.path}: {top!r} may be a split or a folder above the splits: use --split-map {top}=NAME if it is a "
+            "split, else --split-map FOLDER=NAME for the splits in it, or name the folder that holds them with --raw"
+        )
     listing, outside = Listing(), []
     for name, parts in [*paths.items(), *refused.items()]:
         parts = parts[1:] if wrapped else parts
@@ -90,14 +111,51 @@ def list_table(raw: RawFiles, table: str, columns: dict[str, str], split_map: di
     return listing
 
 
+def tell_apart(listing: Listing) -> None:
+    """Adds the extension to the keys of files that differ in nothing else: `a_jpg` and `a_png`."""
+    longer = [item.key + PurePosixPath(item.name).suffix.replace(".", "_") for item in listing.items]
+    while True:
+        uses = Counter((item.split, item.key) for item in listing.items)
+        changed = False
+        for position, item in enumerate(listing.items):
+            if uses[item.split, item.key] > 1 and item.key != longer[position]:
+                listing.items[position] = replace(item, key=longer[position])
+                changed = True
+        if not changed:  # a longer key may meet another file's, which then becomes longer too
+            return
+
+
+def note_uneven_classes(listing: Listing) -> None:
+    """Says which classes occur in some of the splits only. Subsets may be so; misread folders are."""
+    splits: dict[str, set[str]] = {}
+    for item in listing.items:
+        if not item.refusal:
+            splits.setdefault(item.category, set()).add(item.split)
+    every = set().union(*splits.values())
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for category in sorted(splits):
+        if splits[category] != every:
+            groups.setdefault(tuple(sorted(splits[category])), []).append(category)
+    for where, names in sorted(groups.items()):
+        listing.notes.append(f"{len(names):,} classes occur in {' and '.join(where)} only: {_shortened(names)}")
+
+
+def read_class_map(raw: RawFiles, table: str) -> dict[str, str]:
+    """From a class of the raw files to the class that it becomes."""
+    mapping: dict[str, str] = {}
+    for line, row in enumerate(read_csv(raw, table, ["source", "target"]), start=2):
+        if row["source"] in mapping:
+            raise InputError(f"{table}: row {line} maps {row['source']!r} a second time: keep one of its rows")
+        mapping[row["source"]] = row["target"]
+    return mapping
+
+
 def apply_class_map(listing: Listing, mapping: dict[str, str], table: str) -> None:
     """Renames the classes of the listing and drops those that the map lacks."""
     found = Counter(item.category for item in listing.items)
     dropped = sorted(found.keys() - mapping.keys())
     listing.items = [
-        Item(item.name, item.split, mapping[item.category], item.key, item.refusal)
-        for item in listing.items
-        if item.category in mapping
+        replace(item, category=mapping[item.category]) for item in listing.items if item.category in mapping
     ]
     count = sum(found[category] for category in dropped)
     listing.note(count, f"files of {len(dropped)} classes that {table} does not map", dropped)
@@ -167,9 +225,10 @@ def prepare(args: argparse.Namespace) -> None:
         source |= {"csv_sha256": hashlib.sha256(table_bytes(raw, args.csv)).hexdigest(), "csv_columns": columns}
     else:
         listing = list_tree(raw, split_map)
+    tell_apart(listing)
     classes = sorted({item.category for item in listing.items if not item.refusal})
     if args.class_map:
-        mapping = {row["source"]: row["target"] for row in read_csv(raw, args.class_map, ["source", "target"])}
+        mapping = read_class_map(raw, args.class_map)
         apply_class_map(listing, mapping, args.class_map)
         classes = sorted(set(mapping.values()))
         source["class_map_sha256"] = hashlib.sha256(table_bytes(raw, args.class_map)).hexdigest()
@@ -179,6 +238,7 @@ def prepare(args: argparse.Namespace) -> None:
         raise InputError(f"{raw.path}: no images in <split>/<class>/{left_out}: correct --raw, or use --csv")
     strays = [item.name for item in listing.items if item.split not in readable]
     listing.note(len(strays), "files of splits in which nothing can be read", strays)
+    note_uneven_classes(listing)
     number = {name: position for position, name in enumerate(classes)}
     written = []
     for split in sorted(readable):

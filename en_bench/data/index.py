@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def _check(index: Index, manifest: Manifest) -> None:
         rows = slice(first, first + shard.samples)
         if (index.shard[rows] != position).any():
             raise ValueError(f"samples {first} to {rows.stop - 1} are not all in {shard.name}")
-        outside = (index.offset[rows] < 0) | (index.size[rows] < 0)
+        outside = (index.offset[rows] < tarfile.BLOCKSIZE) | (index.size[rows] < 0)
         if (outside | (index.offset[rows] + index.size[rows] > shard.bytes)).any():
             raise ValueError(f"a sample lies outside {shard.name}")
         first = rows.stop

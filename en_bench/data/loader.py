@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
@@ -94,8 +94,13 @@ class StreamDataset(Dataset[Batch]):
         key = bytes(self.keys[i])
         try:
             image = decode(data)
+        except UnidentifiedImageError:  # whose message is the address of a buffer
+            raise InputError(
+                f"{self.reader.where(i)} cannot be decoded: not a JPEG or PNG; prepare the set again"
+            ) from None
         except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{self.reader.where(i)} cannot be decoded: {error}; prepare the set again") from None
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.reader.where(i)} cannot be decoded: {reason}; prepare the set again") from None
         draw = hashlib.blake2b(key, digest_size=8, key=f"{self.seed}/{epoch}".encode()).digest()
         return self.transform(image, Random(int.from_bytes(draw, "little")))
 
@@ -141,14 +146,43 @@ class EvalSampler(_StreamSampler):
             yield Request(0, order.eval_batch(self.count, step, self.rank, self.batch_size, self.ranks))
 
 
+class _ErrorsAsValues(Dataset[Any]):
+    """The dataset, with an InputError returned in place of the batch that it prevents."""
+
+    def __init__(self, dataset: StreamDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, request: Request) -> Batch | InputError:
+        try:
+            return self.dataset[request]
+        except InputError as error:
+            return error
+
+
+class _StreamLoader(DataLoader[Any]):
+    """A DataLoader that raises the errors it receives.
+
+    What a worker raises would reach the user as the traceback of another process, so errors travel as values.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+
+
 def _as_is(batch: Any) -> Any:
     return batch
 
 
 def make_loader(dataset: StreamDataset, sampler: _StreamSampler, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """A DataLoader that passes the dataset's batches on as they are."""
-    return DataLoader(
-        dataset,
+    """A DataLoader that passes the dataset's batches on as they are, and its InputError with its one line."""
+    return _StreamLoader(
+        _ErrorsAsValues(dataset),
         batch_size=None,
         sampler=sampler,
         num_workers=workers,

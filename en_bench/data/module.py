@@ -13,11 +13,17 @@ from en_bench.data import order
 from en_bench.data.loader import Batch, EvalSampler, StreamDataset, TrainSampler, make_loader
 from en_bench.data.manifest import Manifest, load_manifest, require_same_classes
 from en_bench.data.transforms import Transform, normalise
+from en_bench.errors import InputError
 
 
 def shards_root(root: str | None) -> Path:
     """Where sets lie: `root` if given, else the environment's EN_BENCH_SHARDS, else `data`."""
     return Path(root or os.environ.get("EN_BENCH_SHARDS") or "data")
+
+
+def _require(flag: str, value: int | None, at_least: int) -> None:
+    if value is not None and value < at_least:
+        raise InputError(f"--data.{flag} {value} is too small: use {at_least} or more")
 
 
 class ShardDataModule(LightningDataModule):
@@ -37,6 +43,8 @@ class ShardDataModule(LightningDataModule):
         seed: of order and augmentation (default: the run's `seed_everything`).
         mean: per channel, of images scaled to 0..1, subtracted on the device.
         std: per channel, divided by on the device.
+
+    Raises InputError for sizes below 1, and for negative workers or seeds.
     """
 
     def __init__(
@@ -56,11 +64,15 @@ class ShardDataModule(LightningDataModule):
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
     ) -> None:
         super().__init__()
+        _require("batch_size", batch_size, at_least=1)
+        _require("val_batch_size", val_batch_size, at_least=1)
+        _require("workers", workers, at_least=0)
+        _require("seed", seed, at_least=0)
         self.root = shards_root(root)
         self.train, self.val = train, val
         self.train_transform, self.val_transform = train_transform, val_transform
         self.labels, self.val_labels = labels, val_labels
-        self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size if val_batch_size is not None else batch_size
         self.workers = workers
         self.seed = seed
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)

@@ -89,6 +89,10 @@ def eval_batch(count: int, step: int, rank: int, batch: int, ranks: int) -> Indi
 
 def check_trainable(count: int, batch: int, ranks: int) -> None:
     """Raises InputError if an epoch of `count` samples would hold no step. To be called before any rank starts."""
+    if ranks < 1:
+        raise ValueError(f"ranks must be at least 1, got {ranks}")
+    if batch < 1:
+        raise InputError(f"no step has a batch of {batch}: use --data.batch_size 1 or more")
     if train_steps(count, batch, ranks) > 0:
         return
     if count < ranks:

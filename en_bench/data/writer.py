@@ -80,8 +80,8 @@ def write_split(
 ) -> Manifest:
     """Writes the samples, in an order permuted by `seed`, into shards with a manifest, and returns the manifest.
 
-    The folder appears when it is whole. A folder that was made from the same samples with the same options is left as
-    it is; only the samples' keys and labels are compared, not their pixels.
+    The folder appears when it is whole. A folder that was made with the same options from samples of the same keys and
+    labels is left as it is; the pixels are not compared.
 
     Args:
         folder: the split folder to make.
@@ -130,7 +130,10 @@ def write_split(
     )
     existing = _existing(plan)
     if existing is not None:
-        say(f"{folder}: already there, made from the same samples with the same options; nothing to do")
+        say(
+            f"{folder}: already there, made with the same options from samples of the same keys and labels "
+            "(their pixels are not compared); nothing to do"
+        )
         return existing
     try:
         with partial_folder(folder) as partial:

@@ -139,6 +139,22 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(prepared, tmp_pat
     assert "\r" not in run.stderr
 
 
+def test_digits_drawn_by_other_versions_are_not_taken_for_the_same(tmp_path, capsys, monkeypatch):
+    from importlib import metadata
+
+    for name, packages in {"handwritten": ("pillow", "scikit-learn"), "typeset": ("pillow", "matplotlib")}.items():
+        assert digits._versions(name) == {package: metadata.version(package) for package in packages}
+    few = {"val": digits.handwritten_samples()["val"][:40]}
+    monkeypatch.setattr(digits, "typeset_samples", dict)
+    monkeypatch.setattr(digits, "handwritten_samples", lambda: few)
+    assert digits.main(["--out", str(tmp_path)]) == 0
+    source = load_manifest(tmp_path / "handwritten" / "val").source
+    assert source["versions"] == digits._versions("handwritten")
+    monkeypatch.setattr(digits, "_versions", lambda variant: {"pillow": "9.0.0", "scikit-learn": "1.0"})
+    assert digits.main(["--out", str(tmp_path)]) == 1
+    assert "made with other source: remove it" in capsys.readouterr().err
+
+
 def test_wrong_rates_and_options_end_with_their_codes(tmp_path, capsys):
     assert digits.main(["--out", str(tmp_path), "--noise", "1.5"]) == 1
     assert capsys.readouterr().err.endswith("error: --noise 1.5 is not a rate: use 0 to 1\n")

@@ -108,6 +108,64 @@ def test_a_single_split_is_not_taken_for_a_common_folder(tmp_path, run):
     assert keys_and_classes(tmp_path / "out" / "train") == {f"cat/images/{i}": "cat" for i in range(3)}
 
 
+@pytest.mark.parametrize("stray", ["README.md", "train/labels.txt", "meta.mat"])
+def test_a_stray_file_beside_the_splits_changes_nothing(tmp_path, run, stray):
+    files = {f"cifar/{name}": content for name, content in tree().items()} | {f"cifar/{stray}": b"hello"}
+    code, out, _ = run("--raw", as_tar(tmp_path / "raw.tar", files), "--out", tmp_path / "out", "--dataset", "toy")
+    assert code == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["test", "train"]
+    assert load_manifest(tmp_path / "out" / "train").classes == ("cat", "dog", "horse")
+    assert f"left out 1 files that are not in <split>/<class>/ (first: 'cifar/{stray}')" in out
+    assert "only:" not in out
+
+
+def test_a_split_map_names_splits_under_a_common_folder(tmp_path, run):
+    files = {f"set/{name.replace('test', 'fold')}": content for name, content in tree().items() if "test" in name}
+    raw = as_folder(tmp_path / "raw", files)
+    options = ("--raw", raw, "--out", tmp_path / "out", "--dataset", "toy", "--split-map", "fold=val")
+    assert run(*options)[0] == 0
+    assert keys_and_classes(tmp_path / "out" / "val").keys() == {
+        f"{c}/{i:03d}" for c in ("cat", "dog", "horse") for i in range(3)
+    }
+
+
+def test_a_split_may_hold_a_class_named_like_one(tmp_path, run):
+    files = {f"{split}/{name}/1.jpg": jpeg(1) for split in ("train", "val", "odd") for name in ("train", "bus")}
+    raw = as_folder(tmp_path / "raw", files)
+    code, _, err = run("--raw", raw, "--out", tmp_path / "out", "--dataset", "toy")
+    assert code == 1
+    assert "if 'odd' is a split, use --split-map odd=NAME" in err
+    options = ("--raw", raw, "--out", tmp_path / "out", "--dataset", "toy", "--split-map", "odd=extra")
+    assert run(*options)[0] == 0
+    assert load_manifest(tmp_path / "out" / "extra").classes == ("bus", "train")
+
+
+def test_classes_that_some_splits_lack_are_said(tmp_path, run):
+    # as Tiny ImageNet comes: the images of val and test lie in a folder `images` instead of their classes
+    files = {f"tiny/train/n{c}/images/{i}.jpg": jpeg(i) for c in (1, 2) for i in range(3)} | {"tiny/words.txt": b"n1"}
+    files |= {f"tiny/{split}/images/{i}.jpg": jpeg(i) for split in ("val", "test") for i in range(3)}
+    code, out, _ = run("--raw", as_folder(tmp_path / "raw", files), "--out", tmp_path / "out", "--dataset", "toy")
+    assert code == 0
+    assert "3 classes: images, n1, n2; left out 1 files" in out
+    assert "; 1 classes occur in test and val only: images; 2 classes occur in train only: n1, n2\n" in out
+
+
+def test_files_of_one_stem_are_told_apart_by_their_extension(tmp_path, run):
+    names = ["a.jpg", "a.png", "a_jpg.gif", "b.jpg", "c.jpg", "c"]
+    files = {f"train/{c}/{name}": jpeg(i) for i, name in enumerate(names) for c in ("cat", "dog.v1")}
+    files |= {"val/cat/a.jpg": jpeg(7), "val/dog.v1/b.png": jpeg(7)}
+    assert run("--raw", as_folder(tmp_path / "raw", files), "--out", tmp_path / "out", "--dataset", "toy")[0] == 0
+    found = keys_and_classes(tmp_path / "out" / "train")
+    stems = ["a_jpg", "a_png", "a_jpg_gif", "b", "c_jpg", "c"]
+    assert found == {f"{c}/{stem}": c for stem in stems for c in ("cat", "dog.v1")}
+    assert keys_and_classes(tmp_path / "out" / "val") == {"cat/a": "cat", "dog.v1/b": "dog.v1"}
+    manifest = load_manifest(tmp_path / "out" / "train")
+    index = manifest.load_index()
+    with ShardReader(manifest, index) as reader:
+        held = {index.key(i): reader.read(i) for i in range(len(index))}
+    assert all(held[f"cat/{stem}"] == files[f"train/cat/{name}"] for stem, name in zip(stems, names, strict=True))
+
+
 def test_a_class_map_keeps_renames_and_counts(tmp_path, run):
     table = as_csv(tmp_path / "map.csv", [("source", "target"), ("dog", "pet"), ("cat", "animal"), ("cow", "cattle")])
     raw = as_folder(tmp_path / "raw", tree())
@@ -226,13 +284,24 @@ def test_a_limit_draws_from_all_classes(tmp_path, run):
         (["--raw", "raw", "--class-map", "short.csv"], "short.csv: row 2 lacks a value of source, target"),
         (["--raw", "raw", "--class-map", "raw/train/cat/000.jpg"], "not a CSV in UTF-8"),
         (["--raw", "raw", "--quality", "100"], "JPEG quality 100 is not usable"),
-        (["--raw", "same"], "key 'cat/a' belongs to both train/cat/a.jpg and train/cat/a.png"),
+        (["--raw", "raw", "--class-map", "twice.csv"], "twice.csv: row 4 maps 'cat' a second time"),
+        (["--raw", "same"], "key 'cat/v1_2_jpg' belongs to both train/cat/v1.2.jpg and train/cat/v1_2.jpg"),
+        (
+            ["--raw", "two.tar"],
+            "two.tar: 'other/train/cat/1.jpg' would be of split 'other' and class 'train', which is",
+        ),
+        (["--raw", "parts"], "parts: 'set' may be a split or a folder above the splits: use --split-map set=NAME if"),
+        (["--raw", "flat"], "flat: 'set/test/1.jpg' would be of split 'set' and class 'test', which is named like"),
     ],
 )
 def test_input_that_cannot_be_used_ends_in_one_line(tmp_path, run, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     as_folder(tmp_path / "raw", tree())
-    as_folder(tmp_path / "same", {"train/cat/a.jpg": jpeg(1), "train/cat/a.png": jpeg(2)})
+    as_folder(tmp_path / "same", {"train/cat/v1.2.jpg": jpeg(1), "train/cat/v1_2.jpg": jpeg(2)})
+    as_tar(tmp_path / "two.tar", {"set/train/cat/1.jpg": jpeg(1), "other/train/cat/1.jpg": jpeg(2)})
+    as_folder(tmp_path / "flat", {"set/test/1.jpg": jpeg(1), "set/test/2.jpg": jpeg(2)})
+    as_folder(tmp_path / "parts", {"set/one/cat/1.jpg": jpeg(1), "set/one/README": b"", "set/two/cat/1.jpg": jpeg(2)})
+    as_csv(tmp_path / "twice.csv", [("source", "target"), ("cat", "a"), ("dog", "b"), ("cat", "b")])
     whole = as_tar(tmp_path / "whole.tar", tree()).read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[:3000])
     (tmp_path / "cut.tar.xz").write_bytes(lzma.compress(whole)[:-100])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning import LightningModule, Trainer
 
 from en_bench.data.loader import Batch, EvalSampler, StreamDataset, TrainSampler, make_loader
 from en_bench.data.manifest import load_manifest
@@ -115,8 +116,91 @@ def test_an_unknown_label_column_names_those_there_are(shards):
 def test_an_image_that_cannot_be_decoded_is_named(shards):
     data = dataset(shards / "a" / "train")
     data.reader.read = lambda i, member=0: b"\x89PNG broken"  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"toy-1-\d+.*cannot be decoded"):
+    with pytest.raises(InputError, match=r"toy-1-\d+' cannot be decoded: not a JPEG or PNG; prepare the set again"):
         data[(0, np.array([0]))]
+
+
+class Idle(LightningModule):
+    """Takes the batches and learns nothing."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        assert batch.valid.all()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert batch.valid.any()
+
+    def configure_optimizers(self) -> None:
+        return None
+
+
+def idle_trainer(folder: Path) -> Trainer:
+    return Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+
+
+def spoil_last_image(folder: Path) -> str:
+    """Overwrites one payload with other bytes; returns where it lies."""
+    manifest = load_manifest(folder)
+    index = manifest.load_index()
+    last = len(index) - 1
+    shard = folder / manifest.shards[-1].name
+    with shard.open("r+b") as file:
+        file.seek(int(index.offset[last, 0]))
+        file.write(b"x" * int(index.size[last, 0]))
+    return f"{shard}, sample {index.key(last)!r}"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_one_line(tmp_path, workers):
+    make_split(tmp_path / "a" / "train", 40)
+    make_split(tmp_path / "a" / "val", 40)
+    expected = (
+        f"{spoil_last_image(tmp_path / 'a' / 'train')} cannot be decoded: not a JPEG or PNG; prepare the set again"
+    )
+    with pytest.raises(InputError) as error:
+        batches(dataset(tmp_path / "a" / "train"), batch=8, workers=workers)
+    assert str(error.value) == expected
+    with pytest.raises(InputError) as error:
+        idle_trainer(tmp_path).fit(Idle(), module(tmp_path, batch_size=8, workers=workers))
+    assert str(error.value) == expected
+    with pytest.raises(InputError) as error:
+        idle_trainer(tmp_path).validate(Idle(), module(tmp_path, val="a/train", workers=workers), verbose=False)
+    assert str(error.value) == expected
+
+
+def test_a_trainer_keeps_length_and_sampler_of_the_loader(shards, tmp_path):
+    data = module(shards, batch_size=16, workers=1)
+    trainer = idle_trainer(tmp_path)
+    trainer.fit(Idle(), data)
+    assert trainer.global_step == 2 * (200 // 16)
+    assert trainer.num_training_batches == 200 // 16
+    assert isinstance(trainer.train_dataloader.sampler, TrainSampler)
+    assert trainer.train_dataloader.sampler.epoch == 1
+    assert len(trainer.train_dataloader) == 200 // 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "--data.batch_size 0 is too small: use 1 or more"),
+        ({"batch_size": -3}, "--data.batch_size -3 is too small: use 1 or more"),
+        ({"val_batch_size": 0}, "--data.val_batch_size 0 is too small: use 1 or more"),
+        ({"workers": -1}, "--data.workers -1 is too small: use 0 or more"),
+        ({"seed": -1}, "--data.seed -1 is too small: use 0 or more"),
+    ],
+)
+def test_sizes_that_are_none_are_refused_at_once(options, message):
+    with pytest.raises(InputError) as error:
+        module(Path("nowhere"), **options)
+    assert str(error.value) == message
 
 
 def module(root: Path, train: str = "a/train", val: str = "a/val", **options) -> ShardDataModule:

@@ -165,6 +165,7 @@ def test_an_index_without_arrays_is_refused(split):
         (lambda i: {"shard": i.shard[::-1].copy()}, "are not all in"),
         (lambda i: {"size": i.size + 10**9}, "a sample lies outside"),
         (lambda i: {"offset": i.offset - 10**9}, "a sample lies outside"),
+        (lambda i: {"offset": i.offset - i.offset[0] + 511}, "a sample lies outside"),
         (lambda i: {"labels": {"given": i.labels["given"] + 1}}, r"label given has values outside -1 .. 2"),
         (lambda i: {"labels": {"given": i.labels["given"] - 2}}, r"label given has values outside -1 .. 2"),
         (lambda i: {"labels": {"clean": i.labels["given"]}}, "label columns"),
@@ -221,7 +222,7 @@ def test_two_million_samples_load_within_seconds(tmp_path):
     index = Index(
         np.arange(count).astype("S40"),
         (np.arange(count) // (count // shards)).astype(np.int32),
-        np.arange(count, dtype=np.int64)[:, None],
+        np.arange(512, 512 + count, dtype=np.int64)[:, None],
         np.full((count, 1), 9, np.int64),
         {"given": np.zeros(count, np.int32)},
     )

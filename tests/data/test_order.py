@@ -133,6 +133,8 @@ def test_the_global_batch_does_not_depend_on_the_number_of_ranks():
         (90, 64, 2, "90 training samples cannot fill 2 ranks x batch 64: use --data.batch_size 45 or less"),
         (3, 8, 4, "3 training samples cannot feed 4 ranks: use --trainer.devices 3 or less"),
         (0, 8, 1, "0 training samples cannot feed 1 ranks: use a split that holds samples"),
+        (90, 0, 2, "no step has a batch of 0: use --data.batch_size 1 or more"),
+        (90, -4, 2, "no step has a batch of -4: use --data.batch_size 1 or more"),
     ],
 )
 def test_too_few_samples_are_refused_with_the_cure(count, batch, ranks, message):

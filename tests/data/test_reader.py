@@ -2,14 +2,17 @@ import multiprocessing
 import os
 import pickle
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from en_bench.data.images import ImageEncoder
 from en_bench.data.manifest import load_manifest
 from en_bench.data.reader import ShardReader
+from en_bench.data.writer import Source, write_split
 from en_bench.errors import InputError
-from tests.conftest import make_split
+from tests.conftest import coloured_png, make_split
 
 
 @pytest.fixture
@@ -140,3 +143,92 @@ def test_a_shard_that_is_gone_is_named(split):
 def test_padding_and_samples_that_are_not_there_are_refused(split, sample):
     with open_reader(split) as reader, pytest.raises(IndexError):
         reader.read(sample)
+
+
+LONG = "a_folder/" * 12
+SEEDS = (0, 1)
+
+
+def preparations(root: Path, keys: list[str]) -> list[Path]:
+    """The same samples of one size, written once per seed into one shard each."""
+    encoder = ImageEncoder(encoding="png")
+    folders = [root / f"seed{seed}" for seed in SEEDS]
+    for seed, folder in zip(SEEDS, folders, strict=True):
+        write_split(
+            folder,
+            [Source(key, {"given": 0}, partial(coloured_png, 0, i), key) for i, key in enumerate(keys)],
+            dataset="toy",
+            split="train",
+            classes=["one"],
+            encode=encoder,
+            image=encoder.describe(),
+            source={},
+            seed=seed,
+        )
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("stem", "found"),
+    [("short-", "short-"), (LONG, LONG), ("k" * 96, "k" * 96), ("k" * 93, "k" * 93), ("鳥/ä ", "鳥/ä ")],
+    ids=["ustar", "pax", "just too long", "just fits", "not ASCII"],
+)
+def test_shards_of_another_preparation_are_refused(tmp_path, stem, found):
+    keys = [f"{stem}{i:03d}" for i in range(40)]
+    folders = preparations(tmp_path, keys)
+    shards = [next(folder.glob("*.tar")) for folder in folders]
+    assert shards[0].stat().st_size == shards[1].stat().st_size
+    for folder in folders:
+        with open_reader(folder) as reader:
+            assert all(reader.read(i) == coloured_png(0, keys.index(reader.index.key(i))) for i in range(40))
+    shards[0].write_bytes(shards[1].read_bytes())
+    manifest = load_manifest(folders[0])
+    manifest.check_shards()
+    refused = []
+    with open_reader(folders[0]) as reader, open_reader(folders[1]) as other:
+        for i in range(40):
+            if reader.index.key(i) == other.index.key(i) and reader.index.offset[i, 0] == other.index.offset[i, 0]:
+                assert reader.read(i) == other.read(i)
+                continue
+            with pytest.raises(InputError) as error:
+                reader.read(i)
+            refused.append(str(error.value))
+            assert refused[-1].startswith(f"{shards[0]}, sample {reader.index.key(i)!r}: ")
+            assert refused[-1].endswith(
+                "at its place: the shards are not those of this manifest: copy or prepare the split again"
+            )
+    assert len(refused) > 30
+    assert any(f": {found}" in message.replace("'", "") and ".png' lies" in message for message in refused)
+
+
+def test_a_key_that_begins_another_is_not_taken_for_it(tmp_path):
+    first, second = (
+        preparations(tmp_path / name, keys) for name, keys in (("one", ["a", "b"]), ("two", ["a_2", "b.v1/c"]))
+    )
+    shard = next(first[0].glob("*.tar"))
+    shard.write_bytes(next(second[0].glob("*.tar")).read_bytes())
+    with open_reader(first[0]) as reader:
+        for i in range(2):
+            with pytest.raises(InputError, match="not those of this manifest"):
+                reader.read(i)
+
+
+def test_a_name_split_by_another_tar_writer_is_put_together(tmp_path):
+    folder = preparations(tmp_path, ["d" * 60 + "/" + "e" * 35])[0]
+    with open_reader(folder) as reader:
+        expected = reader.read(0)
+        shard = folder / reader.manifest.shards[0].name
+        content = bytearray(shard.read_bytes())
+        start = int(reader.index.offset[0, 0]) - 512
+        content[start : start + 100] = (b"e" * 35 + b".png").ljust(100, b"\0")
+        content[start + 345 : start + 500] = (b"d" * 60).ljust(155, b"\0")
+        shard.write_bytes(content)
+        assert reader.read(0) == expected
+
+
+def test_bytes_that_are_no_tar_are_refused(split):
+    with open_reader(split) as reader:
+        shard = split / reader.manifest.shards[0].name
+        shard.write_bytes(bytes(shard.stat().st_size))
+        with pytest.raises(InputError, match=r"sample 'toy-.*': no file begins at its place: the shards are not"):
+            reader.read(0)
