@@ -21,6 +21,12 @@ def validate_command(spec: Spec, label: str, run: Path, data_root: Path | None) 
     return ["validate", *trained, *target, "--result", shown(result_path(run, label)), *_root(data_root)]
 
 
+def cell_commands(spec: Spec, cell: Cell, run: Path, data_root: Path | None) -> list[list[str]]:
+    """All commands of a cell: its training and each validation."""
+    validations = [validate_command(spec, label, run, data_root) for label in spec.validate]
+    return [fit_command(cell, run, data_root), *validations]
+
+
 def checkpoint_path(run: Path) -> Path:
     return run / "checkpoints" / "last.ckpt"
 

@@ -121,16 +121,21 @@ class Overlay:
         """The overlay as arguments of `en-bench fit`."""
         if self.path is not None:
             return ["--config", shown(self.path)]
-        return [part for key, value in _leaves(self.config, "") for part in flag(key, value)]
+        return [part for keys, value in settings(self.config) for part in flag(".".join(keys), value)]
 
 
-def _leaves(config: Config, prefix: str) -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
+def read_overlay(path: Path) -> Overlay:
+    return Overlay(read_yaml(path), path)
+
+
+def settings(config: Config, within: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:
+    """All settings as (keys from the outermost in, value); a class with its arguments is one setting."""
+    found: list[tuple[tuple[str, ...], object]] = []
     for key, value in config.items():
         if isinstance(value, dict) and value and "class_path" not in value:
-            found += _leaves(value, f"{prefix}{key}.")
+            found += settings(value, (*within, key))
         else:
-            found.append((f"{prefix}{key}", value))
+            found.append(((*within, key), value))
     return found
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
-from en_bench.matrix.overlays import Config, Overlay, merge
+from en_bench.matrix.overlays import Config, Overlay, merge, read_overlay
 from en_bench.matrix.records import Json, Record
 from en_bench.matrix.spec import Spec
 
-# Where data lie, where output goes and how it is shown make no other experiment.
+# Where output goes, how it is shown and how many workers load data make no other experiment. Where data lie makes none
+# either, but that no overlay may say.
 _NO_IDENTITY = (
-    ("data", "root"),
     ("data", "workers"),
     ("trainer", "default_root_dir"),
     ("trainer", "logger"),
@@ -65,16 +65,34 @@ class PlannedCell:
 
 
 def cell_id(config: Mapping[str, Any], seed: int) -> str:
-    """16 hexadecimal digits of the SHA-256 of configuration and seed, without roots, output paths and launcher."""
-    identity: dict[str, Any] = dict(config)
+    """16 hexadecimal digits of the SHA-256 of configuration and seed, without output paths and display."""
+    canonical = json.dumps({"config": without_places(config), "seed": seed}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def without_places(config: Mapping[str, Any]) -> Config:
+    """What of a configuration makes it another experiment."""
+    identity = dict(config)
     for section, key in _NO_IDENTITY:
         inner = identity.get(section)
         if isinstance(inner, dict) and key in inner:
             identity[section] = {k: v for k, v in inner.items() if k != key}
             if not identity[section]:
                 del identity[section]
-    canonical = json.dumps({"config": identity, "seed": seed}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return identity
+
+
+def overlay_change(cell: Cell) -> str | None:
+    """Which overlay's file no longer makes the configuration that `cell` was planned with, in one line, or None."""
+    try:
+        now = [overlay if overlay.path is None else read_overlay(overlay.path) for overlay in cell.overlays]
+    except InputError as error:
+        return str(error)
+    if cell_id(merge(overlay.config for overlay in now), cell.seed) == cell.id:
+        return None
+    pairs = zip(cell.overlays, now, strict=True)
+    changed = [str(new.path) for planned, new in pairs if new.config != planned.config]
+    return f"{', '.join(changed)} changed since this run was planned: start it again"
 
 
 def plan_cells(spec: Spec) -> list[Cell]:

@@ -1,6 +1,7 @@
 """Records: what is known of a cell, one JSON file each, written whole or not at all."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,11 @@ def check_validation(result: Json) -> None:
     _check_numbers(_mapping(result, "metrics"))
 
 
+def covers_set(result: Json) -> bool:
+    """Whether a validation counted its whole set, not a part such as `limit_val_batches` leaves."""
+    return result.get("whole_set") is not False
+
+
 def _check_numbers(metrics: Json) -> None:
     for name, value in metrics.items():
         # null is what a training that diverged has for a number: JSON knows no NaN
@@ -144,7 +150,10 @@ class Results:
         """All readable records by id, and one line of warning for each file that is none (so its cell is missing)."""
         records: dict[str, Record] = {}
         warnings: list[str] = []
-        for path in sorted((self.folder / "records").glob("*.json")):
+        folder = self.folder / "records"
+        # Path.glob would pass over a folder that cannot be read, and all cells would seem missing.
+        names = sorted(os.listdir(folder)) if folder.exists() else []
+        for path in (folder / name for name in names if name.endswith(".json")):
             try:
                 record = Record.from_json(read_json(path))
                 if record.id != path.stem:

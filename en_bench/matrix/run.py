@@ -1,29 +1,21 @@
 """Running a matrix: what is not done yet, cell by cell; a cell that fails is recorded and the next one starts."""
 
 import shlex
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from en_bench.duration import duration
 from en_bench.errors import InputError
-from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path, fit_command, result_path, validate_command
 from en_bench.matrix.overlays import Config, shown
-from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale, is_stale, plan
+from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale, is_stale, overlay_change, plan
 from en_bench.matrix.process import Execute, claim_folder, one_line, run_here, run_isolated
-from en_bench.matrix.records import (
-    Json,
-    Record,
-    Results,
-    check_fit,
-    check_validation,
-    read_json,
-)
+from en_bench.matrix.records import Json, Record, Results, check_fit, check_validation, covers_set, read_json
 from en_bench.matrix.spec import Spec
+from en_bench.matrix.training import FIT, LOG, claim_training, finished_fit, make_room, validated_targets
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
 
@@ -40,8 +32,8 @@ class Work:
 class Runner:
     """Runs cells of `spec` into `results`.
 
-    `data_root` is what the user gave, and is passed on; `isolate` gives each command a process of its own (cells on
-    several devices always get one, because Lightning starts further ranks by executing the command again).
+    `data_root` is what the user gave, and is passed on; `isolate` gives each command a process of its own (cells that
+    may use several devices always get one, because Lightning starts further ranks by executing the command again).
     """
 
     spec: Spec
@@ -87,21 +79,20 @@ class Runner:
         if record.status == "failed":
             return f"{name}   FAILED: {record.reason} (log: {shown(self.results.folder / record.log)})"
         scale = 1 if self.spec.metric == "nll" else 100
-        found = {label: record.validate[label]["metrics"].get(self.spec.metric) for label in self.spec.validate}
-        scores = [f"{label} {'nan' if value is None else f'{value * scale:.1f}'}" for label, value in found.items()]
+        scores = []
+        for label in self.spec.validate:
+            value = record.validate[label]["metrics"].get(self.spec.metric)
+            part = "" if covers_set(record.validate[label]) else " PART"
+            scores.append(f"{label} {'nan' if value is None else f'{value * scale:.1f}'}{part}")
         return f"{name}   {'  '.join(scores)}"
 
     def _run_cell(self, item: PlannedCell, claim: int) -> Record:
         cell, run = item.cell, self.results.run(item.cell.id)
         work = outstanding(self.spec, item, self.results, self.digests)
-        if work.fit:
-            shutil.rmtree(run, ignore_errors=True)
-        for label in work.labels:
-            result_path(run, label).unlink(missing_ok=True)
-        # Results of validation sets that the specification no longer names stay, with what selected them.
-        targets = _targets(run) | {label: self.spec.target(label) for label in self.spec.validate}
-        write_json(run / "cell.json", {"id": cell.id, "targets": targets})
-        reason = self._perform(cell, work, run, claim)
+        reason = self._train(cell, run, claim) if work.fit else None
+        if reason is None:
+            reason = self._validate(cell, work.labels, run, claim)
+        targets = validated_targets(run)
         record = Record(
             id=cell.id,
             spec=self.spec.name,
@@ -110,44 +101,62 @@ class Runner:
             train=cell.train,
             seed=cell.seed,
             overlays=cell.config,
-            log=str((run / "log.txt").relative_to(self.results.folder)),
+            log=str((run / LOG).relative_to(self.results.folder)),
             reason=reason,
-            fit=_written_fit(run, cell) or {},
+            fit=finished_fit(run, cell) or {},
             validate={label: result for label in targets if (result := _written_result(run, label)) is not None},
             targets=targets,
         )
         self.results.save(record)
         return record
 
-    def _perform(self, cell: Cell, work: Work, run: Path, claim: int) -> str | None:
-        """Run the commands of a cell up to the first that fails; the reason why, if one does."""
-        log = run / "log.txt"
-        for argv, output in self._commands(cell, work, run):
-            with log.open("a", encoding="utf-8") as stream:
-                stream.write(f"$ {shlex.join(['en-bench', *argv])}\n")
-            if self.isolate or needs_own_process(cell.config):
-                reason = run_isolated(argv, log, claim)
-            else:
-                reason = run_here(self.execute, argv, log)
+    def _train(self, cell: Cell, run: Path, claim: int) -> str | None:
+        """Train a cell in a folder made clear for it; the reason why that failed, if it did."""
+        reason = overlay_change(cell)
+        if reason is None:
+            moved = make_room(run)
+            if moved is not None:
+                print(f"{cell}: {moved}", flush=True)
+                _note(run, moved)
+            argv = fit_command(cell, run, self.data_root)
+            # The command reads the overlays itself, moments after they were compared.
+            reason = self._perform(cell, argv, run / FIT, check_fit, claim) or overlay_change(cell)
+        if reason is not None:
+            _note(run, reason)
+        return reason
+
+    def _validate(self, cell: Cell, labels: Sequence[str], run: Path, claim: int) -> str | None:
+        """Validate the training in `run` on some sets up to the first that fails; the reason why, if one does."""
+        for label in labels:
+            result_path(run, label).unlink(missing_ok=True)
+        # Results of validation sets that the specification no longer names stay, with what selected them.
+        targets = validated_targets(run) | {label: self.spec.target(label) for label in self.spec.validate}
+        claim_training(run, cell, targets)
+        for label in labels:
+            argv = validate_command(self.spec, label, run, self.data_root)
+            reason = self._perform(cell, argv, result_path(run, label), check_validation, claim)
             if reason is not None:
                 return reason
-            try:
-                check = check_fit if argv[0] == "fit" else check_validation
-                check(read_json(output))
-            except InputError as error:
-                return one_line(f"{argv[0]} ended well but left no usable {output.name}: {error}")
         return None
 
-    def _commands(self, cell: Cell, work: Work, run: Path) -> Iterator[tuple[list[str], Path]]:
-        if work.fit:
-            yield fit_command(cell, run, self.data_root), run / "fit.json"
-        for label in work.labels:
-            yield validate_command(self.spec, label, run, self.data_root), result_path(run, label)
-
-    def commands(self, item: PlannedCell) -> list[list[str]]:
-        """The commands that `run` would run for a cell."""
-        work = outstanding(self.spec, item, self.results, self.digests)
-        return [argv for argv, _ in self._commands(item.cell, work, self.results.run(item.cell.id))]
+    def _perform(
+        self, cell: Cell, argv: list[str], output: Path, check: Callable[[Json], None], claim: int
+    ) -> str | None:
+        """Run a command of a cell and look at what it has written; the reason of a failure, if it is one."""
+        log = self.results.run(cell.id) / LOG
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(f"$ {shlex.join(['en-bench', *argv])}\n")
+        if self.isolate or needs_own_process(cell.config):
+            reason = run_isolated(argv, log, claim)
+        else:
+            reason = run_here(self.execute, argv, log)
+        if reason is not None:
+            return reason
+        try:
+            check(read_json(output))
+        except InputError as error:
+            return one_line(f"{argv[0]} ended well but left no usable {output.name}: {error}")
+        return None
 
 
 def select(planned: Sequence[PlannedCell], only: str, spec: Spec) -> list[PlannedCell]:
@@ -166,10 +175,10 @@ def outstanding(spec: Spec, item: PlannedCell, results: Results, digests: Digest
     if item.state is State.DONE:
         return Work(False, ())
     run = results.run(item.cell.id)
-    fit = _written_fit(run, item.cell)
+    fit = finished_fit(run, item.cell)
     if fit is None or not checkpoint_path(run).is_file() or fit_is_stale(fit, digests):
         return Work(True, tuple(spec.validate))
-    targets = _targets(run)
+    targets = validated_targets(run)
 
     def is_there(label: str) -> bool:
         result = _written_result(run, label)
@@ -179,23 +188,19 @@ def outstanding(spec: Spec, item: PlannedCell, results: Results, digests: Digest
 
 
 def needs_own_process(config: Config) -> bool:
-    """Whether a training asks for more than one device, node or process."""
+    """Whether a training may use more than one device, node or process: all but those that ask for a single device."""
     trainer = config.get("trainer")
     if not isinstance(trainer, dict):
-        return False
-    several = trainer.get("devices", 1) not in (1, "1", "auto", [0]) or trainer.get("num_nodes", 1) != 1
+        return True
+    # Without a number of devices Lightning takes all there are.
+    several = trainer.get("devices") not in (1, "1", [0]) or trainer.get("num_nodes", 1) != 1
     return several or any(name in str(trainer.get("strategy")).lower() for name in ("ddp", "fsdp", "deepspeed"))
 
 
-def _written_fit(run: Path, cell: Cell) -> Json | None:
-    """The finished training in a run's folder, if it is this cell's."""
-    try:
-        fit = read_json(run / "fit.json")
-        check_fit(fit)
-        ours = read_json(run / "cell.json").get("id") == cell.id and fit["seed"] == cell.seed
-    except InputError:
-        return None
-    return fit if ours else None
+def _note(run: Path, text: str) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOG).open("a", encoding="utf-8") as stream:
+        stream.write(f"# {text}\n")
 
 
 def _written_result(run: Path, label: str) -> Json | None:
@@ -205,11 +210,3 @@ def _written_result(run: Path, label: str) -> Json | None:
     except InputError:
         return None
     return result
-
-
-def _targets(run: Path) -> dict[str, Mapping[str, str]]:
-    try:
-        targets = read_json(run / "cell.json").get("targets")
-    except InputError:
-        return {}
-    return dict(targets) if isinstance(targets, dict) else {}

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
-from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_yaml
+from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
 
 METRICS = ("top1", "top5", "nll", "ece")
 _KEYS = ("name", "title", "base", "norms", "train", "validate", "seeds", "metric")
+_TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
+_VALIDATED_ON = ("val", "val_labels")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _LARGEST_SEED = 2**32 - 1  # of numpy, and so of Lightning's seed_everything
 
@@ -36,7 +38,7 @@ class Spec:
     def target(self, label: str) -> dict[str, str]:
         """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`."""
         data = _data(merge(o.config for o in self.base + self.validate[label]))
-        return {f"data.{key}": data[key] for key in ("val", "val_labels") if data.get(key) is not None}
+        return {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
 
 
 def load_spec(path: Path) -> Spec:
@@ -60,8 +62,32 @@ def load_spec(path: Path) -> Spec:
         seeds=_seeds(raw["seeds"], path),
         metric=_metric(raw.get("metric", METRICS[0]), path),
     )
+    _check_norms(spec)
     _check_data(spec)
+    _check_targets(spec)
     return spec
+
+
+def _check_norms(spec: Spec) -> None:
+    for label, overlays in spec.norms.items():
+        for key in _data(merge(o.config for o in overlays)):
+            # It would override the training set's own choice, and the cell would not be what its name says.
+            if key in _TRAINED_AND_VALIDATED_ON:
+                raise InputError(
+                    f"{spec.path}: norms.{label}: a normaliser's overlays set data.{key}: move it to train or validate"
+                )
+
+
+def _check_targets(spec: Spec) -> None:
+    for label, overlays in spec.validate.items():
+        if overlays == spec.train.get(label):
+            continue  # validates on the training set's own, whose other settings belong to the training
+        for keys, _ in settings(merge(o.config for o in overlays)):
+            if keys not in (("data", "val"), ("data", "val_labels")):
+                raise InputError(
+                    f"{spec.path}: validate.{label}: its overlays set {'.'.join(keys)}, which no validation would take "
+                    "over: leave only data.val and data.val_labels"
+                )
 
 
 def _check_data(spec: Spec) -> None:
@@ -114,6 +140,7 @@ def _overlays(raw: object, path: Path, where: str) -> Overlays:
 def _overlay(raw: object, path: Path, where: str) -> Overlay:
     if isinstance(raw, dict):
         check_plain(raw, f"{path}: {where}")
+        _check_keys(raw, path, where)
         return Overlay(raw)
     if not isinstance(raw, str) or not raw:
         raise InputError(f"{path}: {where}: an overlay is a file name or a mapping, not {raw!r}")
@@ -121,7 +148,19 @@ def _overlay(raw: object, path: Path, where: str) -> Overlay:
     if not file.is_file():
         beside = [os.path.relpath(other, path.parent) for other in file.parent.glob("*.yaml")]
         raise InputError(f"{path}: {where}: there is no file {raw}{_close(raw, beside)}")
-    return Overlay(read_yaml(file), file)
+    overlay = read_overlay(file)
+    _check_keys(overlay.config, path, f"{where}: {raw}")
+    return overlay
+
+
+def _check_keys(config: Config, path: Path, where: str) -> None:
+    for dotted in (key for keys, _ in settings(config) for key in keys if "." in key):
+        # The training would read it, but it would not add up with the same setting in another overlay.
+        raise InputError(f"{path}: {where}: the key {dotted!r} has a dot: write it as nested keys")
+    if "root" in _data(config):
+        raise InputError(
+            f"{path}: {where}: an overlay sets data.root, a place on one machine: give --data-root or EN_BENCH_SHARDS"
+        )
 
 
 def _label(raw: object, where: str) -> str:

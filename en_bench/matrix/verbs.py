@@ -5,9 +5,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from en_bench.errors import InputError
+from en_bench.matrix.commands import cell_commands
 from en_bench.matrix.plan import PlannedCell, State, count_states, manifest_digests, plan
 from en_bench.matrix.process import Execute
 from en_bench.matrix.records import Results
@@ -26,7 +29,7 @@ def add_verbs(subparsers: "Subparsers") -> None:
     verbs = matrix.add_subparsers(dest="matrix_verb", metavar="VERB", required=True)
     _add(verbs, "plan", _plan, "list the cells with their states")
     run = _add(verbs, "run", _run, "run the cells that are not done")
-    run.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    run.add_argument("--dry-run", action="store_true", help="print all commands of the cells and run nothing")
     run.add_argument("--isolate", action="store_true", help="give every command a process of its own")
     run.add_argument("--only", default="*", metavar="PATTERN", help="run only cells whose norm/train/seed matches")
     _add(verbs, "status", _status, "count the cells by state")
@@ -42,12 +45,27 @@ def _add(subparsers: "Subparsers", name: str, handler: Handler, description: str
         "--results", type=Path, default=Path("results"), help="where <spec name>/ lies (default: results)"
     )
     parser.add_argument("--data-root", type=Path, help="where the data lie (default: $EN_BENCH_SHARDS, else data)")
-    parser.set_defaults(handler=handler)
+    parser.set_defaults(handler=partial(_told_in_one_line, handler))
     return parser
+
+
+def _told_in_one_line(handler: Handler, args: argparse.Namespace, execute: Execute) -> int:
+    try:
+        return handler(args, execute)
+    except BrokenPipeError:  # no matter of files: whoever reads the output has seen enough
+        raise
+    except OSError as error:
+        where = error.filename or args.results
+        raise InputError(
+            f"{where}: {error.strerror or error}: make it readable and writable, or choose other --results"
+        ) from None
 
 
 def _runner(args: argparse.Namespace, execute: Execute) -> Runner:
     spec = load_spec(args.spec)
+    for folder in (args.results, args.results / spec.name):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--results {args.results}: {folder} is a file: give a folder")
     digests = manifest_digests(args.data_root or Path(os.environ.get("EN_BENCH_SHARDS") or "data"))
     isolate = getattr(args, "isolate", False)
     return Runner(spec, execute, Results(args.results / spec.name), digests, args.data_root, isolate)
@@ -101,7 +119,8 @@ def _run(args: argparse.Namespace, execute: Execute) -> int:
     planned = _planned(runner)
     if args.dry_run:
         for item in select(planned, args.only, runner.spec):
-            for argv in runner.commands(item):
+            print(f"# {item.cell}: {item.state}")
+            for argv in cell_commands(runner.spec, item.cell, runner.results.run(item.cell.id), runner.data_root):
                 print(shlex.join(["en-bench", *argv]))
         return 0
     code = runner.run(args.only)

@@ -97,10 +97,10 @@ def read_curve(path: Path, name: str) -> Curve:
 
 
 def _costs(spec: Spec, planned: Sequence[PlannedCell]) -> list[dict[str, str]]:
-    """Per normaliser the means over its finished trainings."""
+    """Per normaliser the means over its trainings that have a number in the matrix."""
     rows = []
     for norm in spec.norms:
-        fits = [i.record.fit["cost"] for i in planned if i.cell.norm == norm and i.record is not None and i.record.fit]
+        fits = [i.record.fit["cost"] for i in planned if i.cell.norm == norm and i.record is not None and i.fresh]
         rows.append(
             {
                 "norm": norm,

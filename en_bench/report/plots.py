@@ -7,7 +7,7 @@ from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from en_bench.report.tables import Entry, Metric, Table
+from en_bench.report.tables import PART, Entry, Metric, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,13 +81,18 @@ def _field(axes: "Axes", x: int, y: int, table: Table, entry: Entry) -> None:
 
     colour, light = shade(table, entry)
     axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=colour, edgecolor="#c8d0d8", linewidth=0.5))
-    lines = entry.show(table.metric).replace(" ± ", "\n± ").replace(" FAILED", "\nFAILED").replace(" STALE", "\nSTALE")
+    lines = entry.show(table.metric).replace(" ± ", "\n± ")
+    for mark in entry.marks():
+        lines = lines.replace(f" {mark}", f"\n{mark}")
     axes.text(x + 0.5, y + 0.5, lines, ha="center", va="center", fontsize=7.5, color="white" if light else "#1c2733")
 
 
 @_styled
 def dots_svg(table: Table) -> str:
-    """Mean, 95 % interval and (faint) the single seeds, for each pair of training and validation set."""
+    """Mean, 95 % interval and (faint) the single seeds, for each pair of training and validation set.
+
+    A marker is hollow, and PART stands beside it, where seeds validated on a part of the set only.
+    """
     pairs = [(train, target) for train in table.trains for target in table.targets]
     step = 1.0 / (len(table.norms) + 1)
     figure = _figure(7.6, 0.5 + 0.22 * (len(table.norms) + 1) * len(pairs) + 0.5)
@@ -106,7 +111,11 @@ def dots_svg(table: Table) -> str:
             )
             if entry.summary is not None:
                 half = None if entry.summary.half_width is None else entry.summary.half_width * table.metric.scale
-                axes.errorbar(entry.summary.mean * table.metric.scale, y, xerr=half, capsize=2.5, **style)
+                mean = entry.summary.mean * table.metric.scale
+                hollow = {"markerfacecolor": "white"} if entry.parts else {}
+                axes.errorbar(mean, y, xerr=half, capsize=2.5, **(style | hollow))
+                if entry.parts:
+                    axes.annotate(PART, (mean, y), (0, 4), textcoords="offset points", ha="center", fontsize=6)
         axes.plot([], [], label=norm, linestyle="none", **style)
     for row in range(1, len(pairs)):
         axes.axhline(row, color="#dde3e8", linewidth=0.8)

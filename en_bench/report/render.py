@@ -63,14 +63,18 @@ def to_markdown(table: Table) -> str:
 
 
 def matrix_csv(table: Table) -> str:
-    """One row per (training set, normaliser, validation set); fractions and nats, in full precision."""
+    """One row per (training set, normaliser, validation set); fractions and nats, in full precision.
+
+    The last columns count seeds: `part` those of `seeds` that validated on a part of the set, then those without a
+    result.
+    """
     head = ["train", "norm", "validate", "metric", "mean", "sd", "half_width_95", "seeds"]
-    rows: list[list[Any]] = [[*head, *(state.value for state in _HOLES), "best"]]
+    rows: list[list[Any]] = [[*head, "part", *(state.value for state in _HOLES), "best"]]
     for (train, norm, target), entry in table.entries.items():
         summary = entry.summary
         numbers = ["", "", "", 0] if summary is None else [summary.mean, summary.sd, summary.half_width, summary.n]
         holes = [entry.holes[state] for state in _HOLES]
-        rows.append([train, norm, target, table.metric_name, *numbers, *holes, int(entry.best)])
+        rows.append([train, norm, target, table.metric_name, *numbers, entry.parts, *holes, int(entry.best)])
     return _csv(rows)
 
 
@@ -90,7 +94,7 @@ def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
         for name in result["metrics"]
     }
     metrics = [*METRICS, *sorted(found - set(METRICS))]
-    head = ["id", "state", "train", "norm", "seed", "validate", "set", "labels", "n", "digest"]
+    head = ["id", "state", "train", "norm", "seed", "validate", "set", "labels", "n", "whole_set", "digest"]
     rows: list[list[Any]] = [[*head, *metrics, *_COST, "epochs", "device", "commit", "dirty", "reason"]]
     for item in planned:
         fit = item.record.fit if item.record is not None else {}
@@ -100,7 +104,7 @@ def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
             result = item.result(label) or {"metrics": {}}
             rows.append(
                 [item.cell.id, item.state.value, item.cell.train, item.cell.norm, item.cell.seed, label]
-                + [result.get(key) for key in ("set", "labels", "n", "digest")]
+                + [result.get(key) for key in ("set", "labels", "n", "whole_set", "digest")]
                 + [_number(result["metrics"], name) for name in metrics]
                 + [fit.get("cost", {}).get(name) for name in _COST]
                 + [fit.get("epochs"), fit.get("device"), commit.get("sha"), commit.get("dirty"), reason]

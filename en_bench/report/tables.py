@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from en_bench.matrix.plan import PlannedCell, State, count_states
+from en_bench.matrix.records import covers_set
 from en_bench.matrix.spec import Spec
 from en_bench.matrix.stats import Summary, summarise
 
@@ -32,11 +33,15 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+PART = "PART"
+
+
 @dataclass(frozen=True)
 class Entry:
     """A normaliser trained on one set and validated on another, over seeds.
 
-    `values` holds what can be believed, by seed; `holes` counts the other seeds by state (missing, failed or stale).
+    `values` holds what can be believed, by seed; `parts` counts those of them that come from a part of the validation
+    set only; `holes` counts the other seeds by state (missing, failed or stale).
     """
 
     train: str
@@ -45,11 +50,13 @@ class Entry:
     values: Mapping[int, float]
     holes: Counter[State]
     summary: Summary | None
+    parts: int = 0
     best: bool = False
 
     def marks(self) -> list[str]:
-        """FAILED and STALE where a seed is; – where nothing is there and nothing else says why."""
-        said = [state.upper() for state in (State.FAILED, State.STALE) if self.holes[state]]
+        """PART, FAILED and STALE where a seed is; – where nothing is there and nothing else says why."""
+        said = [PART] if self.parts else []
+        said += [state.upper() for state in (State.FAILED, State.STALE) if self.holes[state]]
         return said or ([] if self.summary else ["–"])
 
     def show(self, metric: Metric) -> str:
@@ -116,22 +123,31 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
 def _entry(spec: Spec, group: Sequence[PlannedCell], train: str, norm: str, target: str) -> Entry:
     values: dict[int, float] = {}
     holes: Counter[State] = Counter()
+    parts = 0
     for item in group:
         result = item.result(target)
         if result is not None and spec.metric in result["metrics"]:
             value = result["metrics"][spec.metric]
             values[item.cell.seed] = math.nan if value is None else float(value)
+            parts += not covers_set(result)
         elif item.state is State.DONE:
             holes[State.MISSING] += 1
         else:
             holes[item.state] += 1
     summary = summarise(list(values.values())) if values else None
-    return Entry(train, norm, target, values, holes, summary)
+    return Entry(train, norm, target, values, holes, summary, parts)
 
 
 def _best(column: Sequence[Entry], metric: Metric) -> Entry | None:
-    """The best mean among the normalisers of one training set; none unless there are rivals, each with three seeds."""
-    rivals = [(entry.summary.mean, entry) for entry in column if entry.summary is not None and entry.summary.n >= 3]
+    """The best mean among the normalisers of one training set; none unless there are rivals, each with three seeds.
+
+    A mean over a part of the validation set is no rival, and leaves open which one is best.
+    """
+    rivals = [
+        (entry.summary.mean, entry)
+        for entry in column
+        if entry.summary is not None and entry.summary.n >= 3 and not entry.parts
+    ]
     with_numbers = sum(entry.summary is not None for entry in column)
     if len(rivals) < 2 or len(rivals) < with_numbers or any(mean != mean for mean, _ in rivals):
         return None
@@ -152,9 +168,14 @@ def _notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterable[tuple[str, st
     for label in spec.validate:
         yield f"validated on {label}", _mixed(_set(result) for result in results[label])
     everything = runs + [result for found in results.values() for result in found]
+    if not all(covers_set(result) for found in results.values() for result in found):
+        yield PART, "validated on a part of the set only: no best among its rivals"
     yield "epochs", _mixed(str(fit.get("epochs", "?")) for fit in runs)
     yield "seeds", ", ".join(map(str, spec.seeds))
     yield "device", _mixed(str(made.get("device", "?")) for made in everything)
+    precisions = [(fit.get("config") or {}).get("trainer", {}).get("precision") for fit in runs]
+    if any(precision is not None for precision in precisions):
+        yield "precision", _mixed("not set" if precision is None else str(precision) for precision in precisions)
     yield "versions", _mixed(_versions(made.get("versions")) for made in everything)
     yield "commit", _mixed(_commit(made.get("commit")) for made in everything)
     stale = sum(item.state is State.STALE for item in planned)
@@ -163,7 +184,8 @@ def _notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterable[tuple[str, st
 
 def _set(part: Mapping[str, Any]) -> str:
     digest = str(part.get("digest") or "?").removeprefix("sha256:")[:8]
-    return f"{part.get('set', '?')}, n {part.get('n', '?')}, labels {part.get('labels', '?')}, digest {digest}"
+    part_of = "" if covers_set(part) else f" ({PART})"
+    return f"{part.get('set', '?')}, n {part.get('n', '?')}, labels {part.get('labels', '?')}, digest {digest}{part_of}"
 
 
 def _versions(versions: object) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 FILES = {
-    "base.yaml": "trainer: {max_epochs: 2}\ndata: {workers: 2}\n",
+    "base.yaml": "seed_everything: 0\ntrainer: {max_epochs: 2, devices: 1}\ndata: {workers: 2}\n",
     "recipe/digits.yaml": "model: {lr: 1e-1}\n",
     "data/handwritten.yaml": "data: {train: digits/handwritten/train, val: digits/handwritten/val}\n",
     "data/typeset.yaml": "data: {train: digits/typeset/train, val: digits/typeset/val, val_labels: clean}\n",

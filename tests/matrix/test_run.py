@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from en_bench.errors import InputError
+from en_bench.matrix.commands import cell_commands
 from en_bench.matrix.overlays import Config
-from en_bench.matrix.plan import Digests, manifest_digests, plan
+from en_bench.matrix.plan import Digests, manifest_digests, plan, plan_cells
 from en_bench.matrix.process import claim_folder
 from en_bench.matrix.records import Results
 from en_bench.matrix.run import INTERRUPTED, Runner, needs_own_process
@@ -196,6 +197,118 @@ def test_training_of_another_seed_is_not_taken(spec_file: Path, trace: Path) -> 
     assert verbs(trace) == ["fit", "validate", "validate"]
 
 
+def commands(spec_file: Path, name: str) -> list[list[str]]:
+    spec = load_spec(spec_file)
+    cell = next(cell for cell in plan_cells(spec) if str(cell) == name)
+    return cell_commands(spec, cell, Results(RESULTS).run(cell.id), None)
+
+
+def test_training_typed_by_hand_is_taken(spec_file: Path, trace: Path) -> None:
+    fit = commands(spec_file, "BatchNorm/typeset/1")[0]
+    fake_execute.execute(fit)
+    written = (Path(fit[-1]) / "fit.json").read_text()
+    verbs(trace)
+    assert run(spec_file, only="BatchNorm/typeset/1") == 0
+    assert verbs(trace) == ["validate", "validate"]
+    assert (Path(fit[-1]) / "fit.json").read_text() == written
+
+
+def test_training_typed_by_hand_with_other_settings_moves_aside(
+    spec_file: Path, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = commands(spec_file, "BatchNorm/typeset/1")[0]
+    (other := Path("other.yaml")).write_text("model: {lr: 0.2}\n")
+    run_folder = Path(fit[-1])
+    for number in (1, 2):
+        fake_execute.execute([*fit, "--config", str(other)])
+        written = (run_folder / "fit.json").read_text()
+        (run_folder / "cell.json").unlink(missing_ok=True)
+        capsys.readouterr()
+        verbs(trace)
+        assert run(spec_file, only="BatchNorm/typeset/1") == 0
+        assert verbs(trace) == ["fit", "validate", "validate"]
+        aside = run_folder.with_name(f"{run_folder.name}.set-aside-{number}")
+        assert (aside / "fit.json").read_text() == written
+        assert (aside / "checkpoints/last.ckpt").exists()
+        first = (run_folder / "log.txt").read_text().splitlines()[0]
+        assert first.startswith("# ") and first.endswith(f"moved to {aside.name}")
+        assert f"moved to {aside.name}" in capsys.readouterr().out
+        next(RESULTS.glob("records/*.json")).unlink()
+        run_folder.rename(f"kept-{number}")
+
+
+def test_what_a_killed_runner_left_goes_and_what_a_hand_left_stays(spec_file: Path) -> None:
+    run_folder = Path(commands(spec_file, "BatchNorm/typeset/0")[0][-1])
+    for left_by_hand in (False, True):
+        (run_folder / "checkpoints").mkdir(parents=True)
+        (run_folder / "checkpoints/last.ckpt").write_text("half way")
+        if not left_by_hand:
+            (run_folder / "log.txt").write_text("$ en-bench fit\n")
+        assert run(spec_file, only="BatchNorm/typeset/0") == 0
+        assert run_folder.with_name(f"{run_folder.name}.set-aside-1").exists() is left_by_hand
+        next(RESULTS.glob("records/*.json")).unlink()
+        run_folder.rename(f"kept-{left_by_hand}")
+
+
+def test_overlay_edited_before_a_training_starts_fails_its_cells(spec_file: Path, trace: Path) -> None:
+    runner = Runner(load_spec(spec_file), fake_execute.execute, Results(RESULTS), nowhere)
+    (spec_file.parent / "norm/en.yaml").write_text("norm: {class_path: en_bench.norms.GroupNorm}\n")
+    assert runner.run("*/typeset/0") == 1
+    assert verbs(trace) == ["fit", "validate", "validate"]
+    record = next(r for r in Results(RESULTS).load()[0].values() if r.norm == "ExemplarNorm")
+    assert record.reason == "experiments/norm/en.yaml changed since this run was planned: start it again"
+    assert record.status == "failed" and not record.fit
+    assert record.reason in (RESULTS / record.log).read_text()
+    assert states(spec_file)[6] == "missing"
+
+
+def test_overlay_edited_while_a_training_starts_is_not_recorded_under_the_old_identity(
+    spec_file: Path, trace: Path
+) -> None:
+    overlay = spec_file.parent / "norm/en.yaml"
+    planned = overlay.read_text()
+
+    def edit_and_execute(argv: list[str]) -> None:
+        overlay.write_text("norm: {class_path: en_bench.norms.GroupNorm}\n")
+        fake_execute.execute(argv)
+
+    spec = load_spec(spec_file)
+    assert Runner(spec, edit_and_execute, Results(RESULTS), nowhere).run("ExemplarNorm/typeset/0") == 1
+    assert verbs(trace) == ["fit"]
+    (record,) = Results(RESULTS).load()[0].values()
+    assert record.reason == "experiments/norm/en.yaml changed since this run was planned: start it again"
+    assert not record.fit and not record.validate
+    # Nor does that training pass for the cell's own once the overlay is what it was.
+    overlay.write_text(planned)
+    assert run(spec_file, only="ExemplarNorm/typeset/0") == 0
+    assert verbs(trace) == ["fit", "validate", "validate"]
+
+
+def test_overlay_edited_where_it_makes_no_other_experiment_goes_on(spec_file: Path) -> None:
+    runner = Runner(load_spec(spec_file), fake_execute.execute, Results(RESULTS), nowhere)
+    base = spec_file.parent / "base.yaml"
+    base.write_text(base.read_text().replace("workers: 2", "workers: 3"))
+    assert runner.run("BatchNorm/typeset/0") == 0
+
+
+def test_removed_overlay_fails_its_cells(spec_file: Path) -> None:
+    runner = Runner(load_spec(spec_file), fake_execute.execute, Results(RESULTS), nowhere)
+    (spec_file.parent / "norm/en.yaml").unlink()
+    assert runner.run("ExemplarNorm/typeset/0") == 1
+    (record,) = Results(RESULTS).load()[0].values()
+    assert record.reason == "experiments/norm/en.yaml: no such file"
+
+
+def test_validation_on_a_part_is_marked_on_the_terminal(
+    spec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_PART", "digits/typeset/val")
+    run(spec_file, only="BatchNorm/typeset/0")
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.count(" PART") == 1
+    assert line.split("typeset ")[-1].split()[1] == "PART"
+
+
 def test_failed_validation_of_another_set_leaves_no_old_result(
     spec_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,18 +415,22 @@ def test_pattern_that_matches_nothing(spec_file: Path) -> None:
 @pytest.mark.parametrize(
     ("trainer", "own"),
     [
-        ({}, False),
+        ({}, True),
+        ({"devices": "auto", "strategy": "auto"}, True),
+        ({"devices": -1}, True),
         ({"devices": 1}, False),
-        ({"devices": "auto", "strategy": "auto"}, False),
+        ({"devices": "1"}, False),
+        ({"devices": [0], "strategy": "auto"}, False),
         ({"devices": 2}, True),
         ({"devices": [0, 1]}, True),
         ({"devices": 1, "num_nodes": 2}, True),
-        ({"strategy": "ddp_find_unused_parameters_true"}, True),
-        ({"strategy": {"class_path": "lightning.pytorch.strategies.DDPStrategy"}}, True),
+        ({"devices": 1, "strategy": "ddp_find_unused_parameters_true"}, True),
+        ({"devices": 1, "strategy": {"class_path": "lightning.pytorch.strategies.DDPStrategy"}}, True),
     ],
 )
-def test_several_devices_ask_for_a_process_of_their_own(trainer: Config, own: bool) -> None:
+def test_all_but_a_single_device_asks_for_a_process_of_its_own(trainer: Config, own: bool) -> None:
     assert needs_own_process({"trainer": trainer}) is own
+    assert needs_own_process({})
 
 
 def test_manifests_are_read_once_and_absent_sets_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

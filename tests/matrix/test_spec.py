@@ -37,6 +37,23 @@ def test_a_part_of_the_training_sets(spec_file: Path) -> None:
     assert list(load_spec(edit(spec_file, "seeds:", "validate: [typeset]\nseeds:")).validate) == ["typeset"]
 
 
+def test_base_may_set_what_all_cells_share(spec_file: Path) -> None:
+    edit(spec_file.parent / "base.yaml", "workers: 2", "workers: 2, val: shared/val, val_labels: clean")
+    edit(spec_file, "typeset: data/typeset.yaml", "typeset: {data: {train: a}}")
+    assert load_spec(spec_file).target("typeset") == {"data.val": "shared/val", "data.val_labels": "clean"}
+
+
+def test_a_training_set_by_its_own_overlays_validates_on_its_own(spec_file: Path) -> None:
+    edit(spec_file, "seeds:", "validate: {typeset: data/typeset.yaml}\nseeds:")
+    assert load_spec(spec_file).target("typeset")["data.val"] == "digits/typeset/val"
+
+
+def test_overlay_file_with_a_place_is_named(spec_file: Path) -> None:
+    edit(spec_file.parent / "base.yaml", "workers: 2", "root: /data")
+    with pytest.raises(InputError, match=r"digits.yaml: base: base.yaml: .* sets data.root.* give --data-root"):
+        load_spec(spec_file)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -66,7 +83,7 @@ def test_a_part_of_the_training_sets(spec_file: Path) -> None:
         ("seeds:", "validate: [typeset, typeset]\nseeds:", "stands twice"),
         (
             "seeds:",
-            "validate: {x: {model: {}, data: {val_labels: a}}}\nseeds:",
+            "validate: {x: {data: {val_labels: a}}}\nseeds:",
             "validate.x: its overlays set no data.val",
         ),
         (
@@ -76,6 +93,27 @@ def test_a_part_of_the_training_sets(spec_file: Path) -> None:
         ),
         ("typeset: data/typeset.yaml", "typeset: {data: {val: a}}", "train.typeset: its overlays set no data.train"),
         ("typeset: data/typeset.yaml", "typeset: {1: a}", "put it in quotes"),
+        ("typeset: data/typeset.yaml", "typeset: [data/typeset.yaml, {data: {root: /d}}]", "sets data.root"),
+        ("norm/en.yaml", "{data: {root: null}}", "norms.ExemplarNorm: an overlay sets data.root"),
+        ("norm/en.yaml", "{data.root: /d}", "the key 'data.root' has a dot"),
+        ("norm/en.yaml", "{model: {norm.class_path: x}}", "the key 'norm.class_path' has a dot"),
+        (
+            "norm/en.yaml",
+            "[norm/en.yaml, {data: {train: a}}]",
+            "norms.ExemplarNorm: a normaliser's overlays set data.train",
+        ),
+        ("norm/en.yaml", "{data: {val: a}}", "norms.ExemplarNorm: a normaliser's overlays set data.val"),
+        ("norm/en.yaml", "{data: {val_labels: a}}", "norms.ExemplarNorm: a normaliser's overlays set data.val_labels"),
+        (
+            "seeds:",
+            "validate: {x: {model: {lr: 1}, data: {val: a, val_labels: a}}}\nseeds:",
+            "validate.x: its overlays set model.lr, which no validation would take over",
+        ),
+        (
+            "seeds:",
+            "validate: {x: {data: {val: a, val_labels: a, val_batch_size: 8}}}\nseeds:",
+            "validate.x: its overlays set data.val_batch_size",
+        ),
     ],
 )
 def test_mistake_is_one_line_with_file_and_cure(old: str, new: str, message: str, spec_file: Path) -> None:

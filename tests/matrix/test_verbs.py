@@ -25,7 +25,8 @@ def spec(spec_file: Path) -> str:
 
 def test_dry_run_prints_exact_commands_and_writes_nothing(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("matrix", "run", spec, "--dry-run", "--only", "ExemplarNorm/handwritten/1") == 0
-    fit, first, second = capsys.readouterr().out.splitlines()
+    state, fit, first, second = capsys.readouterr().out.splitlines()
+    assert state == "# ExemplarNorm/handwritten/1: missing"
     cell = shlex.split(fit)[-1].rsplit("/", 1)[-1]
     assert fit == (
         "en-bench fit --config experiments/base.yaml --config experiments/recipe/digits.yaml "
@@ -45,9 +46,36 @@ def test_dry_run_prints_exact_commands_and_writes_nothing(spec: str, capsys: pyt
 
 def test_data_root_is_passed_on_only_if_given(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     call("matrix", "run", spec, "--dry-run", "--data-root", "my shards")
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert len(lines) == 24
     assert all(line.endswith("--data.root 'my shards'") for line in lines)
+
+
+def test_dry_run_prints_the_commands_of_cells_that_are_done_too(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call("matrix", "run", spec, "--dry-run")
+    before = capsys.readouterr().out
+    call("matrix", "run", spec, "--only", "BatchNorm/typeset/0")
+    capsys.readouterr()
+    call("matrix", "run", spec, "--dry-run")
+    done = before.replace("# BatchNorm/typeset/0: missing", "# BatchNorm/typeset/0: done")
+    assert capsys.readouterr().out == done != before
+
+
+@pytest.mark.parametrize("verb", ["plan", "status", "run", "report"])
+@pytest.mark.parametrize("place", ["out", "out/digits"])
+def test_results_that_are_a_file_are_an_error_in_one_line(verb: str, place: str, spec: str) -> None:
+    Path(place).parent.mkdir(exist_ok=True)
+    Path(place).write_text("")
+    with pytest.raises(InputError, match=rf"--results out: {place} is a file: give a folder"):
+        call("matrix", verb, spec, "--results", "out")
+
+
+@pytest.mark.parametrize(("verb", "name"), [("status", "records"), ("report", "tables"), ("run", "runs")])
+def test_results_that_cannot_be_read_or_written_are_an_error_in_one_line(verb: str, name: str, spec: str) -> None:
+    Path("results/digits").mkdir(parents=True)
+    Path("results/digits", name).write_text("")
+    with pytest.raises(InputError, match=rf"^results/digits/{name}.*: .* or choose other --results$"):
+        call("matrix", verb, spec)
 
 
 def test_plan_lists_cells_and_totals(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

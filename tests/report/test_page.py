@@ -12,7 +12,7 @@ from en_bench.matrix.plan import PlannedCell, State, plan
 from en_bench.matrix.records import Results
 from en_bench.matrix.spec import Spec
 from en_bench.report.page import read_curve, write_report
-from en_bench.report.plots import matrix_svg, shade
+from en_bench.report.plots import dots_svg, matrix_svg, shade
 from en_bench.report.tables import build_table
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -122,6 +122,34 @@ def test_page_with_a_diverged_run(results: Results, spec: Spec, planned: Sequenc
     broken = {**first.record.validate, "typeset": {**result, "metrics": {"top1": None}}}
     page = Page(write(results, spec, [replace(first, record=replace(first.record, validate=broken)), *planned[1:]]))
     assert "nan" in page.text
+
+
+def test_page_marks_a_part_of_a_set(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    first = planned[0]
+    assert first.record is not None
+    assert "PART" not in Page(write(results, spec, planned)).text
+    result = {**first.record.validate["typeset"], "whole_set": False}
+    record = replace(first.record, validate={**first.record.validate, "typeset": result})
+    marked = [replace(first, record=record), *planned[1:]]
+    page = Page(write(results, spec, marked))
+    assert "41.3 ± 4.8 (3) PART" in page.text
+    assert "PART validated on a part of the set only" in page.text
+    # Letters are outlines: what was drawn stands in comments.
+    assert "<!-- PART -->" in (results.tables / "matrix.svg").read_text()
+    dots = dots_svg(build_table(spec, marked))
+    assert "<!-- PART -->" in dots
+    assert dots.count("fill: #ffffff; stroke: #0072b2") > 0
+
+
+def test_costs_leave_out_what_no_longer_counts(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    dear = []
+    for item in planned:
+        if item.state is State.STALE and item.record is not None:
+            fit = {**item.record.fit, "cost": {**item.record.fit["cost"], "parameters": 10**12}}
+            item = replace(item, record=replace(item.record, fit=fit))
+        dear.append(item)
+    assert dear != list(planned)
+    assert write(results, spec, dear) == write(results, spec, planned)
 
 
 def test_equal_records_make_equal_bytes(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:

@@ -78,6 +78,23 @@ def changed(planned: Sequence[PlannedCell], name: str, **changes: object) -> lis
     return edited
 
 
+def partly(planned: Sequence[PlannedCell], name: str) -> list[PlannedCell]:
+    """The plan with one cell validated on a part of the typeset digits."""
+    edited = []
+    for item in planned:
+        if str(item.cell) == name and item.record is not None:
+            result = {**item.record.validate["typeset"], "n": 128, "whole_set": False}
+            item = replace(item, record=replace(item.record, validate={**item.record.validate, "typeset": result}))
+        edited.append(item)
+    return edited
+
+
+def with_precision(item: PlannedCell, precision: str | None) -> PlannedCell:
+    assert item.record is not None
+    fit = {**item.record.fit, "config": {"trainer": {"precision": precision}}}
+    return replace(item, record=replace(item.record, fit=fit))
+
+
 def test_text_to_the_character(spec: Spec, planned: Sequence[PlannedCell]) -> None:
     assert to_text(build_table(spec, planned)) == TEXT
 
@@ -142,6 +159,25 @@ def test_a_rival_with_too_few_seeds_leaves_it_open(spec: Spec, planned: Sequence
     assert not build_table(three, [*planned, *few]).has_best
 
 
+@pytest.mark.parametrize("norm", ["BatchNorm", "ExemplarNorm"])
+def test_a_part_of_a_set_is_marked_and_names_no_best(norm: str, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    marked = partly(planned, f"{norm}/handwritten/1")
+    table = build_table(spec, marked)
+    entry = table.entries["handwritten", norm, "typeset"]
+    assert entry.show(table.metric).endswith("(3) PART")
+    assert not any(table.entries["handwritten", other, "typeset"].best for other in spec.norms)
+    assert table.entries["handwritten", "ExemplarNorm", "handwritten"].best
+    for text in (to_text(table), to_markdown(table)):
+        assert entry.show(table.metric) in text
+        assert "PART: validated on a part of the set only" in text
+        assert "digits/typeset/val, n 128, labels given, digest d2d2d2d2 (PART)" in text
+    rows = list(csv.DictReader(io.StringIO(matrix_csv(table))))
+    assert [(row["norm"], row["validate"]) for row in rows if row["part"] != "0"] == [(norm, "typeset")]
+    cells = list(csv.DictReader(io.StringIO(cells_csv(spec, marked))))
+    (part,) = [row for row in cells if row["whole_set"] == "False"]
+    assert (part["norm"], part["seed"], part["validate"], part["n"]) == (norm, "1", "typeset", "128")
+
+
 def test_lower_is_better_for_the_loss(spec: Spec, planned: Sequence[PlannedCell]) -> None:
     table = build_table(replace(spec, metric="nll"), planned)
     # nll falls with top1 in the records, so the same normaliser is best.
@@ -165,6 +201,16 @@ def test_mixed_origins_are_all_listed(spec: Spec, planned: Sequence[PlannedCell]
     assert notes["device"] == "one GPU; cpu"
     assert notes["epochs"] == "3; 2"
     assert notes["commit"] == "ffffffffff with uncommitted changes; 0123456789"
+
+
+def test_precision_is_noted_where_a_training_set_one(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    assert "precision" not in dict(build_table(spec, planned).notes)
+    unset = [with_precision(item, None) if item.record else item for item in planned]
+    assert "precision" not in dict(build_table(spec, unset).notes)
+    some = [with_precision(planned[0], "bf16-mixed"), *planned[1:]]
+    assert dict(build_table(spec, some).notes)["precision"] == "bf16-mixed; not set"
+    everywhere = [with_precision(item, "bf16-mixed") if item.record else item for item in planned]
+    assert "\nprecision: bf16-mixed\n" in to_text(build_table(spec, everywhere))
 
 
 def test_matrix_without_records_is_all_holes(spec: Spec) -> None:

@@ -1,0 +1,96 @@
+"""The folder of a cell's training: whose it is, whether it can be taken, and making room for a new one."""
+
+import itertools
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from en_bench.errors import InputError
+from en_bench.files import write_json
+from en_bench.matrix.plan import Cell, without_places
+from en_bench.matrix.records import Json, check_fit, read_json
+
+FIT, LOG, _OWNER = "fit.json", "log.txt", "cell.json"
+
+
+def finished_fit(run: Path, cell: Cell) -> Json | None:
+    """What the training in `run` wrote, if it is this cell's: by the runner's own mark, else by its configuration.
+
+    The runner marks a training only once it has ended under the overlays it was planned with; without the mark (the
+    command was typed by hand, or the runner was killed) the resolved configuration has to hold every value of the cell.
+    """
+    try:
+        fit = read_json(run / FIT)
+        check_fit(fit)
+    except InputError:
+        return None
+    if fit["seed"] != cell.seed:
+        return None
+    owner = _owner(run)
+    if owner is not None:
+        return fit if owner.get("id") == cell.id else None
+    # The cell's seed, compared above, wins over an overlay's.
+    wanted = {key: value for key, value in without_places(cell.config).items() if key != "seed_everything"}
+    return fit if holds(fit.get("config"), wanted) else None
+
+
+def claim_training(run: Path, cell: Cell, targets: Mapping[str, Json]) -> None:
+    """Mark the training in `run` as the cell's; `targets` are the settings that select each label's validation set."""
+    write_json(run / _OWNER, {"id": cell.id, "targets": targets})
+
+
+def validated_targets(run: Path) -> dict[str, Json]:
+    """The settings that selected the validation sets of the results in `run`, by label."""
+    targets = (_owner(run) or {}).get("targets")
+    return dict(targets) if isinstance(targets, dict) else {}
+
+
+def make_room(run: Path) -> str | None:
+    """Clear `run` for a new training. Remains of one that the runner cut off go, all else moves aside.
+
+    Returns what was moved and where to, in one line, or None.
+    """
+    moved = None
+    if run.exists():
+        if (run / FIT).exists() or not (run / LOG).exists():
+            numbers = itertools.count(1)
+            aside = next(p for n in numbers if not (p := run.with_name(f"{run.name}.set-aside-{n}")).exists())
+            run.rename(aside)
+            moved = f"{run.name} held a training that is not this cell's or no longer valid: moved to {aside.name}"
+        else:
+            shutil.rmtree(run)
+    run.mkdir(parents=True)
+    return moved
+
+
+def holds(resolved: object, wanted: object) -> bool:
+    """Whether a resolved configuration holds every value of the overlays `wanted`, which may leave others open.
+
+    Classes compare by the last part of their path, since overlays may write `ExemplarNorm` for
+    `en_bench.norms.ExemplarNorm`, also without `class_path`. Numbers compare by value, whole or not.
+    """
+    if isinstance(wanted, Mapping):
+        if not isinstance(resolved, Mapping):
+            return not wanted and resolved is None
+        return all(
+            key in resolved and (_same_class if key == "class_path" else holds)(resolved[key], value)
+            for key, value in wanted.items()
+        )
+    if isinstance(wanted, str) and isinstance(resolved, Mapping):
+        return _same_class(resolved.get("class_path"), wanted)
+    if isinstance(wanted, list):
+        return isinstance(resolved, list) and len(resolved) == len(wanted) and all(map(holds, resolved, wanted))
+    if isinstance(wanted, bool) or isinstance(resolved, bool):
+        return wanted is resolved
+    return wanted == resolved
+
+
+def _same_class(resolved: object, wanted: object) -> bool:
+    return str(resolved).rpartition(".")[2] == str(wanted).rpartition(".")[2]
+
+
+def _owner(run: Path) -> Json | None:
+    try:
+        return read_json(run / _OWNER)
+    except InputError:
+        return None
