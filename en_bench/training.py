@@ -60,6 +60,32 @@ class _SaveFitConfig(SaveConfigCallback):
             self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
+class _Trainer(Trainer):
+    """Lightning's Trainer, whose options that mean batches as integers and shares as floats are told apart for sure.
+
+    Lightning writes them `Optional[Union[int, float]]`. The typing module takes that for equal to a union of float and
+    int that some other package made earlier, and then `1`, one batch, is read as 1.0, all of them, or not, depending on
+    what happens to be installed. Unions written with `|` keep their order.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            overfit_batches=overfit_batches,
+            val_check_interval=val_check_interval,
+            **kwargs,
+        )
+
+
 class EnBenchCLI(LightningCLI):
     """Overlays and flags to a trainer, a task and a data module, and their outcome to a file."""
 
@@ -143,7 +169,8 @@ class EnBenchCLI(LightningCLI):
         folder = self._folder()
         if self._is_first_process() and (folder / FIT_RESULT).exists():
             raise InputError(
-                f"{folder} already holds a finished training: choose another --trainer.default_root_dir or remove it"
+                f"{folder} already holds a finished training: choose another --trainer.default_root_dir "
+                "(to train on from its checkpoint, give that as --ckpt_path beside)"
             )
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: choose another --trainer.default_root_dir")
@@ -160,6 +187,20 @@ class EnBenchCLI(LightningCLI):
         if self.config_init.validate.ckpt_path is None:
             raise InputError("validate needs --ckpt_path, e.g. the checkpoints/last.ckpt of a run's folder")
         self.datamodule.open("validate")
+
+    def fit(self, **arguments: Any) -> None:
+        """Trains; an interrupt, which Lightning turns into exit code 1, is told as what it is."""
+        try:
+            self.trainer.fit(**arguments)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            last = self._folder() / CHECKPOINTS / "last.ckpt"
+            cure = (
+                f"the same command with --ckpt_path {last} continues" if last.exists() else "there is no checkpoint yet"
+            )
+            print(f"en-bench: stopped in epoch {self.trainer.current_epoch + 1}: {cure}", file=sys.stderr)
+            raise KeyboardInterrupt from None
 
     def validate(self, **arguments: Any) -> None:
         """Without Lightning's own table: ConsoleLines prints the scores with their n."""
@@ -284,6 +325,7 @@ def run_training_verb(argv: list[str]) -> None:
             ClassificationTask,
             ShardDataModule,
             save_config_callback=_SaveFitConfig,
+            trainer_class=_Trainer,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

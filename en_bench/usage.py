@@ -30,6 +30,8 @@ def explain(message: str, options: Sequence[str]) -> str:
     if missing := _first(r"arguments are required: (.*)", message):
         needed = ", ".join("--" + re.sub(r"^(fit|validate)\.", "", name.strip()) for name in missing.split(","))
         return f"{needed} must be given: by an overlay (--config FILE) or as flags"
+    if absent := _first(r"File does not exist: '?([^'\n]+)", message):
+        return f"there is no overlay {absent}: correct the path after --config"
     if wrong := _first(r"Expected a dot import path string: (\S+)", message):
         return f"{flag}: there is no class {wrong}{_meant(wrong, _class_names())}"
     if alien := _first(r"Expected '([\w.]+)' to be a subclass of", message):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -119,14 +120,31 @@ def test_equal_seeds_train_equally_and_another_seed_does_not(trained, shards, tm
 
 
 def test_a_part_of_the_set_is_told_as_a_part(trained, tmp_path, run_command):
-    # In a process of its own: whether `1` is read as an integer depends on which Optional[Union[...]] of int and float
-    # was made first in a process (typing caches them as equal), and tests import what the command does not.
     result = tmp_path / "part.json"
     limited = ("--trainer.limit_val_batches", 1, "--data.val_batch_size", 32, "--result", result)
     done = run_command(*validate_arguments(trained, *limited), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "n 32 of 93  (a part only: limit_val_batches)" in done.stdout
     assert json.loads(result.read_text())["whole_set"] is False
+
+
+def test_one_batch_and_all_batches_are_told_apart_whatever_is_imported_first(tmp_path):
+    """typing takes Optional[Union[float, int]] and Optional[Union[int, float]] for one, whichever came first."""
+    code = (
+        "import typing; typing.Optional[typing.Union[float, int]]; typing.Union[float, int, None]\n"
+        "import sys; from en_bench.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    data = ("--data.train", "a/train", "--data.val", "a/val")
+    limits = ("--trainer.limit_val_batches", "1", "--trainer.limit_train_batches", "1.0")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fit", *OVERLAYS, *data, *limits, "--print_config"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "limit_val_batches: 1\n" in done.stdout
+    assert "limit_train_batches: 1.0\n" in done.stdout
 
 
 def test_a_finished_run_is_not_overwritten(trained, shards, capsys):
@@ -287,6 +305,24 @@ def test_a_pickle_that_runs_code_is_refused(trained, tmp_path, capsys):
     assert main(validate_arguments(trained, "--ckpt_path", evil)) == 1
     assert "evil.ckpt" in one_line(capsys)
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(shards, tmp_path):
+    run = tmp_path / "run"
+    arguments = fit_arguments(shards, run, "--trainer.max_epochs", 500, "--trainer.log_every_n_steps", 1)
+    fit = subprocess.Popen(
+        [sys.executable, "-m", "en_bench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert fit.stdout is not None
+    for line in fit.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    fit.send_signal(signal.SIGINT)
+    _, told = fit.communicate(timeout=60)
+    assert fit.returncode == 130
+    assert f"--ckpt_path {run / 'checkpoints' / 'last.ckpt'} continues" in told
+    assert "Traceback" not in told
+    assert not (run / "fit.json").exists()
 
 
 def test_an_unknown_verb_is_wrong_usage(capsys):

@@ -42,7 +42,7 @@ class PadCropFlip(Transform):
         if (height, width) != (self.size, self.size):
             raise InputError(
                 f"PadCropFlip expects {self.size}x{self.size} images and got {height}x{width}: "
-                f"prepare the set with --short-side {self.size}, or use ResizedCropFlip"
+                f"use ResizedCropFlip (--data.train_transform ResizedCropFlip --data.train_transform.size {self.size})"
             )
         top = int(random.random() * (2 * self.padding + 1))
         left = int(random.random() * (2 * self.padding + 1))

@@ -131,6 +131,8 @@ class WandbMirror(Logger):
                 raise
             warnings.warn(f"W&B cannot be reached ({type(error).__name__}): this run is kept offline", stacklevel=2)
             run = wandb.init(mode="offline", settings=settings, **{**arguments, "resume": None})
+        if run.offline:
+            print(f"W&B mirror offline in {self._folder / 'wandb'}: `wandb sync` uploads it", flush=True)
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
         return run

@@ -32,7 +32,7 @@ def test_no_flip_never_mirrors():
 
 
 def test_pad_crop_flip_refuses_another_size():
-    with pytest.raises(InputError, match="--short-side 32"):
+    with pytest.raises(InputError, match="use ResizedCropFlip"):
         PadCropFlip(32)(image(64, 64), Random(0))
 
 
