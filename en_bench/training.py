@@ -23,7 +23,7 @@ import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 
 from en_bench import provenance
@@ -36,54 +36,10 @@ from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
 from en_bench.telemetry.metrics_file import MetricsFile, set_aside
 from en_bench.telemetry.wandb import WandbMirror
+from en_bench.trainer import BatchAwareTrainer, SaveFitConfig
 from en_bench.usage import broken_overlay, explain
 
-CONFIG, FIT_RESULT, CHECKPOINTS = "config.yaml", "fit.json", "checkpoints"
-
-
-class _SaveFitConfig(SaveConfigCallback):
-    """Keeps a training's configuration as config.yaml in its run folder; a validation leaves it alone.
-
-    It is written when training really starts: what fails before, a foreign checkpoint say, leaves the old file.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Not yet."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / CONFIG
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Where this outcome went and what this run began from are no settings of a validation that reads the file.
-            config = self.config.clone()
-            config.result = config.ckpt_path = None
-            self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
-
-
-class _Trainer(Trainer):
-    """Lightning's Trainer, whose options that mean batches as integers and shares as floats are told apart for sure.
-
-    Lightning writes them `Optional[Union[int, float]]`. The typing module takes that for equal to a union of float and
-    int that some other package made earlier, and then `1`, one batch, is read as 1.0, all of them, or not, depending on
-    what happens to be installed. Unions written with `|` keep their order.
-    """
-
-    def __init__(
-        self,
-        *,
-        limit_train_batches: int | float | None = None,
-        limit_val_batches: int | float | None = None,
-        overfit_batches: int | float = 0.0,
-        val_check_interval: int | float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            limit_train_batches=limit_train_batches,
-            limit_val_batches=limit_val_batches,
-            overfit_batches=overfit_batches,
-            val_check_interval=val_check_interval,
-            **kwargs,
-        )
+FIT_RESULT, CHECKPOINTS = "fit.json", "checkpoints"
 
 
 class EnBenchCLI(LightningCLI):
@@ -324,8 +280,8 @@ def run_training_verb(argv: list[str]) -> None:
         EnBenchCLI(
             ClassificationTask,
             ShardDataModule,
-            save_config_callback=_SaveFitConfig,
-            trainer_class=_Trainer,
+            save_config_callback=SaveFitConfig,
+            trainer_class=BatchAwareTrainer,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
