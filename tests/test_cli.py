@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,8 +51,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_help_is_quick_and_imports_no_torch():
-    started = time.monotonic()
+def test_help_imports_nothing_heavy():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "en_bench", "--help"],
         capture_output=True,
@@ -61,11 +59,9 @@ def test_help_is_quick_and_imports_no_torch():
         check=True,
         timeout=60,
     )
-    elapsed = time.monotonic() - started
     assert "matrix" in done.stdout and "fit" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert not imported & {"torch", "lightning", "numpy", "matplotlib", "scipy"}
-    assert elapsed < 30, "the bound that matters is in the imports above; this one only catches a hang"
 
 
 def test_a_run_leaves_config_metrics_checkpoint_and_outcome(trained, shards):
