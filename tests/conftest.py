@@ -18,6 +18,9 @@ from en_bench.data.writer import Source, write_split
 
 REPO = Path(__file__).resolve().parents[1]
 
+# Compiling the tables of each kind of normaliser takes seconds: the tests that are about it ask for it.
+os.environ.setdefault("EN_BENCH_NORMS", "eager")
+
 
 def coloured_png(label: int, seed: int, size: int = 32) -> bytes:
     """A noisy image whose brightness tells its class of three, so that a few steps learn something."""

@@ -1,4 +1,4 @@
-"""The affine map that every normaliser comes down to: the only file that writes a feature map."""
+"""The affine map that every normaliser comes down to."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,13 @@ def apply_affine(x: Tensor, mean_NC: Tensor, scale_NC: Tensor, shift_NC: Tensor)
 
     Centred, so that a large mean cancels before it is scaled.
     """
-    shape = (*mean_NC.shape, *(1,) * (x.ndim - 2))
-    centred = x.to(mean_NC.dtype) - mean_NC.view(shape)
-    return torch.addcmul(shift_NC.view(shape), centred, scale_NC.view(shape)).to(x.dtype)
+    centred = x.to(mean_NC.dtype) - per_position(mean_NC, x)
+    return torch.addcmul(per_position(shift_NC, x), centred, per_position(scale_NC, x)).to(x.dtype)
+
+
+def per_position(table_NC: Tensor, x: Tensor) -> Tensor:
+    """`table_NC` as a view (N, C, 1, ...) that broadcasts over the positions of `x`."""
+    return table_NC.view(*table_NC.shape, *(1,) * (x.ndim - 2))
 
 
 def standardise(mean_NC: Tensor, moments: Moments, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,17 @@
 """What all normalisers share: checks, dtypes, autocast, running moments, and the way from moments to output."""
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from en_bench.norms import fused
 from en_bench.norms.affine import apply_affine
+from en_bench.norms.autocast import without_autocast
 from en_bench.norms.moments import Moments, pool_batch, sample_moments
+from en_bench.norms.sync import PoolOverRanks, Ranks
 
 
 class Norm(nn.Module, ABC):
@@ -19,7 +22,7 @@ class Norm(nn.Module, ABC):
 
     With `running`, batch moments are used in training and running moments in evaluation, both kept as
     `torch.nn.BatchNorm2d` keeps them: the buffer holds the unbiased variance, and `momentum=None` means the cumulative
-    average.
+    average. With `sync`, the batch is that of all ranks there are, each with as many samples and positions as it has.
 
     `drop` and `act`, where set, are applied to the output. They hold what came fused with a layer that this one
     replaces, so that the other keys of its state dict stay as they were.
@@ -29,6 +32,8 @@ class Norm(nn.Module, ABC):
     """
 
     _version = 2  # as torch's BatchNorm: checkpoints below it hold no num_batches_tracked
+
+    sample_correction = 0  # the variance of a sample is divided by the number of positions less this
 
     weight: nn.Parameter
     bias: nn.Parameter
@@ -46,6 +51,7 @@ class Norm(nn.Module, ABC):
         rows: int | None = None,
         running: bool = False,
         momentum: float | None = None,
+        sync: bool = False,
     ) -> None:
         """`rows`: leading dimension of weight and bias, (rows, C); None for (C,)."""
         super().__init__()
@@ -55,6 +61,7 @@ class Norm(nn.Module, ABC):
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
+        self.sync = sync
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape))
         self.register_buffer("running_mean", torch.zeros(num_features) if running else None)
@@ -67,14 +74,24 @@ class Norm(nn.Module, ABC):
     def coefficients(self, sample: Moments, batch: Moments | None, *params: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift (N, C) of `scale * (x - sample.mean) + shift`.
 
-        A pure function of tensors: from `self` it reads constants only. `sample` holds moments (N, C); `batch` moments
-        (C,), those of the batch in training and the running ones in evaluation, None without `running`; `params` what
-        `parameter_tensors` returns.
+        A pure function of tensors, of any N and C, that is compiled once for all layers of a kind: from `self` it reads
+        constants only, hashable attributes. `sample` holds moments (N, C); `batch` moments (C,), those of the batch in
+        training and the running ones in evaluation, None without `running`; `params` what `parameter_tensors` returns.
         """
 
     def parameter_tensors(self) -> tuple[Tensor, ...]:
         """The parameters that `coefficients` takes, in its order."""
         return self.weight, self.bias
+
+    def width_dims(self) -> tuple[tuple[int, ...], ...]:
+        """The dimensions of each of `parameter_tensors` whose size depends on the number of channels.
+
+        Code is compiled once for any size of these, and anew for another size of the others. Here those of size C.
+        """
+        return tuple(
+            tuple(i for i, size in enumerate(tensor.shape) if size == self.num_features)
+            for tensor in self.parameter_tensors()
+        )
 
     @property
     def tracks_running_moments(self) -> bool:
@@ -82,34 +99,69 @@ class Norm(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        with without_autocast(x.device.type):
-            sample = sample_moments(x)
-            batch = self.batch_moments(sample)
-            if batch is not None and self.training:
-                self._track(batch, count=x.numel() // self.num_features)
-            scale_NC, shift_NC = self.coefficients(sample, batch, *self.params_as(sample.mean.dtype))
-            y: Tensor = apply_affine(x, sample.mean, scale_NC, shift_NC)
+        pooling = self.training and self.tracks_running_moments
+        batch = None if pooling else self.running_moments(torch.promote_types(x.dtype, torch.float32))
+        if fused.serves(x):
+            ranks = Ranks.there_are() if pooling and self.sync else None
+            y, pooled = fused.normalise(self, x, batch, ranks)
+        else:
+            with without_autocast(x.device.type):
+                y, pooled = self.plain(x, batch, self.parameter_tensors())
+        if pooled is not None:
+            moments, count = pooled
+            self._track(moments, x.numel() // self.num_features if count is None else count)
         if self.drop is not None:
             y = self.drop(y)
         if self.act is not None:
             y = self.act(y)
         return y
 
+    def plain(
+        self, x: Tensor, batch: Moments | None, params: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Moments, Tensor | None] | None]:
+        """What `fused.normalise` returns, in differentiable PyTorch that compilers, exporters and transforms read.
+
+        With running moments and no `batch`, it is pooled from `x`.
+        """
+        mean, var = sample_moments(x)
+        positions = x.shape[2:].numel()
+        sample, count, pooled = Moments(mean, self.corrected(var, positions)), None, None
+        if self.tracks_running_moments and batch is None:
+            ranks = Ranks.there_are() if self.sync else None
+            if ranks is None:
+                batch = pool_batch(sample)
+            else:
+                *moments, count = PoolOverRanks.apply(ranks, *sample, positions)
+                batch = Moments(*moments)
+            pooled = batch, count
+        scale_NC, shift_NC = self.coefficients(sample, batch, *(tensor.to(mean.dtype) for tensor in params))
+        return apply_affine(x, mean, scale_NC, shift_NC), pooled
+
+    def running_moments(self, dtype: torch.dtype) -> Moments | None:
+        """The running mean and variance (C,) in `dtype`; None where none are kept."""
+        if self.running_mean is None or self.running_var is None:
+            return None
+        copy = torch.is_grad_enabled()  # backward must not meet buffers that training has moved meanwhile
+        return Moments(self.running_mean.to(dtype, copy=copy), self.running_var.to(dtype, copy=copy))
+
     def batch_moments(self, sample: Moments) -> Moments | None:
         """The `batch` that `coefficients` takes: pooled from `sample` in training, the running moments in evaluation.
 
-        Changes no buffer.
+        Changes no buffer, and knows this process's samples alone.
         """
-        if self.running_mean is None or self.running_var is None:
-            return None
-        if self.training:
+        if self.training and self.tracks_running_moments:
             return pool_batch(sample)
-        dtype = sample.mean.dtype
-        return Moments(self.running_mean.to(dtype), self.running_var.to(dtype))
+        return self.running_moments(sample.mean.dtype)
 
     def params_as(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """`parameter_tensors` in the dtype of the tables."""
         return tuple(tensor.to(dtype) for tensor in self.parameter_tensors())
+
+    def corrected(self, var: Tensor, positions: int) -> Tensor:
+        """The variance of each sample that `coefficients` and pooling see, from the population variance."""
+        if self.sample_correction == 0:
+            return var
+        return var * (positions / (positions - self.sample_correction))
 
     def _check(self, x: Tensor) -> None:
         name = type(self).__name__
@@ -118,24 +170,29 @@ class Norm(nn.Module, ABC):
                 f"{name}: expected input (N, {self.num_features}, *spatial) with 0 to 3 spatial dimensions, "
                 f"got {tuple(x.shape)}"
             )
-        if self.training and self.tracks_running_moments and x.numel() <= self.num_features:
+        positions = x.shape[2:].numel()
+        if self.sample_correction and positions <= self.sample_correction:
+            raise ValueError(f"{name}: {positions} position per channel has no unbiased variance, got {tuple(x.shape)}")
+        if not (self.training and self.tracks_running_moments) or x.shape[0] * positions > 1:
+            return
+        if x.shape[0] == 0 or not self.sync or Ranks.there_are() is None:
             raise ValueError(
                 f"{name}: training needs more than one value per channel, got {tuple(x.shape)}: "
                 "use a larger batch (drop a short last one) or eval()"
             )
 
     @torch.no_grad()
-    def _track(self, batch: Moments, count: int) -> None:
+    def _track(self, batch: Moments, count: int | Tensor) -> None:
         """Moves the running moments towards those of a batch of `count` values per channel."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        unbiased = batch.var * (count / (count - 1))
+        unbiased = batch.var if self.sample_correction else batch.var * (count / (count - 1))
         for running, new in ((self.running_mean, batch.mean), (self.running_var, unbiased)):
             # The cumulative average's rate stays a tensor: reading it would wait for the device.
             rate = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.to(running.dtype)
-            running.add_((new.to(running.dtype) - running) * rate)
+            running.lerp_(new.to(running.dtype), rate)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
@@ -148,11 +205,3 @@ class Norm(nn.Module, ABC):
     def extra_repr(self) -> str:
         momentum = f", momentum={self.momentum}" if self.tracks_running_moments else ""
         return f"{self.num_features}, eps={self.eps}{momentum}"
-
-
-def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """A context in which autocast is off, whatever it is outside."""
-    # Some device types, meta among them, know no autocast and refuse the question.
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()

@@ -12,11 +12,12 @@ from en_bench.norms.moments import Moments, pool_groups
 class BatchNorm(Norm):
     """Batch normalisation over N and all positions; equals `torch.nn.BatchNorm1d/2d/3d`, checkpoints included.
 
-    Source: Ioffe & Szegedy, "Batch Normalization", ICML 2015.
+    Source: Ioffe & Szegedy, "Batch Normalization", ICML 2015. With `sync`, the batch is that of all ranks, as in
+    `torch.nn.SyncBatchNorm`.
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__(num_features, eps=eps, running=True, momentum=momentum)
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, sync: bool = False) -> None:
+        super().__init__(num_features, eps=eps, running=True, momentum=momentum, sync=sync)
 
     def coefficients(self, sample: Moments, batch: Moments | None, *params: Tensor) -> tuple[Tensor, Tensor]:
         assert batch is not None

@@ -1,4 +1,4 @@
-"""Means and variances of feature maps: the only file that reduces over H and W.
+"""Means and variances of feature maps, and their pooling.
 
 Shape suffixes: N sample, C channel, G group. A variance is always the population variance.
 """
@@ -42,8 +42,7 @@ def sample_moments(x: Tensor) -> Moments:
 
 def pool_batch(sample: Moments) -> Moments:
     """Moments (C,) over samples and positions, from those of each sample (N, C), by the law of total variance."""
-    mean_C = sample.mean.mean(0)
-    return Moments(mean_C, sample.var.mean(0) + (sample.mean - mean_C).square().mean(0))
+    return _pool(sample.mean, sample.var, dim=0)
 
 
 def pool_groups(sample: Moments, groups: int) -> Moments:
@@ -51,7 +50,17 @@ def pool_groups(sample: Moments, groups: int) -> Moments:
 
     `groups` divides C; the channels of a group are neighbours, as in `torch.nn.GroupNorm`.
     """
-    mean_NGc, var_NGc = (table.reshape(len(table), groups, table.shape[1] // groups) for table in sample)
-    mean_NG1 = mean_NGc.mean(2, keepdim=True)
-    var_NG1 = var_NGc.mean(2, keepdim=True) + (mean_NGc - mean_NG1).square().mean(2, keepdim=True)
-    return Moments(*(table.expand_as(mean_NGc).flatten(1) for table in (mean_NG1, var_NG1)))
+    n, channels = sample.mean.shape
+    mean_NGc, var_NGc = (table.reshape(n, groups, channels // groups) for table in sample)
+    pooled_NG = _pool(mean_NGc, var_NGc, dim=2)
+    return Moments(*(table.unsqueeze(2).expand_as(mean_NGc).flatten(1) for table in pooled_NG))
+
+
+def _pool(mean: Tensor, var: Tensor, dim: int) -> Moments:
+    """Over `dim`, every entry with the same weight."""
+    # Summed around one of them, as a mean of large means would round. It cancels, so it needs no gradient.
+    origin = mean.narrow(dim, 0, 1).detach()
+    apart = (mean - origin).mean(dim, keepdim=True)
+    pooled = origin + apart
+    spread = (mean - pooled).square().mean(dim)
+    return Moments(pooled.squeeze(dim), var.mean(dim) + spread)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from en_bench.data.loader import Batch
 from en_bench.data.manifest import require_same_classes
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
-from en_bench.norms import Norm, SwapReport, swap_norms
+from en_bench.norms import Norm, SwapReport, anneal_radius, swap_norms
+from en_bench.norms.swap import Inherit
 from en_bench.tasks.metrics import WIDE, ClassificationScores
 from en_bench.tasks.optim import decay_groups, warmup_cosine
 
@@ -32,7 +33,10 @@ class ClassificationTask(LightningModule):
             None keeps what the backbone has.
         num_classes: taken from the data where they are ours; needed only beside loaders of your own.
         pretrained: start from the backbone's published weights.
-        inherit: what a swapped layer takes over: `affine` (weight, bias, running moments) or `none`.
+        inherit: what a swapped layer takes over: `affine` (weight, bias, running moments), `preserve` (the function
+            that the layer computed; where it cannot, the swap report says why) or `none`.
+        where: regular expression for the qualified names of the normalisers to swap; None swaps all that are not per
+            position.
         lr: learning rate after warm-up, for the batch over all ranks that the run has. It is not scaled.
         momentum: of SGD.
         nesterov: of SGD.
@@ -47,7 +51,8 @@ class ClassificationTask(LightningModule):
         norm: Callable[[int], Norm] | None = None,
         num_classes: int | None = None,
         pretrained: bool = False,
-        inherit: Literal["affine", "none"] = "affine",
+        inherit: Inherit = "affine",
+        where: str | None = None,
         lr: float = 0.1,
         momentum: float = 0.9,
         nesterov: bool = True,
@@ -68,12 +73,14 @@ class ClassificationTask(LightningModule):
         self.norm = norm
         self.num_classes = num_classes
         self.pretrained = pretrained
-        self.inherit: Literal["affine", "none"] = inherit
+        self.inherit: Inherit = inherit
+        self.where = where
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.warmup_epochs = warmup_epochs
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network: nn.Module | None = None
         self.swap_report: SwapReport | None = None
+        self.anneals = False
 
     @property
     def data(self) -> ShardDataModule | None:
@@ -94,12 +101,13 @@ class ClassificationTask(LightningModule):
         network = backbones.build(self.backbone, num_classes, pretrained=self.pretrained)
         if self.norm is not None:
             try:
-                self.swap_report = swap_norms(network, self.norm, inherit=self.inherit)
+                self.swap_report = swap_norms(network, self.norm, inherit=self.inherit, where=self.where)
             except ValueError as error:  # of the normaliser's own arguments
                 raise InputError(f"--model.norm: {error}") from None
             if self.swap_report.swapped == 0:
                 raise InputError(f"{self.backbone} has no normaliser to swap: leave --model.norm out")
         self.network = network.to(memory_format=self.memory_format)
+        self.anneals = anneal_radius(network, 0.0) > 0
         self.scores = ClassificationScores(num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -107,6 +115,11 @@ class ClassificationTask(LightningModule):
         assert self.network is not None, "the network is built by configure_model()"
         logits: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
         return logits
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self.anneals:
+            assert self.network is not None
+            anneal_radius(self.network, self.trainer.global_step / self.trainer.estimated_stepping_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = F.cross_entropy(self(batch.image).float(), batch.target)

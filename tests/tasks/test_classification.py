@@ -13,7 +13,7 @@ from en_bench.data.loader import Batch
 from en_bench.data.module import ShardDataModule
 from en_bench.data.transforms import CenterCrop, PadCropFlip
 from en_bench.errors import InputError
-from en_bench.norms import ExemplarNorm, GroupNorm, Norm
+from en_bench.norms import ExemplarNorm, GroupNorm, Norm, SparseSwitchNorm
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.tasks.optim import warmup_cosine
 
@@ -104,3 +104,30 @@ def test_loaders_of_ones_own_need_the_number_of_classes(tmp_path):
         trainer(tmp_path).validate(ClassificationTask(), loader, verbose=False)
     scores = trainer(tmp_path).validate(ClassificationTask(num_classes=3), loader, verbose=False)[0]
     assert scores["val/n"] == 6
+
+
+def test_sparse_normalisers_are_annealed_by_the_progress_of_the_training(shards, tmp_path):
+    radii = []
+
+    class Watch(ClassificationTask):
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            assert self.network is not None
+            radii.append({float(m.radius) for m in self.network.modules() if isinstance(m, SparseSwitchNorm)})
+
+    task = Watch(backbone="cifar/resnet8", norm=SparseSwitchNorm)
+    trainer(tmp_path).fit(task, data(shards))
+    # 10 batches; the circumradius of three corners is sqrt(2 / 3)
+    expected = [min(step / 10 / (2 / 3) ** 0.5, 1.0) for step in range(10)]
+    assert [len(radius) for radius in radii] == [1] * 10
+    assert [radius.pop() for radius in radii] == pytest.approx(expected)
+
+
+def test_where_and_preserve_reach_the_swap(shards, tmp_path):
+    task = ClassificationTask(
+        backbone="timm/resnet18", norm=ExemplarNorm, inherit="preserve", where=r"layer[34]\.", lr=1e-9
+    )
+    trainer(tmp_path, fast_dev_run=1).validate(task, data(shards), verbose=False)
+    assert task.network is not None and task.swap_report is not None
+    assert task.swap_report.preserved == "yes"
+    assert 0 < task.swap_report.swapped == sum(isinstance(m, Norm) for m in task.network.modules()) < 20
+    assert isinstance(task.network.get_submodule("bn1"), nn.BatchNorm2d)
