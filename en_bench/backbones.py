@@ -7,16 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from en_bench.attention import Attention, add_attention
 from en_bench.errors import InputError
 
 
-def build(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
+def build(name: str, num_classes: int, pretrained: bool = False, attention: Attention | None = None) -> nn.Module:
     """The network `name`, with its own normalisers and a head of `num_classes` outputs (N, num_classes).
 
     `name` is "cifar/resnet8|20|32|44|56|110", "timm/<model>" or "torchvision/<model>". With `pretrained`, the source's
-    default weights are fetched; a head for another number of classes than theirs starts anew.
+    default weights are fetched; a head for another number of classes than theirs starts anew. `attention` adds a new
+    block to each residual branch (`en_bench.attention`), and leaves all other weights as they are without it.
 
-    Raises InputError for a name that is not known, or weights that do not exist or cannot be fetched.
+    Raises InputError for a name that is not known, weights that do not exist or cannot be fetched, and attention where
+    the residual branches are not known.
     """
     if num_classes < 1:
         raise InputError(f"a network cannot tell {num_classes} classes apart: num_classes must be at least 1")
@@ -29,12 +32,15 @@ def build(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
     if source not in builders or not model:
         raise InputError(f"unknown backbone {name!r}: write <source>/<model>, with source {', '.join(builders)}")
     try:
-        return builders[source](model, num_classes, pretrained)
+        network = builders[source](model, num_classes, pretrained)
     except OSError as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"the weights of {name} cannot be fetched ({reason}): set pretrained to false, or go online"
         ) from error
+    if attention is not None:
+        add_attention(network, attention, name)
+    return network
 
 
 class CifarResNet(nn.Module):
@@ -67,18 +73,21 @@ class CifarResNet(nn.Module):
         return logits
 
 
-class _BasicBlock(nn.Module):
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; `attention` is applied to what the convolutions give."""
+
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_channels, out_channels, stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = _conv3x3(out_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
+        self.attention: nn.Module = nn.Identity()
         self.stride = stride
         self.new_channels = out_channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        y = self.attention(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
         shortcut = x
         if self.new_channels:
             # Option A: subsample, and zeros for the new channels, half of them on either side.
@@ -92,8 +101,8 @@ def _conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    first = _BasicBlock(in_channels, out_channels, stride)
-    return nn.Sequential(first, *(_BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
+    first = BasicBlock(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
 
 
 def _build_cifar(model: str, num_classes: int, pretrained: bool) -> nn.Module:

@@ -23,6 +23,8 @@ def _execute(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from en_bench import norms_verbs
+    from en_bench.benchmark import verbs as bench_verbs
     from en_bench.matrix.verbs import add_verbs
 
     parser = argparse.ArgumentParser(
@@ -33,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     for verb, meaning in TRAINING_VERBS.items():
         verbs.add_parser(verb, help=meaning, add_help=False)
     add_verbs(verbs)
+    norms_verbs.add_verbs(verbs)
+    bench_verbs.add_verbs(verbs)
     return parser
 
 
@@ -42,6 +46,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         if arguments and arguments[0] in TRAINING_VERBS:
             _execute(arguments)
+            return 0
+        if arguments[:2] == ["norms", "recalibrate"]:
+            from en_bench.recalibration import run
+
+            run(arguments[2:])
             return 0
         parsed = _parser().parse_args(arguments)
         return int(parsed.handler(parsed, _execute))

@@ -31,6 +31,7 @@ from en_bench.data.manifest import Manifest, classes_digest
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import write_json
+from en_bench.layer_sync import flag_as_plugin
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
@@ -45,6 +46,8 @@ FIT_RESULT, CHECKPOINTS = "fit.json", "checkpoints"
 class EnBenchCLI(LightningCLI):
     """Overlays and flags to a trainer, a task and a data module, and their outcome to a file."""
 
+    PROG: ClassVar[str] = "en-bench"
+    TRAINER: ClassVar[type[Trainer]] = BatchAwareTrainer
     known_options: ClassVar[list[str]] = []
     trainer: Trainer
     model: ClassificationTask
@@ -111,6 +114,7 @@ class EnBenchCLI(LightningCLI):
         fixed: dict[str, Any] = {
             "callbacks": [*(settings.callbacks or []), self.cost, ConsoleLines(steps=not terminal), checkpoint],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
+            **flag_as_plugin(settings),
         }
         if not terminal:
             fixed["enable_progress_bar"] = False
@@ -260,8 +264,8 @@ def _set_facts(name: str, manifest: Manifest, labels: str) -> dict[str, Any]:
     return {"set": name, "digest": manifest.digest, "n": manifest.count, "labels": labels}
 
 
-def run_training_verb(argv: list[str]) -> None:
-    """Runs `fit ...` or `validate ...`.
+def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> None:
+    """Runs `fit ...` or `validate ...`, or a verb of another `cli`.
 
     Raises InputError for input that cannot be used and SystemExit(2) for options that cannot be parsed.
     """
@@ -271,27 +275,25 @@ def run_training_verb(argv: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # between Lightning and torch
     # Lightning's advice on numbers of workers and on intervals of logging: choices that overlays make on purpose.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings(
-        "ignore", message=".*The number of training batches.*is smaller than the logging interval.*"
-    )
+    warnings.filterwarnings("ignore", message=".*training batches.*is smaller than the logging interval.*")
     # Our loaders stack whole batches themselves, and DDP's own sampler is not wanted.
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     try:
-        EnBenchCLI(
+        cli(
             ClassificationTask,
             ShardDataModule,
             save_config_callback=SaveFitConfig,
-            trainer_class=BatchAwareTrainer,
+            trainer_class=cli.TRAINER,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs={"exit_on_error": False, "prog": "en-bench"},
+            parser_kwargs={"exit_on_error": False, "prog": cli.PROG},
             args=argv,
         )
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
         told = explain(str(error), EnBenchCLI.known_options)
-        print(f"en-bench {argv[0]}: error: {broken_overlay(argv) or told}", file=sys.stderr)
+        print(f"{cli.PROG} {argv[0]}: error: {broken_overlay(argv) or told}", file=sys.stderr)
         raise SystemExit(2) from None
     except MisconfigurationException as error:  # Lightning's word for options that it finds out about late
         raise InputError(one_line(error)) from None

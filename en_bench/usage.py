@@ -28,7 +28,8 @@ def explain(message: str, options: Sequence[str]) -> str:
         owner = _first(r"class_path='([\w.]+)'", message) or ""
         return f"{owner.rpartition('.')[2] or flag} has no option {inner}{_meant(inner, _parameters(owner))}"
     if missing := _first(r"arguments are required: (.*)", message):
-        needed = ", ".join("--" + re.sub(r"^(fit|validate)\.", "", name.strip()) for name in missing.split(","))
+        verb = r"^(fit|validate|recalibrate)\."
+        needed = ", ".join("--" + re.sub(verb, "", name.strip()) for name in missing.split(","))
         return f"{needed} must be given: by an overlay (--config FILE) or as flags"
     if absent := _first(r"File does not exist: '?([^'\n]+)", message):
         return f"there is no overlay {absent}: correct the path after --config"

@@ -34,6 +34,7 @@ class Norm(nn.Module, ABC):
     _version = 2  # as torch's BatchNorm: checkpoints below it hold no num_batches_tracked
 
     sample_correction = 0  # the variance of a sample is divided by the number of positions less this
+    reads_samples = True  # False where the output depends on moments of samples through those of the batch alone
 
     weight: nn.Parameter
     bias: nn.Parameter
@@ -175,7 +176,7 @@ class Norm(nn.Module, ABC):
             raise ValueError(f"{name}: {positions} position per channel has no unbiased variance, got {tuple(x.shape)}")
         if not (self.training and self.tracks_running_moments) or x.shape[0] * positions > 1:
             return
-        if x.shape[0] == 0 or not self.sync or Ranks.there_are() is None:
+        if positions == 0 or not self.sync or Ranks.there_are() is None:
             raise ValueError(
                 f"{name}: training needs more than one value per channel, got {tuple(x.shape)}: "
                 "use a larger batch (drop a short last one) or eval()"

@@ -16,6 +16,8 @@ class BatchNorm(Norm):
     `torch.nn.SyncBatchNorm`.
     """
 
+    reads_samples = False
+
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, sync: bool = False) -> None:
         super().__init__(num_features, eps=eps, running=True, momentum=momentum, sync=sync)
 

@@ -62,13 +62,16 @@ class _Normalise(torch.autograd.Function):
         with without_autocast(x.device.type):
             map_ = dense(x)
             passes = passes_for(map_)
-            mean, var = passes.moments(map_)
-            var = norm.corrected(var, positions_of(map_))
+            if norm.reads_samples or batch_mean is None or batch_var is None:
+                mean, var = passes.moments(map_)
+                var = norm.corrected(var, positions_of(map_))
+            else:  # any mean will do to centre on
+                mean, var = (table.repeat(len(map_), 1) for table in (batch_mean, batch_var))
             if ranks is not None:
                 (batch_mean, batch_var), count = ranks.pool(Moments(mean, var), positions_of(map_))
             batch = () if batch_mean is None or batch_var is None else (batch_mean, batch_var)
             tables = _in(mean.dtype, params)
-            forward, ctx.vjp = forward_and_vjp(norm, kind, mean, tables)
+            forward, ctx.vjp = forward_and_vjp(norm, kind, mean)
             scale, shift, *pooled = forward(mean, var, *batch, *tables)
             y = passes.affine(map_, mean, scale, shift)
         ctx.norm, ctx.kind, ctx.ranks, ctx.passes = norm, kind, ranks, passes
@@ -96,7 +99,8 @@ class _Normalise(torch.autograd.Function):
             scale, d_var, d_mean, *others = ctx.vjp(mean, var, *(batch or ()), *sums, *tables)
             if batch is not None:
                 d_batch, others = Moments(*others[:2]), others[2:]
-                if ctx.ranks is not None:
+                # Without a gradient of x nothing asks for it, and the differentiable formulation exchanges nothing.
+                if ctx.ranks is not None and ctx.needs_input_grad[3]:
                     sample = Moments(mean, var)
                     through = ctx.ranks.derivative(d_batch, batch, sample, positions, count)
                     d_mean, d_var = d_mean + through[0], d_var + through[1]

@@ -1,4 +1,7 @@
-"""Batch moments over all ranks of a process group, and the way back."""
+"""Batch moments over all ranks of a process group, and the way back.
+
+Shape suffixes: N sample, C channel, R rank.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,14 +37,7 @@ class Ranks:
         every_R = own_1.new_empty(dist.get_world_size(self.group), own_1.shape[1])
         dist.all_gather_into_tensor(every_R, own_1, group=self.group)
         mean_RC, var_RC = every_R[:, :-1].chunk(2, 1)
-        count = every_R[:, -1:].sum(0)
-        share_R1 = every_R[:, -1:] / count
-        # Around one of them, as sums of large means would round. The largest rank's, since an empty one's is no mean.
-        origin_1C = mean_RC[share_R1.argmax(0)]
-        apart_RC = mean_RC - origin_1C
-        pooled_C = (share_R1 * apart_RC).sum(0)
-        spread_RC = var_RC + (apart_RC - pooled_C).square()
-        return Moments(origin_1C[0] + pooled_C, (share_R1 * spread_RC).sum(0)), count
+        return pool_ranks(mean_RC, var_RC, every_R[:, -1:])
 
     def derivative(
         self, d_batch: Moments, batch: Moments, sample: Moments, positions: int, count: Tensor
@@ -54,6 +50,21 @@ class Ranks:
         dist.all_reduce(both, group=self.group)
         d_mean_C, d_var_C = (both * (positions / count)).chunk(2)
         return d_mean_C + 2 * d_var_C * (sample.mean - batch.mean), d_var_C.expand_as(sample.var)
+
+
+def pool_ranks(mean_RC: Tensor, var_RC: Tensor, count_R1: Tensor) -> tuple[Moments, Tensor]:
+    """Moments (C,) over all ranks, each of which weighs as many values as it counts, and their number (1,).
+
+    A rank that counts none may hold anything finite.
+    """
+    count = count_R1.sum(0)
+    share_R1 = count_R1 / count
+    # Around one of them, since a sum of large means would round; the largest rank's, as an empty rank's is no mean.
+    origin_1C = mean_RC[count_R1.argmax(0)]
+    apart_RC = mean_RC - origin_1C
+    pooled_C = (share_R1 * apart_RC).sum(0)
+    spread_RC = var_RC + (apart_RC - pooled_C).square()
+    return Moments(origin_1C[0] + pooled_C, (share_R1 * spread_RC).sum(0)), count
 
 
 class PoolOverRanks(torch.autograd.Function):

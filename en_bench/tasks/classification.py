@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from en_bench import backbones
+from en_bench.attention import Attention
 from en_bench.data.loader import Batch
 from en_bench.data.manifest import require_same_classes
 from en_bench.data.module import ShardDataModule
@@ -33,6 +34,7 @@ class ClassificationTask(LightningModule):
             None keeps what the backbone has.
         num_classes: taken from the data where they are ours; needed only beside loaders of your own.
         pretrained: start from the backbone's published weights.
+        attention: `se`, `eca` or `cbam` adds such a block, timm's, to each residual branch of the backbone.
         inherit: what a swapped layer takes over: `affine` (weight, bias, running moments), `preserve` (the function
             that the layer computed; where it cannot, the swap report says why) or `none`.
         where: regular expression for the qualified names of the normalisers to swap; None swaps all that are not per
@@ -53,6 +55,7 @@ class ClassificationTask(LightningModule):
         pretrained: bool = False,
         inherit: Inherit = "affine",
         where: str | None = None,
+        attention: Attention | None = None,
         lr: float = 0.1,
         momentum: float = 0.9,
         nesterov: bool = True,
@@ -73,6 +76,7 @@ class ClassificationTask(LightningModule):
         self.norm = norm
         self.num_classes = num_classes
         self.pretrained = pretrained
+        self.attention: Attention | None = attention
         self.inherit: Inherit = inherit
         self.where = where
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
@@ -98,7 +102,7 @@ class ClassificationTask(LightningModule):
             raise InputError(
                 f"--model.num_classes {self.num_classes} contradicts the data's {num_classes} classes: leave it out"
             )
-        network = backbones.build(self.backbone, num_classes, pretrained=self.pretrained)
+        network = backbones.build(self.backbone, num_classes, self.pretrained, self.attention)
         if self.norm is not None:
             try:
                 self.swap_report = swap_norms(network, self.norm, inherit=self.inherit, where=self.where)

@@ -10,7 +10,7 @@ from en_bench.norms import BatchNorm, ExemplarNorm, Norm, SwitchNorm
 from tests.norms.test_contract import built, each_norm
 
 three_norms = pytest.mark.parametrize("norm", [ExemplarNorm, SwitchNorm, BatchNorm], ids=lambda norm: norm.__name__)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 N, C = 6, 8
 
@@ -24,13 +24,11 @@ def drawn(*shape: int) -> Tensor:
 VIEWS: dict[str, Callable[[], Tensor]] = {
     "every other sample": lambda: drawn(2 * N, C, 4, 5)[::2],
     "some of the channels": lambda: drawn(N, C + 5, 4, 5)[:, 3 : C + 3],
-    "some of the channels, channels_last": lambda: (
-        drawn(N, C + 5, 4, 5).contiguous(memory_format=torch.channels_last)[:, 3 : C + 3]
-    ),
+    "some of the channels, channels_last": lambda: drawn(N, C + 5, 4, 5).contiguous(memory_format=torch.channels_last)[
+        :, 3 : C + 3
+    ],
     "a window": lambda: drawn(N, C, 7, 9)[:, :, 2:6, 3:8],
-    "a window, channels_last": lambda: (
-        drawn(N, C, 7, 9).contiguous(memory_format=torch.channels_last)[:, :, 2:6, 3:8]
-    ),
+    "a window, channels_last": lambda: drawn(N, C, 7, 9).contiguous(memory_format=torch.channels_last)[:, :, 2:6, 3:8],
     "every other column": lambda: drawn(N, C, 4, 10)[..., ::2],
     "transposed positions": lambda: drawn(N, C, 5, 4).transpose(2, 3),
     "permuted": lambda: drawn(4, C, N, 5).permute(2, 1, 0, 3),
@@ -93,9 +91,9 @@ def test_gradient_that_is_not_dense(norm, dtype, view):
 
 
 @each_norm
-@pytest.mark.parametrize("formats", [(torch.contiguous_format, torch.channels_last), (torch.channels_last,) * 2], ids=str)
-def test_gradient_in_another_memory_format(norm, formats):
-    of_x, of_dy = formats
+@pytest.mark.parametrize("of_x", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("of_dy", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_gradient_in_another_memory_format(norm, of_x, of_dy):
     x, dy = drawn(N, C, 4, 5).float(), drawn(N, C, 4, 5).sin().float()
     got = run(norm, x.contiguous(memory_format=of_x), dy.contiguous(memory_format=of_dy), True)
     assert_equal(got, run(norm, x, dy, True))

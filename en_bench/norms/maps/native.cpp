@@ -8,6 +8,9 @@
 
 #include <cstdint>
 #include <cstring>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #define MASKED_LOADS
@@ -514,3 +517,14 @@ EXPORT(bfloat16, bfloat16)
 #ifdef __FLT16_MAX__
 EXPORT(float16, half)
 #endif
+
+// Sets how many threads the parallel regions that the calling thread starts have; returns how many it was.
+extern "C" int set_threads(int threads) {
+#ifdef _OPENMP
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(threads);
+  return before;
+#else
+  return threads;
+#endif
+}

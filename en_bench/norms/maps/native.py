@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -60,6 +61,20 @@ def gradient(dy: Tensor, x: Tensor, mean: Tensor, a: Tensor, b: Tensor, c: Tenso
     dx = torch.empty_like(x)
     _call("gradient", x, dy, x, mean, a, b, c, dx)
     return dx
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A context in which OpenMP's regions that this thread starts have one thread; none without the library."""
+    lib = _library()
+    if lib is None:
+        yield
+        return
+    before = lib.set_threads(1)
+    try:
+        yield
+    finally:
+        lib.set_threads(before)
 
 
 def _table(x: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What normalisers cost: layers, training steps, memory, first use. Measured wherever it is started."""

@@ -1,0 +1,176 @@
+"""`en-bench norms recalibrate`: the running moments of a checkpoint made anew, and written as another checkpoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor
+
+from en_bench.data import order
+from en_bench.data.loader import Batch
+from en_bench.data.manifest import Manifest
+from en_bench.data.module import ShardDataModule
+from en_bench.errors import InputError
+from en_bench.files import write_bytes
+from en_bench.norms.recalibrate import Recalibration, recalibrate
+from en_bench.tasks.classification import ClassificationTask
+from en_bench.trainer import BatchAwareTrainer
+from en_bench.training import EnBenchCLI, run_training_verb
+
+Split = Literal["train", "val"]
+
+_MOMENTS = ("running_mean", "running_var", "num_batches_tracked")
+_TOLD_EVERY = 100  # batches
+
+
+class RecalibratingTrainer(BatchAwareTrainer):
+    """The trainer of a run, with the verb for what is no training: its device, precision and options apply."""
+
+    def recalibrate(
+        self,
+        model: LightningModule,
+        datamodule: ShardDataModule,
+        ckpt_path: str | None = None,
+        out: str | None = None,
+        split: Split = "train",
+        batches: int | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Makes the running moments of a checkpoint anew from images, without labels, and writes another checkpoint.
+
+        Args:
+            model: the task.
+            datamodule: where the images come from.
+            ckpt_path: the checkpoint to start from, e.g. checkpoints/last.ckpt of a run's folder. It is left as it is.
+            out: the checkpoint to write, which must not exist yet. `en-bench validate --ckpt_path` takes it.
+            split: `train` takes the images of data.train as training sees them, `val` those of data.val as validation
+                does, each once.
+            batches: how many batches of them (default: all).
+            weights_only: of no effect; configurations of runs hold it.
+        """
+        assert isinstance(model, ClassificationTask) and ckpt_path is not None and out is not None
+        saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+        task = self._restored(model, datamodule, saved)
+        try:
+            with self.precision_plugin.forward_context():
+                done = recalibrate(task, self._images(datamodule, split, batches))
+        except ValueError as error:
+            raise InputError(f"{ckpt_path} cannot be recalibrated: {error}") from None
+        finally:
+            datamodule.teardown("")
+        self.recalibration = done
+        for key, value in task.state_dict().items():
+            if key.rpartition(".")[2] in _MOMENTS:  # the weights stay what they were, to the bit and in their dtype
+                saved["state_dict"][key] = value.to("cpu", saved["state_dict"][key].dtype)
+        name, manifest = _images_of(datamodule, split)
+        saved.setdefault("en_bench", {})["recalibrated"] = {
+            "set": name,
+            "digest": manifest.digest,
+            "batches": done.batches,
+            "samples": done.samples,
+        }
+        _write_new(Path(out), saved)
+        print(f"{done.layers} normalisers, {done.samples} images of {name} in {done.batches} batches")
+        print(f"wrote {out}", flush=True)
+
+    def _restored(self, task: ClassificationTask, data: ShardDataModule, saved: dict[str, Any]) -> ClassificationTask:
+        """The task with the checkpoint's weights, on the trainer's device and in its precision."""
+        # Not the data's classes: images are all that is needed here, and they may be of others.
+        classes = saved.get("en_bench", {}).get("classes", data.classes)
+        task.num_classes = task.num_classes if task.num_classes is not None else len(classes)
+        task.pretrained = False  # whatever it started from, its weights are in the checkpoint
+        task.configure_model()
+        task.on_load_checkpoint(saved)
+        task.load_state_dict(saved["state_dict"])
+        self.precision_plugin.convert_module(task)
+        task.to(self.strategy.root_device)
+        return task
+
+    def _images(self, data: ShardDataModule, split: Split, batches: int | None) -> Iterator[Tensor]:
+        data.setup("fit" if split == "train" else "validate")
+        loader = data.train_dataloader() if split == "train" else data.val_dataloader()
+        steps = len(loader) if batches is None else batches
+        for step, batch in enumerate(islice(loader, steps), start=1):
+            here = Batch(*(tensor.to(self.strategy.root_device) for tensor in batch))
+            image: Tensor = data.on_after_batch_transfer(here, 0).image[here.valid]
+            yield self.precision_plugin.convert_input(image)
+            if step % _TOLD_EVERY == 0:
+                print(f"batch {step}/{steps}", flush=True)
+
+
+class RecalibrateCLI(EnBenchCLI):
+    """The configuration of a run, with flags, to its checkpoint with other running moments."""
+
+    PROG = "en-bench norms"
+    TRAINER = RecalibratingTrainer
+
+    trainer: RecalibratingTrainer
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"recalibrate": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--result", type=str | None, default=None, help="file for what was done, JSON")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        # One process, however many trained: the moments of all images are pooled exactly anyway.
+        return super().instantiate_trainer(**{"devices": 1, "num_nodes": 1, "strategy": "auto", **kwargs})
+
+    def before_recalibrate(self) -> None:
+        given = self.config_init.recalibrate
+        if given.ckpt_path is None:
+            raise InputError("recalibrate needs --ckpt_path, e.g. the checkpoints/last.ckpt of a run's folder")
+        if given.out is None:
+            raise InputError("recalibrate needs --out, the checkpoint to write")
+        _check_new(Path(given.out))
+        if given.batches is not None and given.batches < 1:
+            raise InputError(f"--batches {given.batches} is too small: use 1 or more")
+        data = self.datamodule
+        data.open("fit" if given.split == "train" else "validate")
+        name, manifest = _images_of(data, given.split)
+        if given.split == "train":
+            there = order.train_steps(manifest.count, data.batch_size, ranks=1)
+        else:
+            there = order.eval_steps(manifest.count, data.val_batch_size, ranks=1)
+        if given.batches is not None and given.batches > there:
+            raise InputError(f"{name} makes {there} batches: use --batches {there} or less, or leave it out")
+
+    def after_recalibrate(self) -> None:
+        given, done = self.config_init.recalibrate, self.trainer.recalibration
+        name, manifest = _images_of(self.datamodule, given.split)
+        self._write_result([], {**_facts(done), "set": name, "digest": manifest.digest, "checkpoint": given.ckpt_path})
+
+
+def _facts(done: Recalibration) -> dict[str, Any]:
+    return {"normalisers": done.layers, "batches": done.batches, "samples": done.samples, "unreached": done.unreached}
+
+
+def _images_of(data: ShardDataModule, split: Split) -> tuple[str, Manifest]:
+    name, manifest = (data.train, data.train_manifest) if split == "train" else (data.val, data.val_manifest)
+    assert manifest is not None
+    return name, manifest
+
+
+def _check_new(path: Path) -> None:
+    if path.exists():
+        raise InputError(f"{path} exists: give another --out (a checkpoint is never overwritten)")
+
+
+def _write_new(path: Path, checkpoint: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    _check_new(path)
+    write_bytes(path, buffer.getvalue())
+
+
+def run(argv: list[str]) -> None:
+    """Runs `en-bench norms recalibrate ARGV`. Raises as `run_training_verb` does."""
+    run_training_verb(["recalibrate", *argv], RecalibrateCLI)
