@@ -1,5 +1,6 @@
 """What all normalisers share: checks, dtypes, autocast, running moments, and the way from moments to output."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from en_bench.norms import fused
 from en_bench.norms.affine import apply_affine
-from en_bench.norms.autocast import without_autocast
-from en_bench.norms.moments import Moments, pool_batch, sample_moments
+from en_bench.norms.autocast import out_of_reach, without_autocast
+from en_bench.norms.moments import Moments, pool_batch, sample_moments, table_dtype
 from en_bench.norms.sync import PoolOverRanks, Ranks
 
 
@@ -99,6 +100,11 @@ class Norm(nn.Module, ABC):
         return self.running_mean is not None
 
     def forward(self, x: Tensor) -> Tensor:
+        given: Any = x
+        if isinstance(given, torch.fx.Proxy):  # a leaf of symbolic traces, as the layers of torch.nn are
+            tracer: Any = given.tracer
+            leaf: Tensor = tracer.create_proxy("call_module", tracer.path_of_module(self), (given,), {})
+            return leaf
         self._check(x)
         pooling = self.training and self.tracks_running_moments
         batch = None if pooling else self.running_moments(torch.promote_types(x.dtype, torch.float32))
@@ -106,8 +112,7 @@ class Norm(nn.Module, ABC):
             ranks = Ranks.there_are() if pooling and self.sync else None
             y, pooled = fused.normalise(self, x, batch, ranks)
         else:
-            with without_autocast(x.device.type):
-                y, pooled = self.plain(x, batch, self.parameter_tensors())
+            y, pooled = self.plain(x, batch, self.parameter_tensors())
         if pooled is not None:
             moments, count = pooled
             self._track(moments, x.numel() // self.num_features if count is None else count)
@@ -124,19 +129,22 @@ class Norm(nn.Module, ABC):
 
         With running moments and no `batch`, it is pooled from `x`.
         """
-        mean, var = sample_moments(x)
-        positions = x.shape[2:].numel()
-        sample, count, pooled = Moments(mean, self.corrected(var, positions)), None, None
-        if self.tracks_running_moments and batch is None:
-            ranks = Ranks.there_are() if self.sync else None
-            if ranks is None:
-                batch = pool_batch(sample)
-            else:
-                *moments, count = PoolOverRanks.apply(ranks, *sample, positions)
-                batch = Moments(*moments)
-            pooled = batch, count
-        scale_NC, shift_NC = self.coefficients(sample, batch, *(tensor.to(mean.dtype) for tensor in params))
-        return apply_affine(x, mean, scale_NC, shift_NC), pooled
+        dtype = out_of_reach(table_dtype(x), x.device.type)
+        with without_autocast(x.device.type):
+            mean, var = sample_moments(x)
+            positions = math.prod(x.shape[2:])
+            sample, count, pooled = Moments(mean, self.corrected(var, positions)), None, None
+            if self.tracks_running_moments and batch is None:
+                ranks = Ranks.there_are() if self.sync else None
+                if ranks is None:
+                    batch = pool_batch(sample)
+                else:
+                    *moments, count = PoolOverRanks.apply(ranks, *sample, positions)
+                    batch = Moments(*moments)
+                pooled = batch, count
+            given = None if batch is None else batch.to(dtype)
+            scale_NC, shift_NC = self.coefficients(sample.to(dtype), given, *(tensor.to(dtype) for tensor in params))
+            return apply_affine(x, mean, scale_NC.to(mean.dtype), shift_NC.to(mean.dtype)), pooled
 
     def running_moments(self, dtype: torch.dtype) -> Moments | None:
         """The running mean and variance (C,) in `dtype`; None where none are kept."""
@@ -171,7 +179,7 @@ class Norm(nn.Module, ABC):
                 f"{name}: expected input (N, {self.num_features}, *spatial) with 0 to 3 spatial dimensions, "
                 f"got {tuple(x.shape)}"
             )
-        positions = x.shape[2:].numel()
+        positions = math.prod(x.shape[2:])
         if self.sample_correction and positions <= self.sample_correction:
             raise ValueError(f"{name}: {positions} position per channel has no unbiased variance, got {tuple(x.shape)}")
         if not (self.training and self.tracks_running_moments) or x.shape[0] * positions > 1:

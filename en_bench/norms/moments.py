@@ -15,6 +15,9 @@ class Moments(NamedTuple):
     mean: Tensor
     var: Tensor
 
+    def to(self, dtype: torch.dtype) -> "Moments":
+        return Moments(self.mean.to(dtype), self.var.to(dtype))
+
 
 def table_dtype(x: Tensor) -> torch.dtype:
     """The dtype of every (N, C) table made from `x`: float32, or float64 where `x` is float64."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from en_bench.norms.maps import native
 from en_bench.norms.mode import mode
 from en_bench.norms.moments import Moments, pool_batch
 from en_bench.norms.symbolic import Compiled
@@ -45,7 +46,7 @@ def forward_and_vjp(norm: "Norm", kind: Kind, mean: Tensor) -> tuple[Function, F
         stripped = bare(norm)
         found = _forward(stripped, kind), _vjp(stripped, kind)
         # float64 is for checking: no rounding of a compiler's choosing, no waiting.
-        if how == "compiled" and mean.dtype == torch.float32 and mean.device.type in ("cpu", "cuda"):
+        if how == "compiled" and mean.dtype == torch.float32 and _has_compiler(mean.device.type):
             batch, wide = [(0,)] * (2 if kind == "given" else 0), norm.width_dims()
             found = (
                 Compiled(found[0], [None, None, *batch, *wide]),
@@ -53,6 +54,11 @@ def forward_and_vjp(norm: "Norm", kind: Kind, mean: Tensor) -> tuple[Function, F
             )
         _made[key] = found
     return found
+
+
+def _has_compiler(device_type: str) -> bool:
+    # Where there is none for the passes, there is none for the tables, and a warning has said so.
+    return device_type == "cuda" or (device_type == "cpu" and native.serves(torch.float32))
 
 
 def compiled_graphs() -> tuple[int, int]:
@@ -70,22 +76,22 @@ def forget() -> None:
 
 
 def constants(norm: "Norm") -> tuple[tuple[str, Any], ...]:
-    """The attributes of `norm` that `coefficients` may read, by name.
+    """The attributes of `norm` that `coefficients` may read, by name: plain values.
 
-    Raises TypeError for one that is not hashable.
+    Others are not the normaliser's own arithmetic: what tools hang on a layer, and tensors where a parameter was (in
+    the replicas of `torch.nn.DataParallel`, pruned layers, FSDP), of which each step has new ones.
     """
-    found = tuple((k, v) for k, v in vars(norm).items() if not k.startswith("_") and k not in _NO_CONSTANTS)
-    try:
-        hash(found)
-    except TypeError:
-        for name, value in found:
-            if type(value).__hash__ is None:
-                raise TypeError(
-                    f"{type(norm).__name__}.{name} is a {type(value).__name__}: constants of a normaliser must be "
-                    "hashable (a tuple for a list), as compiled code is shared by layers with equal ones"
-                ) from None
-        raise
-    return found
+    return tuple(
+        (name, value)
+        for name, value in vars(norm).items()
+        if not name.startswith("_") and name not in _NO_CONSTANTS and _is_plain(value)
+    )
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(element) for element in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 # Differ between layers that share their arithmetic.
@@ -108,8 +114,9 @@ def _forward(norm: "Norm", kind: Kind) -> Function:
             scale, shift = norm.coefficients(sample, batch, *params)
         except AttributeError as unknown:
             raise TypeError(
-                f"{unknown}: from self, coefficients may read constants alone, as one compiled graph serves all layers "
-                "of a kind. Tensors come through parameter_tensors, sizes from sample.mean.shape"
+                f"{unknown}: from self, coefficients may read constants alone (None, bool, int, float, str, tuples of "
+                "them), as one compiled graph serves all layers of a kind. Tensors come through parameter_tensors, "
+                "sizes from sample.mean.shape"
             ) from unknown
         tables = (scale.contiguous(), shift.contiguous())
         return (*tables, *batch) if kind == "pooled" and batch is not None else tables
