@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from en_bench.norms import fused
+from en_bench.norms import fused, programs
 from en_bench.norms.affine import apply_affine
 from en_bench.norms.autocast import out_of_reach, without_autocast
 from en_bench.norms.moments import Moments, pool_batch, sample_moments, table_dtype
@@ -95,6 +95,10 @@ class Norm(nn.Module, ABC):
             for tensor in self.parameter_tensors()
         )
 
+    def program(self) -> programs.Program | None:
+        """What `coefficients` computes as a program of the C++ library, for normalisers that have one."""
+        return None
+
     @property
     def tracks_running_moments(self) -> bool:
         return self.running_mean is not None
@@ -108,9 +112,15 @@ class Norm(nn.Module, ABC):
         self._check(x)
         pooling = self.training and self.tracks_running_moments
         batch = None if pooling else self.running_moments(torch.promote_types(x.dtype, torch.float32))
+        pooled: tuple[Moments, Tensor | None] | None
         if fused.serves(x):
             ranks = Ranks.there_are() if pooling and self.sync else None
-            y, pooled = fused.normalise(self, x, batch, ranks)
+            program = programs.program_for(self, x) if ranks is None else None
+            if program is not None:
+                y, moments = fused.run(self, program, x, batch)
+                pooled = None if moments is None else (moments, None)
+            else:
+                y, pooled = fused.normalise(self, x, batch, ranks)
         else:
             y, pooled = self.plain(x, batch, self.parameter_tensors())
         if pooled is not None:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from en_bench.norms.autocast import without_autocast
 from en_bench.norms.base import Norm
 from en_bench.norms.moments import Moments, pool_groups, sample_moments
+from en_bench.norms.programs import BATCH, GROUP, INSTANCE, Program
 
 Normalizer = Literal["in", "ln", "bn"]
 Activation = Literal["tanh", "relu"]
 GateKind = Literal["relation", "mlp2", "mlp3"]
 
+_KINDS = {"in": INSTANCE, "ln": GROUP, "bn": BATCH}
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 
@@ -155,6 +157,17 @@ class ExemplarNorm(Norm):
         scale_NC = (ratio_NK1 * weight_KC * inv_NKC).sum(1)
         shift_NC = (ratio_NK1 * (bias_KC + weight_KC * xhat_NKC)).sum(1)
         return scale_NC, shift_NC
+
+    def program(self) -> Program | None:
+        if self.gate_kind != "relation":
+            return None
+        return Program(
+            tuple(_KINDS[normalizer] for normalizer in self.normalizers),
+            hidden=self.gate.fc1.out_features,
+            reduced=0 if self.gate.reduce is None else self.gate.reduce.out_channels,
+            relu=self.activation == "relu",
+            shared_affine=len(self.weight) < len(self.normalizers),
+        )
 
     @torch.no_grad()
     def ratios(self, x: Tensor) -> Tensor:

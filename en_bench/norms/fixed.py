@@ -7,6 +7,7 @@ from torch import Tensor
 from en_bench.norms.affine import standardise
 from en_bench.norms.base import Norm
 from en_bench.norms.moments import Moments, pool_groups
+from en_bench.norms.programs import BATCH, GROUP, INSTANCE, Program
 
 
 class BatchNorm(Norm):
@@ -26,6 +27,9 @@ class BatchNorm(Norm):
         weight_C, bias_C = params
         return standardise(sample.mean, batch, weight_C, bias_C, self.eps)
 
+    def program(self) -> Program | None:
+        return Program((BATCH,))
+
 
 class InstanceNorm(Norm):
     """Instance normalisation over all positions; equals `torch.nn.InstanceNorm1d/2d/3d(affine=True)`.
@@ -39,6 +43,9 @@ class InstanceNorm(Norm):
     def coefficients(self, sample: Moments, batch: Moments | None, *params: Tensor) -> tuple[Tensor, Tensor]:
         weight_C, bias_C = params
         return standardise(sample.mean, sample, weight_C, bias_C, self.eps)
+
+    def program(self) -> Program | None:
+        return Program((INSTANCE,))
 
 
 class GroupNorm(Norm):
@@ -58,6 +65,9 @@ class GroupNorm(Norm):
     def coefficients(self, sample: Moments, batch: Moments | None, *params: Tensor) -> tuple[Tensor, Tensor]:
         weight_C, bias_C = params
         return standardise(sample.mean, pool_groups(sample, self.groups), weight_C, bias_C, self.eps)
+
+    def program(self) -> Program | None:
+        return Program((GROUP,), groups=self.groups)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"

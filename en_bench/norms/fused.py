@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from en_bench.norms import programs
 from en_bench.norms.autocast import without_autocast
 from en_bench.norms.maps import dense, passes_for
-from en_bench.norms.moments import Moments
+from en_bench.norms.moments import Moments, table_dtype
+from en_bench.norms.programs import Program
 from en_bench.norms.sync import Ranks
 from en_bench.norms.tables import Kind, forward_and_vjp
 
@@ -44,6 +46,61 @@ def normalise(
     given = (None, None) if batch is None else batch
     y, mean, var, count = _Normalise.apply(norm, kind, ranks, x, *given, *norm.parameter_tensors())
     return y, None if mean is None else (Moments(mean, var), count)
+
+
+def run(norm: "Norm", program: Program, x: Tensor, batch: Moments | None) -> tuple[Tensor, Moments | None]:
+    """As `normalise`, by the program of the normaliser: on a CPU and without other ranks."""
+    kind: Kind = "alone" if not norm.tracks_running_moments else "given" if batch else "pooled"
+    given = (None, None) if batch is None else batch
+    y, mean, var = _Run.apply(norm, kind, program, x, *given, *norm.parameter_tensors())
+    return y, None if mean is None else Moments(mean, var)
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        norm: "Norm",
+        kind: Kind,
+        program: Program,
+        x: Tensor,
+        batch_mean: Tensor | None,
+        batch_var: Tensor | None,
+        *params: Tensor,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        pooling = kind == "pooled"
+        tables = _in(table_dtype(x), params)
+        y, moments, batch_mean, batch_var = programs.forward(
+            ctx, norm, program, pooling, dense(x), batch_mean, batch_var, tables
+        )
+        ctx.norm, ctx.kind, ctx.ranks, ctx.program = norm, kind, None, program
+        ctx.save_for_backward(x, moments, batch_mean, batch_var, *params)
+        if not pooling:
+            return y, None, None
+        ctx.mark_non_differentiable(batch_mean, batch_var)
+        return y, batch_mean, batch_var
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+        x, moments, batch_mean, batch_var, *params = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            batch = None if batch_mean is None else Moments(batch_mean, batch_var)
+            return None, None, None, *_differentiable(ctx, dy, x, batch, params)
+        map_ = dense(x)
+        dx, grads = programs.backward(
+            ctx.norm,
+            ctx.program,
+            ctx.kind == "pooled",
+            like(dy, map_),
+            map_,
+            moments,
+            batch_mean,
+            batch_var,
+            _in(moments.dtype, params),
+            ctx.needs_input_grad[3],
+        )
+        wanted = zip(grads, params, ctx.needs_input_grad[6:], strict=True)
+        return None, None, None, dx, None, None, *(g.to(p.dtype) if want else None for g, p, want in wanted)
 
 
 class _Normalise(torch.autograd.Function):

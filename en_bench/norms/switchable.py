@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from en_bench.norms.affine import standardise
 from en_bench.norms.base import Norm
 from en_bench.norms.moments import Moments, pool_groups
+from en_bench.norms.programs import BATCH, GROUP, INSTANCE, Program
 
 
 class SwitchNorm(Norm):
@@ -58,6 +59,9 @@ class SwitchNorm(Norm):
         weight_C, bias_C, mean_weight_K, var_weight_K = params
         mixed = mix_statistics(sample, batch, mean_weight_K.softmax(0), var_weight_K.softmax(0))
         return standardise(sample.mean, mixed, weight_C, bias_C, self.eps)
+
+    def program(self) -> Program | None:
+        return Program((INSTANCE, GROUP, BATCH), statistics=True)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <vector>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -490,6 +492,8 @@ void sums(int columns, i64 N, i64 C, i64 S, const T* dy, const T* x, const Table
     sums_of_rows<T>(N * C, S, dy, x, mean, sum_dy, sum_dy_centred, threads);
 }
 
+#include "native_tables.h"
+
 }  // namespace
 
 #define EXPORT(NAME, T)                                                                                               \
@@ -509,7 +513,9 @@ void sums(int columns, i64 N, i64 C, i64 S, const T* dy, const T* x, const Table
                                   const Table<T>* mean, const Table<T>* a, const Table<T>* b, const Table<T>* c,      \
                                   T* dx) {                                                                            \
     elementwise<T>(columns, N, C, S, dy, x, dx, Gradient<T>{mean, a, b, c}, threads_for(N * C * S, threads));         \
-  }
+  }                                                                                                                   \
+  extern "C" void forward_##NAME(const Arguments* a) { forward<T>(*a); }                                              \
+  extern "C" void backward_##NAME(const Arguments* a) { backward<T>(*a); }
 
 EXPORT(float32, float)
 EXPORT(float64, double)

@@ -25,7 +25,8 @@ from en_bench.norms.maps import is_channels_last
 from en_bench.norms.moments import table_dtype
 
 SOURCE = Path(__file__).with_name("native.cpp")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
+_PARTS = (SOURCE, SOURCE.with_name("native_tables.h"))
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
 _PASSES = {"moments": 3, "affine": 5, "sums": 5, "gradient": 7}  # and how many tensors each takes
 _TIME_LIMIT_S = 120
 
@@ -84,20 +85,32 @@ def _table(x: Tensor) -> Tensor:
 def _call(name: str, x: Tensor, *tensors: Tensor) -> None:
     n, c = x.shape[:2]
     positions = x.numel() // (n * c)
-    # One position per channel lies both ways; as columns it is one vector, as rows many of one value.
-    columns = positions == 1 or is_channels_last(x)
     function = _function(name, x.dtype)
     assert function is not None
-    function(columns, n, c, positions, torch.get_num_threads(), *(tensor.data_ptr() for tensor in tensors))
+    function(lies_as_columns(x, positions), n, c, positions, torch.get_num_threads(), *(tensor.data_ptr() for tensor in tensors))
+
+
+def lies_as_columns(x: Tensor, positions: int) -> bool:
+    """Whether the channels of a position are neighbours."""
+    # One position per channel lies both ways; as columns it is one vector, as rows many of one value.
+    return positions == 1 or is_channels_last(x)
+
+
+def run_program(name: str, dtype: torch.dtype, block: ctypes.Structure) -> None:
+    """`forward` or `backward` of en_bench.norms.programs, for maps of `dtype`."""
+    function = _function(name, dtype)
+    assert function is not None
+    function(ctypes.byref(block))
 
 
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Callable[..., None] | None:
-    """A pass for maps of `dtype`, or None where there is none."""
+    """A pass, or half of a program, for maps of `dtype`, or None where there is none."""
     function = getattr(_library(), f"{name}_{str(dtype).removeprefix('torch.')}", None)
-    if function is not None:
+    if function is not None and name in _PASSES:
         sizes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
         function.argtypes = (*sizes, *(ctypes.c_void_p,) * _PASSES[name])
+    if function is not None:
         function.restype = None
     return function
 
@@ -122,7 +135,7 @@ def build() -> Path:
     Raises CompilerError with what the compiler said.
     """
     compiler = _compiler()
-    key = hashlib.sha256("\0".join((SOURCE.read_text(), *_FLAGS, _version(compiler), _processor())).encode())
+    key = hashlib.sha256("\0".join((*(part.read_text() for part in _PARTS), *_FLAGS, _version(compiler), _processor())).encode())
     folder = cache_folder()
     target = folder / f"maps-{key.hexdigest()[:16]}.so"
     if target.exists():
