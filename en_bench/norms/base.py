@@ -112,20 +112,19 @@ class Norm(nn.Module, ABC):
         self._check(x)
         pooling = self.training and self.tracks_running_moments
         batch = None if pooling else self.running_moments(torch.promote_types(x.dtype, torch.float32))
-        pooled: tuple[Moments, Tensor | None] | None
+        pooled: tuple[Moments, Tensor | None] | None = None
         if fused.serves(x):
             ranks = Ranks.there_are() if pooling and self.sync else None
             program = programs.program_for(self, x) if ranks is None else None
             if program is not None:
-                y, moments = fused.run(self, program, x, batch)
-                pooled = None if moments is None else (moments, None)
+                y = fused.run(self, program, x, batch)
             else:
                 y, pooled = fused.normalise(self, x, batch, ranks)
         else:
             y, pooled = self.plain(x, batch, self.parameter_tensors())
         if pooled is not None:
             moments, count = pooled
-            self._track(moments, x.numel() // self.num_features if count is None else count)
+            self.track(moments, x.numel() // self.num_features if count is None else count)
         if self.drop is not None:
             y = self.drop(y)
         if self.act is not None:
@@ -201,7 +200,7 @@ class Norm(nn.Module, ABC):
             )
 
     @torch.no_grad()
-    def _track(self, batch: Moments, count: int | Tensor) -> None:
+    def track(self, batch: Moments, count: int | Tensor) -> None:
         """Moves the running moments towards those of a batch of `count` values per channel."""
         assert self.running_mean is not None
         assert self.running_var is not None

@@ -48,12 +48,11 @@ def normalise(
     return y, None if mean is None else (Moments(mean, var), count)
 
 
-def run(norm: "Norm", program: Program, x: Tensor, batch: Moments | None) -> tuple[Tensor, Moments | None]:
-    """As `normalise`, by the program of the normaliser: on a CPU and without other ranks."""
+def run(norm: "Norm", program: Program, x: Tensor, batch: Moments | None) -> Tensor:
+    """The output for `x` by the program of the normaliser; where batch moments are pooled, running ones move."""
     kind: Kind = "alone" if not norm.tracks_running_moments else "given" if batch else "pooled"
-    given = (None, None) if batch is None else batch
-    y, mean, var = _Run.apply(norm, kind, program, x, *given, *norm.parameter_tensors())
-    return y, None if mean is None else Moments(mean, var)
+    y: Tensor = _Run.apply(norm, kind, program, x, *(batch or (None, None)), *norm.parameter_tensors())
+    return y
 
 
 class _Run(torch.autograd.Function):
@@ -67,40 +66,27 @@ class _Run(torch.autograd.Function):
         batch_mean: Tensor | None,
         batch_var: Tensor | None,
         *params: Tensor,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        pooling = kind == "pooled"
+    ) -> Tensor:
+        given = None if batch_mean is None or batch_var is None else (batch_mean, batch_var)
         tables = _in(table_dtype(x), params)
-        y, moments, batch_mean, batch_var = programs.forward(
-            ctx, norm, program, pooling, dense(x), batch_mean, batch_var, tables
-        )
+        y, moments, batch = programs.forward(norm, program, kind == "pooled", dense(x), given, tables)
         ctx.norm, ctx.kind, ctx.ranks, ctx.program = norm, kind, None, program
-        ctx.save_for_backward(x, moments, batch_mean, batch_var, *params)
-        if not pooling:
-            return y, None, None
-        ctx.mark_non_differentiable(batch_mean, batch_var)
-        return y, batch_mean, batch_var
+        ctx.save_for_backward(x, moments, *(batch or (None, None)), *params)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, moments, batch_mean, batch_var, *params = ctx.saved_tensors
+        batch = None if batch_mean is None else Moments(batch_mean, batch_var)
         if torch.is_grad_enabled():
-            batch = None if batch_mean is None else Moments(batch_mean, batch_var)
             return None, None, None, *_differentiable(ctx, dy, x, batch, params)
-        map_ = dense(x)
+        map_, tables = dense(x), _in(moments.dtype, params)
+        wants_dx, wanted = ctx.needs_input_grad[3], ctx.needs_input_grad[6:]
         dx, grads = programs.backward(
-            ctx.norm,
-            ctx.program,
-            ctx.kind == "pooled",
-            like(dy, map_),
-            map_,
-            moments,
-            batch_mean,
-            batch_var,
-            _in(moments.dtype, params),
-            ctx.needs_input_grad[3],
+            ctx.norm, ctx.program, ctx.kind == "pooled", like(dy, map_), map_, moments, batch, tables, wants_dx
         )
-        wanted = zip(grads, params, ctx.needs_input_grad[6:], strict=True)
-        return None, None, None, dx, None, None, *(g.to(p.dtype) if want else None for g, p, want in wanted)
+        found = zip(grads, params, wanted, strict=True)
+        return None, None, None, dx, None, None, *(g.to(p.dtype) if want else None for g, p, want in found)
 
 
 class _Normalise(torch.autograd.Function):

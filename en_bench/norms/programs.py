@@ -1,20 +1,21 @@
 """Normalisers whose whole forward and backward on a CPU is one call of the C++ library each.
 
 The passes of a small map take less time than the Python between them. So the normalisers of the papers have, beside
-`coefficients`, a program: what they mix, in a form that `maps/native_tables.h` computes and differentiates by hand. Tests
-hold it against the vector-Jacobian product of `coefficients`.
+`coefficients`, a program: what they mix, in a form that `maps/native_tables.h` computes and differentiates by hand.
+Tests hold it against the vector-Jacobian product of `coefficients`.
 """
 
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from en_bench.norms.maps import dense, native
+from en_bench.norms.maps import native
 from en_bench.norms.mode import mode
+from en_bench.norms.moments import Moments
 
 if TYPE_CHECKING:
     from en_bench.norms.base import Norm
@@ -63,35 +64,35 @@ def program_for(norm: "Norm", x: Tensor) -> Program | None:
 @functools.cache
 def _is_its_own(cls: "type[Norm]") -> bool:
     """Whether `program` was written for the `coefficients` that `cls` has: a subclass may change these alone."""
-    owners = [next(i for i, base in enumerate(cls.__mro__) if name in vars(base)) for name in ("program", "coefficients")]
+    owners = [
+        next(i for i, base in enumerate(cls.__mro__) if name in vars(base)) for name in ("program", "coefficients")
+    ]
     return owners[0] <= owners[1]
 
 
 def forward(
-    ctx: Any,
-    norm: "Norm",
-    program: Program,
-    pooling: bool,
-    x: Tensor,
-    batch_mean: Tensor | None,
-    batch_var: Tensor | None,
-    params: Sequence[Tensor],
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The output, moments (2, N, C), and the batch's mean and variance (C,), those given or those pooled.
+    norm: "Norm", program: Program, pooling: bool, x: Tensor, batch: Sequence[Tensor] | None, params: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Sequence[Tensor] | None]:
+    """The output, moments (2, N, C), and the batch's mean and variance (C,): those given, or those pooled.
 
-    With `pooling`, running moments move too.
+    With `pooling` the running moments of `norm` move too.
     """
     n, c = x.shape[:2]
-    moments = x.new_empty((2, n, c), dtype=torch.promote_types(x.dtype, torch.float32))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    moments = torch.empty((2, n, c), dtype=dtype)
+    running, rate = None, 0.0
     if pooling:
-        batch_mean, batch_var = moments.new_empty((2, c))
+        batch = torch.empty((2, c), dtype=dtype).unbind()
+        assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+        if norm.running_mean.dtype == dtype == norm.running_var.dtype:
+            running = norm.running_mean, norm.running_var
+            norm.num_batches_tracked.add_(1)
+            rate = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     y = torch.empty_like(x)
-    block = _arguments(norm, program, x, moments, batch_mean, batch_var, params)
-    block.y = y.data_ptr()
-    block.pooled = pooling
-    block.skip_samples = not norm.reads_samples and not pooling
-    native.run_program("forward", x.dtype, block)
-    return y, moments, batch_mean, batch_var
+    _run("forward", norm, program, pooling, x, None, y, None, moments, batch, running, rate, params, ())
+    if pooling and running is None and batch is not None:
+        norm.track(Moments(*batch), x.numel() // c)
+    return y, moments, batch
 
 
 def backward(
@@ -101,38 +102,38 @@ def backward(
     dy: Tensor,
     x: Tensor,
     moments: Tensor,
-    batch_mean: Tensor | None,
-    batch_var: Tensor | None,
+    batch: Sequence[Tensor] | None,
     params: Sequence[Tensor],
     wants_dx: bool,
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The gradients of `x`, None if it is not wanted, and of `params`."""
-    block = _arguments(norm, program, x, moments, batch_mean, batch_var, params)
     grads = [torch.empty_like(param) for param in params]
     dx = torch.empty_like(x) if wants_dx else None
-    block.dy = dy.data_ptr()
-    block.dx = None if dx is None else dx.data_ptr()
-    block.pooled = pooling
-    block.d_weight, block.d_bias = grads[0].data_ptr(), grads[1].data_ptr()
-    for i, grad in enumerate(grads[2:]):
-        setattr(block, f"d_param_{i}", grad.data_ptr())
-    native.run_program("backward", x.dtype, block)
+    _run("backward", norm, program, pooling, x, dy, None, dx, moments, batch, None, 0.0, params, grads)
     return dx, grads
 
 
-def _arguments(
+def _run(
+    name: str,
     norm: "Norm",
     program: Program,
+    pooling: bool,
     x: Tensor,
+    dy: Tensor | None,
+    y: Tensor | None,
+    dx: Tensor | None,
     moments: Tensor,
-    batch_mean: Tensor | None,
-    batch_var: Tensor | None,
+    batch: Sequence[Tensor] | None,
+    running: Sequence[Tensor] | None,
+    rate: float,
     params: Sequence[Tensor],
-) -> Arguments:
+    grads: Sequence[Tensor],
+) -> None:
     n, c = x.shape[:2]
     positions = x.numel() // (n * c)
-    kinds = program.kinds
+    kinds, count = program.kinds, n * positions
     mean = moments.data_ptr()
+    correction = norm.sample_correction
     block = Arguments(
         native.lies_as_columns(x, positions),
         torch.get_num_threads(),
@@ -141,23 +142,33 @@ def _arguments(
         positions,
         program.statistics,
         len(kinds),
-        *(*kinds, 0, 0)[:3],
+        *(kinds if len(kinds) == 3 else (*kinds, 0, 0)[:3]),
         program.groups,
-        False,
-        False,
+        pooling,
+        not (norm.reads_samples or pooling),
         0 if program.shared_affine or program.statistics else c,
         program.hidden > 0,
         program.reduced,
         program.hidden,
         program.relu,
         norm.eps,
-        positions / (positions - norm.sample_correction) if norm.sample_correction else 1.0,
+        positions / (positions - correction) if correction else 1.0,
+        rate,
+        1.0 if correction or count == 1 else count / (count - 1),
+        x.data_ptr(),
+        None if dy is None else dy.data_ptr(),
+        None if y is None else y.data_ptr(),
+        None if dx is None else dx.data_ptr(),
+        mean,
+        mean + n * c * moments.element_size(),
+        *_pointers(batch or (), 2),
+        *_pointers(running or (), 2),
+        *_pointers(params, 8),
+        *_pointers(grads, 8),
     )
-    block.x = x.data_ptr()
-    block.mean, block.var = mean, mean + n * c * moments.element_size()
-    if batch_mean is not None and batch_var is not None:
-        block.batch_mean, block.batch_var = batch_mean.data_ptr(), batch_var.data_ptr()
-    block.weight, block.bias = params[0].data_ptr(), params[1].data_ptr()
-    for i, param in enumerate(params[2:]):
-        setattr(block, f"param_{i}", param.data_ptr())
-    return block
+    native.run_program(name, x.dtype, block)
+
+
+def _pointers(tensors: Sequence[Tensor], count: int) -> list[int | None]:
+    found: list[int | None] = [tensor.data_ptr() for tensor in tensors]
+    return found + [None] * (count - len(found))

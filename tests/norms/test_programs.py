@@ -88,7 +88,12 @@ def test_tanh_to_the_last_digits():
     x = torch.zeros(1, 2, 2, 2)
     layer = ExemplarNorm(2, hidden=2000)
     units = layer.gate.fc1.out_features
-    values = torch.cat([torch.linspace(-12, 12, units - 10), torch.tensor([0.0, 1e-30, -1e-8, 0.625, -0.625, 9.1, 50, -500, 1e9, 1e-3])])
+    values = torch.cat(
+        [
+            torch.linspace(-12, 12, units - 10),
+            torch.tensor([0.0, 1e-30, -1e-8, 0.625, -0.625, 9.1, 50, -500, 1e9, 1e-3]),
+        ]
+    )
     with torch.no_grad():
         layer.gate.fc1.weight.zero_()
         layer.gate.fc1.bias.copy_(values)

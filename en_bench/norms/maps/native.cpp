@@ -170,6 +170,33 @@ inline double total(f64x v) {
   return v[0] + v[1];
 }
 
+// The totals of as many vectors as a vector has lanes: by pairs, with a fraction of the shuffles of one by one.
+inline f32x totals(const f32x (&rows)[16]) {
+  f32x t[16];
+  for (int i = 0; i < 8; ++i) {
+    const f32x a = rows[2 * i], b = rows[2 * i + 1];
+    t[i] = __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+           __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const f32x a = t[2 * i], b = t[2 * i + 1];
+    t[i] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+           __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  }
+  for (int i = 0; i < 2; ++i) {
+    const f32x a = t[2 * i], b = t[2 * i + 1];
+    t[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  }
+  return __builtin_shufflevector(t[0], t[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+         __builtin_shufflevector(t[0], t[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+inline f64x totals(const f64x (&rows)[8]) {
+  f64x t;
+  for (int i = 0; i < 8; ++i) t[i] = total(rows[i]);
+  return t;
+}
+
 // v with the lanes from n on set to 0
 inline f32x first(f32x v, int n) {
   const i32x lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -212,12 +239,49 @@ struct Merged {
 constexpr i64 kRowChunk = 4096;  // values; stays in the first cache
 constexpr i64 kColumnChunk = 64;  // positions
 
+constexpr i64 kShortRow = 512;  // values; below it as many rows as a vector has lanes are summed together
+
+// As moments_of_rows, for W rows of one chunk each.
+template <class T>
+void moments_of_short_rows(i64 S, const T* x, Table<T>* mean, Table<T>* var) {
+  using L = Lanes<T>;
+  using LT = Lanes<Table<T>>;
+  constexpr int W = L::kWidth;
+  const int tail = S % W;
+  const i64 whole = S - tail;
+  Vector<T> s[W], q[W];
+  for (int r = 0; r < W; ++r) {
+    const T* p = x + r * S;
+    s[r] = tail ? L::load(p + whole, tail) : Vector<T>{};
+    for (i64 i = 0; i < whole; i += W) s[r] += L::load(p + i);
+  }
+  Merged<Vector<T>, Table<T>> merged;
+  merged.mean = totals(s) / Table<T>(S);
+  for (int r = 0; r < W; ++r) {
+    const T* p = x + r * S;
+    const Vector<T> mu = Vector<T>{} + merged.mean[r], d = tail ? first(L::load(p + whole, tail) - mu, tail) : Vector<T>{};
+    s[r] = d;
+    q[r] = d * d;
+    for (i64 i = 0; i < whole; i += W) {
+      const Vector<T> d = L::load(p + i) - mu;
+      s[r] += d;
+      q[r] += d * d;
+    }
+  }
+  merged.add(totals(s), totals(q), S);
+  LT::store(mean, merged.mean);
+  LT::store(var, merged.squares / Table<T>(S));
+}
+
 template <class T>
 void moments_of_rows(i64 rows, i64 S, const T* x, Table<T>* mean, Table<T>* var, int threads) {
   using L = Lanes<T>;
   constexpr int W = L::kWidth;
+  const i64 together = S < kShortRow ? rows - rows % W : 0;
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (i64 r = 0; r < rows; ++r) {
+  for (i64 r = 0; r < together; r += W) moments_of_short_rows(S, x + r * S, mean + r, var + r);
+#pragma omp parallel for num_threads(threads) schedule(static) if (together < rows)
+  for (i64 r = together; r < rows; ++r) {
     Merged<Table<T>, Table<T>> merged;
     for (i64 start = 0; start < S; start += kRowChunk) {
       const T* p = x + r * S + start;
@@ -353,12 +417,39 @@ void for_each_column_block(i64 N, i64 C, i64 S, int threads, Work work) {
 // ---- Sums
 
 template <class T>
+void sums_of_short_rows(i64 S, const T* dy, const T* x, const Table<T>* mean, Table<T>* sum_dy, Table<T>* sum_dy_centred) {
+  using L = Lanes<T>;
+  using LT = Lanes<Table<T>>;
+  constexpr int W = L::kWidth;
+  const int tail = S % W;
+  const i64 whole = S - tail;
+  Vector<T> g[W], h[W];
+  for (int r = 0; r < W; ++r) {
+    const T *d = dy + r * S, *p = x + r * S;
+    const Vector<T> mu = Vector<T>{} + mean[r];
+    g[r] = tail ? L::load(d + whole, tail) : Vector<T>{};
+    h[r] = tail ? g[r] * (L::load(p + whole, tail) - mu) : Vector<T>{};
+    for (i64 i = 0; i < whole; i += W) {
+      const Vector<T> v = L::load(d + i);
+      g[r] += v;
+      h[r] += v * (L::load(p + i) - mu);
+    }
+  }
+  LT::store(sum_dy, totals(g));
+  LT::store(sum_dy_centred, totals(h));
+}
+
+template <class T>
 void sums_of_rows(i64 rows, i64 S, const T* dy, const T* x, const Table<T>* mean, Table<T>* sum_dy,
                   Table<T>* sum_dy_centred, int threads) {
   using L = Lanes<T>;
   constexpr int W = L::kWidth;
+  const i64 together = S < kShortRow ? rows - rows % W : 0;
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (i64 r = 0; r < rows; ++r) {
+  for (i64 r = 0; r < together; r += W)
+    sums_of_short_rows(S, dy + r * S, x + r * S, mean + r, sum_dy + r, sum_dy_centred + r);
+#pragma omp parallel for num_threads(threads) schedule(static) if (together < rows)
+  for (i64 r = together; r < rows; ++r) {
     const Vector<T> mu = Vector<T>{} + mean[r];
     Table<T> g_all = 0, h_all = 0;
     for (i64 start = 0; start < S; start += kRowChunk) {

@@ -87,7 +87,14 @@ def _call(name: str, x: Tensor, *tensors: Tensor) -> None:
     positions = x.numel() // (n * c)
     function = _function(name, x.dtype)
     assert function is not None
-    function(lies_as_columns(x, positions), n, c, positions, torch.get_num_threads(), *(tensor.data_ptr() for tensor in tensors))
+    function(
+        lies_as_columns(x, positions),
+        n,
+        c,
+        positions,
+        torch.get_num_threads(),
+        *(tensor.data_ptr() for tensor in tensors),
+    )
 
 
 def lies_as_columns(x: Tensor, positions: int) -> bool:
@@ -135,7 +142,9 @@ def build() -> Path:
     Raises CompilerError with what the compiler said.
     """
     compiler = _compiler()
-    key = hashlib.sha256("\0".join((*(part.read_text() for part in _PARTS), *_FLAGS, _version(compiler), _processor())).encode())
+    key = hashlib.sha256(
+        "\0".join((*(part.read_text() for part in _PARTS), *_FLAGS, _version(compiler), _processor())).encode()
+    )
     folder = cache_folder()
     target = folder / f"maps-{key.hexdigest()[:16]}.so"
     if target.exists():

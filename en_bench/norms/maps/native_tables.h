@@ -26,7 +26,7 @@ struct Arguments {
 
 enum Kind { kInstance, kGroup, kBatch };
 
-constexpr i64 kChunks = 8;  // of samples that are summed apart, whatever the number of threads
+constexpr i64 kChunks = 16;  // of samples that are summed apart, whatever the number of threads
 
 template <class A, class Term>
 inline A sum_over(i64 n, Term term) {
@@ -478,21 +478,29 @@ struct Scratch {
 };
 
 template <class T>
-void forward(const Arguments& a) {
+void moments_of_samples(const Arguments& a, i64 from, i64 to, int threads) {
   using A = Table<T>;
-  const i64 N = a.N, C = a.C, S = a.S, values = N * C;
-  const int threads = threads_for(values * S, a.threads);
+  const i64 C = a.C;
   A *mean = (A*)a.mean, *var = (A*)a.var;
   if (a.skip_samples) {
-    for (i64 n = 0; n < N; ++n) {
+    for (i64 n = from; n < to; ++n) {
       std::memcpy(mean + n * C, a.batch_mean, C * sizeof(A));
       std::memcpy(var + n * C, a.batch_var, C * sizeof(A));
     }
-  } else {
-    moments<T>(a.columns, N, C, S, (const T*)a.x, mean, var, threads);
-    if (a.correction != 1)
-      for (i64 i = 0; i < values; ++i) var[i] *= A(a.correction);
+    return;
   }
+  moments<T>(a.columns, to - from, C, a.S, (const T*)a.x + from * C * a.S, mean + from * C, var + from * C, threads);
+  if (a.correction != 1)
+    for (i64 i = from * C; i < to * C; ++i) var[i] *= A(a.correction);
+}
+
+template <class T>
+void forward_pooled(const Arguments& a) {
+  using A = Table<T>;
+  const i64 N = a.N, C = a.C, S = a.S, values = N * C;
+  const int threads = threads_for(values * S, a.threads);
+  const A* mean = (const A*)a.mean;
+  moments_of_samples<T>(a, 0, N, threads);
   const Tables<A> tables(a);
   if (a.running_mean) {
     A *running_mean = (A*)a.running_mean, *running_var = (A*)a.running_var;
@@ -514,8 +522,39 @@ void forward(const Arguments& a) {
   elementwise<T>(a.columns, N, C, S, (const T*)a.x, (const T*)a.x, (T*)a.y, Affine<T>{mean, scale, shift}, threads);
 }
 
+// Where no sample needs another, each is done at once, while the cache holds it.
 template <class T>
-void backward(const Arguments& a) {
+void forward_alone(const Arguments& a) {
+  using A = Table<T>;
+  const i64 N = a.N, C = a.C, S = a.S;
+  const Tables<A> tables(a);
+#pragma omp parallel num_threads(threads_for(N * C * S, a.threads))
+  {
+    const Scratch<A> memory(tables.work_size()), scale(C), shift(C);
+    auto work = tables.work(memory);
+#pragma omp for schedule(static)
+    for (i64 n = 0; n < N; ++n) {
+      const T* x = (const T*)a.x + n * C * S;
+      moments_of_samples<T>(a, n, n + 1, 1);
+      tables.coefficients(n, scale, shift, work);
+      elementwise<T>(a.columns, 1, C, S, x, x, (T*)a.y + n * C * S, Affine<T>{(const A*)a.mean + n * C, scale, shift}, 1);
+    }
+  }
+}
+
+// From the derivatives by a sample's moments to the coefficients of x - mean and of 1 in dx.
+template <class A>
+inline void to_gradient(const Arguments& a, const A* scale, const A* sum_dy, A* d_mean, A* d_var) {
+  const A to_var = A(2 * a.correction / a.S), to_mean = A(1) / a.S;
+#pragma omp simd
+  for (i64 c = 0; c < a.C; ++c) {
+    d_mean[c] = (d_mean[c] - scale[c] * sum_dy[c]) * to_mean;  // the second term by the mean in scale * (x - mean)
+    d_var[c] *= to_var;                                        // d var / d x = 2 (x - mean) / S
+  }
+}
+
+template <class T>
+void backward_pooled(const Arguments& a) {
   using A = Table<T>;
   const i64 N = a.N, C = a.C, S = a.S, values = N * C;
   const int threads = threads_for(values * S, a.threads);
@@ -530,9 +569,8 @@ void backward(const Arguments& a) {
   std::vector<A> parts(chunks * tables.sums_size());  // zeros
 #pragma omp parallel num_threads(threads_for(values * 16, threads))
   {
-    const Scratch<A> memory(tables.work_size() + C);
+    const Scratch<A> memory(tables.work_size()), shift(C);
     auto work = tables.work(memory);
-    A* shift = memory + tables.work_size();
 #pragma omp for schedule(static)
     for (i64 chunk = 0; chunk < chunks; ++chunk) {
       const auto sums = tables.sums(parts.data() + chunk * tables.sums_size());
@@ -546,25 +584,56 @@ void backward(const Arguments& a) {
   tables.write(parts.data(), chunks);
   if (!a.dx) return;
   const auto all = tables.sums(parts.data());
-  const A to_var = A(2 * a.correction / S), to_mean = A(1) / S;
 #pragma omp parallel for num_threads(threads_for(values * 8, threads)) schedule(static)
   for (i64 n = 0; n < N; ++n) {
-    A *dm = d_mean + n * C, *dv = d_var + n * C;
-    const A *m = mean + n * C, *sc = scale + n * C, *dy = sum_dy + n * C;
-    if (a.pooled) {
-      const A share = A(1) / N;
-#pragma omp simd
-      for (i64 c = 0; c < C; ++c) {
-        dm[c] += share * (all.batch_mean[c] + 2 * all.batch_var[c] * (m[c] - batch_mean[c]));
-        dv[c] += share * all.batch_var[c];
-      }
-    }
+    const i64 at = n * C;
+    const A share = A(1) / N;
 #pragma omp simd
     for (i64 c = 0; c < C; ++c) {
-      dm[c] = (dm[c] - sc[c] * dy[c]) * to_mean;  // the second term by the mean in scale * (x - mean)
-      dv[c] *= to_var;                            // d var / d x = 2 (x - mean) / S
+      d_mean[at + c] += share * (all.batch_mean[c] + 2 * all.batch_var[c] * (mean[at + c] - batch_mean[c]));
+      d_var[at + c] += share * all.batch_var[c];
     }
+    to_gradient<A>(a, scale + at, sum_dy + at, d_mean + at, d_var + at);
   }
   elementwise<T>(a.columns, N, C, S, (const T*)a.dy, (const T*)a.x, (T*)a.dx,
                  Gradient<T>{mean, scale, d_var, d_mean}, threads);
+}
+
+template <class T>
+void backward_alone(const Arguments& a) {
+  using A = Table<T>;
+  const i64 N = a.N, C = a.C, S = a.S;
+  const Tables<A> tables(a);
+  const i64 chunks = least(N, kChunks);
+  std::vector<A> parts(chunks * tables.sums_size());  // zeros
+#pragma omp parallel num_threads(threads_for(N * C * S, a.threads))
+  {
+    const Scratch<A> memory(tables.work_size()), sum_dy(C), sum_dy_centred(C), scale(C), shift(C), d_mean(C), d_var(C);
+    auto work = tables.work(memory);
+#pragma omp for schedule(static)
+    for (i64 chunk = 0; chunk < chunks; ++chunk) {
+      const auto all = tables.sums(parts.data() + chunk * tables.sums_size());
+      for (i64 n = N * chunk / chunks; n < N * (chunk + 1) / chunks; ++n) {
+        const T *dy = (const T*)a.dy + n * C * S, *x = (const T*)a.x + n * C * S;
+        const A* mean = (const A*)a.mean + n * C;
+        sums<T>(a.columns, 1, C, S, dy, x, mean, sum_dy, sum_dy_centred, 1);
+        tables.coefficients(n, scale, shift, work);
+        tables.differentiate(n, sum_dy, sum_dy_centred, d_mean, d_var, work, all);
+        if (!a.dx) continue;
+        to_gradient<A>(a, scale, sum_dy, d_mean, d_var);
+        elementwise<T>(a.columns, 1, C, S, dy, x, (T*)a.dx + n * C * S, Gradient<T>{mean, scale, d_var, d_mean}, 1);
+      }
+    }
+  }
+  tables.write(parts.data(), chunks);
+}
+
+template <class T>
+void forward(const Arguments& a) {
+  a.pooled ? forward_pooled<T>(a) : forward_alone<T>(a);
+}
+
+template <class T>
+void backward(const Arguments& a) {
+  a.pooled ? backward_pooled<T>(a) : backward_alone<T>(a);
 }
