@@ -1,7 +1,7 @@
 """Normalisers whose whole forward and backward on a CPU is one call of the C++ library each.
 
 The passes of a small map take less time than the Python between them. So the normalisers of the papers have, beside
-`coefficients`, a program: what they mix, in a form that `maps/native_tables.h` computes and differentiates by hand.
+`coefficients`, a program: what they mix, in a form that `maps/cpp/tables.h` computes and differentiates by hand.
 Tests hold it against the vector-Jacobian product of `coefficients`.
 """
 
@@ -39,7 +39,7 @@ class Program(NamedTuple):
 
 
 class Arguments(ctypes.Structure):
-    """Field by field the Arguments of maps/native_tables.h."""
+    """Field by field the Arguments of maps/cpp/tables.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("columns", "threads", "n", "c", "s", "statistics", "kinds_count")),

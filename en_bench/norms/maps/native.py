@@ -24,8 +24,7 @@ from en_bench.errors import EnBenchWarning
 from en_bench.norms.maps import is_channels_last
 from en_bench.norms.moments import table_dtype
 
-SOURCE = Path(__file__).with_name("native.cpp")
-_PARTS = (SOURCE, SOURCE.with_name("native_tables.h"))
+SOURCE = Path(__file__).parent / "cpp" / "native.cpp"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
 _PASSES = {"moments": 3, "affine": 5, "sums": 5, "gradient": 7}  # and how many tensors each takes
 _TIME_LIMIT_S = 120
@@ -142,8 +141,9 @@ def build() -> Path:
     Raises CompilerError with what the compiler said.
     """
     compiler = _compiler()
+    sources = [path.read_text() for path in sorted(SOURCE.parent.iterdir()) if path.suffix in (".cpp", ".h")]
     key = hashlib.sha256(
-        "\0".join((*(part.read_text() for part in _PARTS), *_FLAGS, _version(compiler), _processor())).encode()
+        "\0".join((*sources, *_FLAGS, _version(compiler), _processor())).encode()
     )
     folder = cache_folder()
     target = folder / f"maps-{key.hexdigest()[:16]}.so"

@@ -1,25 +1,33 @@
-// The tables between the passes, for the normalisers that have a program (see programs.py): coefficients and, derived by
-// hand, their vector-Jacobian products. Included by native.cpp, in its namespace.
+// The tables between the passes, for the normalisers that have a program (see programs.py): coefficients and, derived
+// by hand, their vector-Jacobian products.
 //
 // Shapes: N samples, C channels, K normalisers (at most three), G groups of the gate's reduction, U hidden units.
+
+#pragma once
+
+#include <vector>
+
+#include "functions.h"
+
+namespace {
 
 // Field by field the Arguments of programs.py.
 struct Arguments {
   i64 columns, threads, N, C, S;
-  i64 statistics;                // 1: statistics are mixed (SN), 0: standardised outputs (EN; alone where K is 1)
-  i64 K, kinds[3];               // of Kind, in the order of the parameters' rows
-  i64 groups;                    // of channels that share moments, for kGroup
-  i64 pooled;                    // 1: batch moments come from the samples, 0: they are given, or there are none
-  i64 skip_samples;              // 1: moments of samples are not wanted; those given stand in their place
-  i64 affine_stride;             // between the rows of weight and bias: C, or 0 where all share one
-  i64 gate, reduced, U, relu;    // whether there is a gate; G, or 0 without reduction; its units and activation
-  double eps, correction;        // S / (S - correction of the samples' variance)
-  double rate, unbias;           // running += rate * (unbias * batch - running), where running moments are given
+  i64 statistics;              // 1: statistics are mixed (SN), 0: standardised outputs (EN; alone where K is 1)
+  i64 K, kinds[3];             // of Kind, in the order of the parameters' rows
+  i64 groups;                  // of channels that share moments, for kGroup
+  i64 pooled;                  // 1: batch moments come from the samples, 0: they are given, or there are none
+  i64 skip_samples;            // 1: moments of samples are not wanted; those given stand in their place
+  i64 affine_stride;           // between the rows of weight and bias: C, or 0 where all share one
+  i64 gate, reduced, U, relu;  // whether there is a gate; G, or 0 without reduction; its units and activation
+  double eps, correction;      // S / (S - correction of the samples' variance)
+  double rate, unbias;         // running += rate * (unbias * batch - running), where running moments are given
   const void *x, *dy;
   void *y, *dx;
   void *mean, *var, *batch_mean, *batch_var, *running_mean, *running_var;
   const void *weight, *bias;
-  const void* params[6];         // fc1 weight and bias, fc2's, reduce's; of SN mean_weight, var_weight
+  const void* params[6];  // fc1 weight and bias, fc2's, reduce's; of SN mean_weight, var_weight
   void *d_weight, *d_bias;
   void* d_params[6];
 };
@@ -27,60 +35,6 @@ struct Arguments {
 enum Kind { kInstance, kGroup, kBatch };
 
 constexpr i64 kChunks = 16;  // of samples that are summed apart, whatever the number of threads
-
-template <class A, class Term>
-inline A sum_over(i64 n, Term term) {
-  A total = 0;
-#pragma omp simd reduction(+ : total)
-  for (i64 i = 0; i < n; ++i) total += term(i);
-  return total;
-}
-
-inline float inverse_root(float v) { return 1 / __builtin_sqrtf(v); }
-inline double inverse_root(double v) { return 1 / __builtin_sqrt(v); }
-
-// e^y for 0 <= y < 88; polynomial of Cephes' expf.
-inline f32x exp_of(f32x y) {
-  const i32x n = __builtin_convertvector(y * 1.44269504f + 0.5f, i32x);
-  const f32x whole = __builtin_convertvector(n, f32x), r = y - whole * 0.693359375f + whole * 2.12194440e-4f;
-  f32x p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return (p * r * r + r + 1) * bits_as<f32x>((n + 127) << 23);
-}
-
-// Rational and polynomial ranges of Cephes' tanhf.
-inline f32x tanh_of(f32x x) {
-  const f32x size = x < 0 ? -x : x, bounded = size < 9.1f ? size : f32x{} + 9.1f, square = x * x;
-  const f32x far = 1 - 2 / (exp_of(2 * bounded) + 1);
-  f32x p = square * -5.70498872745e-3f + 2.06390887954e-2f;
-  p = p * square - 5.37397155531e-2f;
-  p = p * square + 1.33314422036e-1f;
-  p = p * square - 3.33332819422e-1f;
-  return size > 0.625f ? (x < 0 ? -far : far) : p * square * x + x;
-}
-
-inline void tanh_all(float* h, i64 n) {  // room for whole vectors
-  for (i64 i = 0; i < n; i += 16) Lanes<float>::store(h + i, tanh_of(Lanes<float>::load(h + i)));
-}
-inline void tanh_all(double* h, i64 n) {
-  for (i64 i = 0; i < n; ++i) h[i] = __builtin_tanh(h[i]);
-}
-
-inline i64 whole_vectors(i64 n) { return (n + 15) / 16 * 16; }
-
-// Memory that is handed out in pieces.
-template <class A>
-struct Pieces {
-  A* next;
-  A* take(i64 n) {
-    A* piece = next;
-    next += whole_vectors(n);
-    return piece;
-  }
-};
 
 // What all samples share, and the memory of one thread.
 template <class A>
@@ -143,10 +97,10 @@ struct Tables {
   // ---- One sample
 
   struct Work {
-    A *xhat[3], *inv[3], *z[3];       // (C), (C), (Z) of each normaliser
-    A *group_mean, *group_var;        // (groups)
-    A *hidden, *d_hidden;             // (U)
-    A *mixed_mean, *mixed_var;        // (C), SN's
+    A *xhat[3], *inv[3], *z[3];  // (C), (C), (Z) of each normaliser
+    A *group_mean, *group_var;   // (groups)
+    A *hidden, *d_hidden;        // (U)
+    A *mixed_mean, *mixed_var;   // (C), SN's
     A relation[9], ratio[3];
   };
   i64 work_size() const {
@@ -278,8 +232,8 @@ struct Tables {
   };
   i64 affine_size() const { return a.affine_stride ? K * C : C; }
   i64 sums_size() const {
-    return 2 * whole_vectors(affine_size()) + 3 * whole_vectors(C) + whole_vectors(Z) +
-           K * K * whole_vectors(U) + whole_vectors(U) + whole_vectors(K * U) + 3 * whole_vectors(K);
+    return 2 * whole_vectors(affine_size()) + 3 * whole_vectors(C) + whole_vectors(Z) + K * K * whole_vectors(U) +
+           whole_vectors(U) + whole_vectors(K * U) + 3 * whole_vectors(K);
   }
   Sums sums(A* memory) const {
     Pieces<A> pieces{memory};
@@ -354,7 +308,8 @@ struct Tables {
         d_xhat[c] = ratio * wk[c] * d_shift[c];
       }
       if (a.gate) through_relations(k, d_relation, d_xhat, w, s);
-      // xhat = (m - mean) inv, inv = (var + eps)^(-1/2): what inv carries is d_inv = ratio w d_scale + d_xhat xhat / inv
+      // xhat = (m - mean) inv, inv = (var + eps)^(-1/2): what inv carries is d_inv = ratio w d_scale + d_xhat xhat /
+      // inv
 #pragma omp simd
       for (i64 c = 0; c < C; ++c) {
         d_var[c] = A(-0.5) * inv[c] * inv[c] * (inv[c] * ratio * wk[c] * d_scale[c] + d_xhat[c] * xhat[c]);
@@ -388,8 +343,8 @@ struct Tables {
     A d_ratio[3], d_logit[3], mixed = 0;
     for (i64 k = 0; k < K; ++k) {
       const A *wk = weight + k * a.affine_stride, *bk = bias + k * a.affine_stride, *xhat = w.xhat[k], *inv = w.inv[k];
-      d_ratio[k] = sum_over<A>(
-          C, [=](i64 c) { return d_scale[c] * wk[c] * inv[c] + d_shift[c] * (bk[c] + wk[c] * xhat[c]); });
+      d_ratio[k] =
+          sum_over<A>(C, [=](i64 c) { return d_scale[c] * wk[c] * inv[c] + d_shift[c] * (bk[c] + wk[c] * xhat[c]); });
       mixed += w.ratio[k] * d_ratio[k];
     }
     A *h = w.hidden, *d_h = w.d_hidden;
@@ -470,170 +425,4 @@ struct Tables {
   }
 };
 
-template <class A>
-struct Scratch {
-  std::unique_ptr<A[]> memory;
-  explicit Scratch(i64 n) : memory(new A[n]) {}  // not set to anything
-  operator A*() const { return memory.get(); }
-};
-
-template <class T>
-void moments_of_samples(const Arguments& a, i64 from, i64 to, int threads) {
-  using A = Table<T>;
-  const i64 C = a.C;
-  A *mean = (A*)a.mean, *var = (A*)a.var;
-  if (a.skip_samples) {
-    for (i64 n = from; n < to; ++n) {
-      std::memcpy(mean + n * C, a.batch_mean, C * sizeof(A));
-      std::memcpy(var + n * C, a.batch_var, C * sizeof(A));
-    }
-    return;
-  }
-  moments<T>(a.columns, to - from, C, a.S, (const T*)a.x + from * C * a.S, mean + from * C, var + from * C, threads);
-  if (a.correction != 1)
-    for (i64 i = from * C; i < to * C; ++i) var[i] *= A(a.correction);
-}
-
-template <class T>
-void forward_pooled(const Arguments& a) {
-  using A = Table<T>;
-  const i64 N = a.N, C = a.C, S = a.S, values = N * C;
-  const int threads = threads_for(values * S, a.threads);
-  const A* mean = (const A*)a.mean;
-  moments_of_samples<T>(a, 0, N, threads);
-  const Tables<A> tables(a);
-  if (a.running_mean) {
-    A *running_mean = (A*)a.running_mean, *running_var = (A*)a.running_var;
-    const A rate = A(a.rate), unbias = A(a.unbias);
-#pragma omp simd
-    for (i64 c = 0; c < C; ++c) {
-      running_mean[c] += rate * (tables.batch_mean[c] - running_mean[c]);
-      running_var[c] += rate * (unbias * tables.batch_var[c] - running_var[c]);
-    }
-  }
-  const Scratch<A> scale(values), shift(values);
-#pragma omp parallel num_threads(threads_for(values * 8, threads))
-  {
-    const Scratch<A> memory(tables.work_size());
-    auto work = tables.work(memory);
-#pragma omp for schedule(static)
-    for (i64 n = 0; n < N; ++n) tables.coefficients(n, scale + n * C, shift + n * C, work);
-  }
-  elementwise<T>(a.columns, N, C, S, (const T*)a.x, (const T*)a.x, (T*)a.y, Affine<T>{mean, scale, shift}, threads);
-}
-
-// Where no sample needs another, each is done at once, while the cache holds it.
-template <class T>
-void forward_alone(const Arguments& a) {
-  using A = Table<T>;
-  const i64 N = a.N, C = a.C, S = a.S;
-  const Tables<A> tables(a);
-#pragma omp parallel num_threads(threads_for(N * C * S, a.threads))
-  {
-    const Scratch<A> memory(tables.work_size()), scale(C), shift(C);
-    auto work = tables.work(memory);
-#pragma omp for schedule(static)
-    for (i64 n = 0; n < N; ++n) {
-      const T* x = (const T*)a.x + n * C * S;
-      moments_of_samples<T>(a, n, n + 1, 1);
-      tables.coefficients(n, scale, shift, work);
-      elementwise<T>(a.columns, 1, C, S, x, x, (T*)a.y + n * C * S, Affine<T>{(const A*)a.mean + n * C, scale, shift}, 1);
-    }
-  }
-}
-
-// From the derivatives by a sample's moments to the coefficients of x - mean and of 1 in dx.
-template <class A>
-inline void to_gradient(const Arguments& a, const A* scale, const A* sum_dy, A* d_mean, A* d_var) {
-  const A to_var = A(2 * a.correction / a.S), to_mean = A(1) / a.S;
-#pragma omp simd
-  for (i64 c = 0; c < a.C; ++c) {
-    d_mean[c] = (d_mean[c] - scale[c] * sum_dy[c]) * to_mean;  // the second term by the mean in scale * (x - mean)
-    d_var[c] *= to_var;                                        // d var / d x = 2 (x - mean) / S
-  }
-}
-
-template <class T>
-void backward_pooled(const Arguments& a) {
-  using A = Table<T>;
-  const i64 N = a.N, C = a.C, S = a.S, values = N * C;
-  const int threads = threads_for(values * S, a.threads);
-  const A *mean = (const A*)a.mean, *batch_mean = (const A*)a.batch_mean;
-  const Scratch<A> sum_dy(values), sum_dy_centred(values), scale(values), d_mean(values), d_var(values);
-  sums<T>(a.columns, N, C, S, (const T*)a.dy, (const T*)a.x, mean, sum_dy, sum_dy_centred, threads);
-
-  Arguments again = a;
-  again.pooled = 0;  // the batch's moments are there
-  const Tables<A> tables(again);
-  const i64 chunks = least(N, kChunks);
-  std::vector<A> parts(chunks * tables.sums_size());  // zeros
-#pragma omp parallel num_threads(threads_for(values * 16, threads))
-  {
-    const Scratch<A> memory(tables.work_size()), shift(C);
-    auto work = tables.work(memory);
-#pragma omp for schedule(static)
-    for (i64 chunk = 0; chunk < chunks; ++chunk) {
-      const auto sums = tables.sums(parts.data() + chunk * tables.sums_size());
-      for (i64 n = N * chunk / chunks; n < N * (chunk + 1) / chunks; ++n) {
-        const i64 at = n * C;
-        tables.coefficients(n, scale + at, shift, work);
-        tables.differentiate(n, sum_dy + at, sum_dy_centred + at, d_mean + at, d_var + at, work, sums);
-      }
-    }
-  }
-  tables.write(parts.data(), chunks);
-  if (!a.dx) return;
-  const auto all = tables.sums(parts.data());
-#pragma omp parallel for num_threads(threads_for(values * 8, threads)) schedule(static)
-  for (i64 n = 0; n < N; ++n) {
-    const i64 at = n * C;
-    const A share = A(1) / N;
-#pragma omp simd
-    for (i64 c = 0; c < C; ++c) {
-      d_mean[at + c] += share * (all.batch_mean[c] + 2 * all.batch_var[c] * (mean[at + c] - batch_mean[c]));
-      d_var[at + c] += share * all.batch_var[c];
-    }
-    to_gradient<A>(a, scale + at, sum_dy + at, d_mean + at, d_var + at);
-  }
-  elementwise<T>(a.columns, N, C, S, (const T*)a.dy, (const T*)a.x, (T*)a.dx,
-                 Gradient<T>{mean, scale, d_var, d_mean}, threads);
-}
-
-template <class T>
-void backward_alone(const Arguments& a) {
-  using A = Table<T>;
-  const i64 N = a.N, C = a.C, S = a.S;
-  const Tables<A> tables(a);
-  const i64 chunks = least(N, kChunks);
-  std::vector<A> parts(chunks * tables.sums_size());  // zeros
-#pragma omp parallel num_threads(threads_for(N * C * S, a.threads))
-  {
-    const Scratch<A> memory(tables.work_size()), sum_dy(C), sum_dy_centred(C), scale(C), shift(C), d_mean(C), d_var(C);
-    auto work = tables.work(memory);
-#pragma omp for schedule(static)
-    for (i64 chunk = 0; chunk < chunks; ++chunk) {
-      const auto all = tables.sums(parts.data() + chunk * tables.sums_size());
-      for (i64 n = N * chunk / chunks; n < N * (chunk + 1) / chunks; ++n) {
-        const T *dy = (const T*)a.dy + n * C * S, *x = (const T*)a.x + n * C * S;
-        const A* mean = (const A*)a.mean + n * C;
-        sums<T>(a.columns, 1, C, S, dy, x, mean, sum_dy, sum_dy_centred, 1);
-        tables.coefficients(n, scale, shift, work);
-        tables.differentiate(n, sum_dy, sum_dy_centred, d_mean, d_var, work, all);
-        if (!a.dx) continue;
-        to_gradient<A>(a, scale, sum_dy, d_mean, d_var);
-        elementwise<T>(a.columns, 1, C, S, dy, x, (T*)a.dx + n * C * S, Gradient<T>{mean, scale, d_var, d_mean}, 1);
-      }
-    }
-  }
-  tables.write(parts.data(), chunks);
-}
-
-template <class T>
-void forward(const Arguments& a) {
-  a.pooled ? forward_pooled<T>(a) : forward_alone<T>(a);
-}
-
-template <class T>
-void backward(const Arguments& a) {
-  a.pooled ? backward_pooled<T>(a) : backward_alone<T>(a);
-}
+}  // namespace
