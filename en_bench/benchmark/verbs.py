@@ -1,8 +1,12 @@
 """The verb `en-bench bench norms`. What is imported when `en-bench` starts is here, and needs no torch.
 
-The results that are committed come from a machine that does nothing else; on two cores it takes an hour or more:
+The committed results in benchmarks/results/norms come from a machine that does nothing else, on two cores in 20 minutes:
 
-    en-bench bench norms --all --threads 2 --json benchmarks/results/norms.json --markdown benchmarks/results/norms.md
+    en-bench bench norms --layers --threads 2 --norms bn,in,ln,gn,sn,en
+    en-bench bench norms --steps --threads 2 --norms bn,sn,en --no-obvious
+    en-bench bench norms --memory --first-use --threads 2 --norms bn,sn,en,bin --no-obvious
+
+each with `--json FILE --markdown FILE`.
 """
 
 import argparse

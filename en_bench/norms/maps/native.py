@@ -142,9 +142,7 @@ def build() -> Path:
     """
     compiler = _compiler()
     sources = [path.read_text() for path in sorted(SOURCE.parent.iterdir()) if path.suffix in (".cpp", ".h")]
-    key = hashlib.sha256(
-        "\0".join((*sources, *_FLAGS, _version(compiler), _processor())).encode()
-    )
+    key = hashlib.sha256("\0".join((*sources, *_FLAGS, _version(compiler), _processor())).encode())
     folder = cache_folder()
     target = folder / f"maps-{key.hexdigest()[:16]}.so"
     if target.exists():
