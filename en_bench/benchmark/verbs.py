@@ -1,6 +1,6 @@
 """The verb `en-bench bench norms`. What is imported when `en-bench` starts is here, and needs no torch.
 
-The committed results in benchmarks/results/norms come from a machine that does nothing else, on two cores in 20 minutes:
+The results in benchmarks/results/norms are those of a machine that does nothing else, two cores and 20 minutes:
 
     en-bench bench norms --layers --threads 2 --norms bn,in,ln,gn,sn,en
     en-bench bench norms --steps --threads 2 --norms bn,sn,en --no-obvious

@@ -70,6 +70,28 @@ def _is_its_own(cls: "type[Norm]") -> bool:
     return owners[0] <= owners[1]
 
 
+@functools.cache
+def _values(program: Program, channels: int) -> tuple[int, ...]:
+    """How many values each parameter has."""
+    kinds, units = len(program.kinds), program.hidden
+    affine = channels if program.shared_affine or program.statistics else kinds * channels
+    shares = (kinds, kinds) if program.statistics else ()
+    gate = (units * kinds * kinds, units, kinds * units, kinds) if units else ()
+    return affine, affine, *shares, *gate, *((channels, program.reduced) if program.reduced else ())
+
+
+def _check(norm: "Norm", program: Program, params: Sequence[Tensor]) -> None:
+    """The library knows addresses alone: what PyTorch would refuse has to be refused before."""
+    buffers = [] if norm.running_mean is None or norm.running_var is None else [norm.running_mean, norm.running_var]
+    expected = (*_values(program, norm.num_features), *(norm.num_features for _ in buffers))
+    tensors = (*params, *buffers)
+    if tuple(t.numel() for t in tensors) != expected or not all(t.is_cpu for t in tensors):
+        told = ", ".join(f"{tuple(t.shape)} on {t.device}" for t in tensors)
+        raise RuntimeError(
+            f"{type(norm).__name__}: parameters, buffers {told} do not fit {norm.num_features} channels of a map on cpu"
+        )
+
+
 def forward(
     norm: "Norm", program: Program, pooling: bool, x: Tensor, batch: Sequence[Tensor] | None, params: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Sequence[Tensor] | None]:
@@ -77,6 +99,7 @@ def forward(
 
     With `pooling` the running moments of `norm` move too.
     """
+    _check(norm, program, params)
     n, c = x.shape[:2]
     dtype = torch.promote_types(x.dtype, torch.float32)
     moments = torch.empty((2, n, c), dtype=dtype)

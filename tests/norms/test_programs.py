@@ -137,3 +137,19 @@ def test_frozen_parameters_and_a_constant_input_get_no_gradient():
     layer.gate.requires_grad_(False)
     layer(x).square().sum().backward()
     assert layer.gate.fc1.weight.grad is None and layer.weight.grad is not None
+
+
+def test_parameters_that_do_not_fit_are_refused_before_an_address_is_read():
+    for name, made_of in (
+        ("weight", torch.ones(5)),
+        ("bias", torch.zeros(3, 7)),
+        ("weight", torch.ones(3, 8, device="meta")),
+    ):
+        layer = ExemplarNorm(8)
+        setattr(layer, name, torch.nn.Parameter(made_of))
+        with pytest.raises(RuntimeError, match=r"ExemplarNorm: parameters, buffers .* do not fit 8 channels"):
+            layer(torch.randn(2, 8, 3, 3))
+    layer = BatchNorm(8)
+    layer.running_var = torch.ones(4)
+    with pytest.raises(RuntimeError, match="do not fit 8 channels"):
+        layer(torch.randn(2, 8, 3, 3))
