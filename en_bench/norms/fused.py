@@ -12,7 +12,7 @@ from torch import Tensor
 
 from en_bench.norms import programs
 from en_bench.norms.autocast import without_autocast
-from en_bench.norms.maps import dense, passes_for
+from en_bench.norms.maps import dense, has_its_values, passes_for
 from en_bench.norms.moments import Moments, table_dtype
 from en_bench.norms.programs import Program
 from en_bench.norms.sync import Ranks
@@ -31,6 +31,7 @@ def serves(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
         and torch.autograd.forward_ad._current_level < 0
     )
 
@@ -78,9 +79,13 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, moments, batch_mean, batch_var, *params = ctx.saved_tensors
         batch = None if batch_mean is None else Moments(batch_mean, batch_var)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or _is_batched(dy):
             return None, None, None, *_differentiable(ctx, dy, x, batch, params)
-        map_, tables = dense(x), _in(moments.dtype, params)
+        map_ = dense(x)
+        # Hooks on saved tensors may have stored them in another dtype.
+        moments = moments.to(table_dtype(map_)).contiguous()
+        batch = None if batch is None else batch.to(moments.dtype)
+        tables = _in(moments.dtype, params)
         wants_dx, wanted = ctx.needs_input_grad[3], ctx.needs_input_grad[6:]
         dx, grads = programs.backward(
             ctx.norm, ctx.program, ctx.kind == "pooled", like(dy, map_), map_, moments, batch, tables, wants_dx
@@ -130,7 +135,7 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
         x, mean, var, batch_mean, batch_var, count, *params = ctx.saved_tensors
         batch = None if batch_mean is None else Moments(batch_mean, batch_var)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or _is_batched(dy):
             return None, None, None, *_differentiable(ctx, dy, x, batch, params)
         passes = ctx.passes
         with without_autocast(x.device.type):
@@ -169,19 +174,26 @@ def _differentiable(
             "set sync=False"
         )
     # Aliases, since x may itself depend on the parameters: these are derivatives by each alone.
-    x, *params = (tensor.view_as(tensor) for tensor in (x, *params))
+    with torch.enable_grad():
+        x, *params = (tensor.view_as(tensor) for tensor in (x, *params))
     wanted = (ctx.needs_input_grad[3], *ctx.needs_input_grad[6:])
     leaves = [t for t, want in zip((x, *params), wanted, strict=True) if want]
-    with without_autocast(x.device.type):
+    with torch.enable_grad(), without_autocast(x.device.type):
         y = ctx.norm.plain(x, batch if ctx.kind == "given" else None, params)[0]
-        found = iter(torch.autograd.grad(y, leaves, dy, create_graph=True, allow_unused=True))
+        again = not _is_batched(dy)
+        found = iter(torch.autograd.grad(y, leaves, dy, create_graph=again, allow_unused=True))
     dx, *grads = (next(found) if want else None for want in wanted)
     return dx, None, None, *grads
 
 
+def _is_batched(dy: Tensor) -> bool:
+    """Whether several gradients come at once, as with `torch.autograd.grad(is_grads_batched=True)`."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(dy))
+
+
 def like(dy: Tensor, x: Tensor) -> Tensor:
     """`dy` in the dtype of `x`, and lying in memory as it does."""
-    if dy.dtype == x.dtype and dy.stride() == x.stride():
+    if dy.dtype == x.dtype and dy.stride() == x.stride() and has_its_values(dy):
         return dy
     return torch.empty_like(x).copy_(dy)
 

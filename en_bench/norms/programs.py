@@ -56,18 +56,26 @@ class Arguments(ctypes.Structure):
 
 def program_for(norm: "Norm", x: Tensor) -> Program | None:
     """The program of `norm` if it is to run for `x`: on a CPU, with the C++ library, unless EN_BENCH_NORMS is plain."""
-    if x.device.type != "cpu" or not _is_its_own(type(norm)) or mode() == "plain" or not native.serves(x.dtype):
+    if (
+        x.device.type != "cpu"
+        or not _is_its_own(type(norm))
+        or "coefficients" in vars(norm)
+        or mode() == "plain"
+        or not native.serves(x.dtype)
+    ):
         return None
     return norm.program()
 
 
 @functools.cache
 def _is_its_own(cls: "type[Norm]") -> bool:
-    """Whether `program` was written for the `coefficients` that `cls` has: a subclass may change these alone."""
-    owners = [
-        next(i for i, base in enumerate(cls.__mro__) if name in vars(base)) for name in ("program", "coefficients")
-    ]
-    return owners[0] <= owners[1]
+    """Whether the program of `cls` was written for what its `coefficients` and their helpers compute."""
+    mro = cls.__mro__
+    owner = next(i for i, base in enumerate(mro) if "program" in vars(base))
+    written_for = {name for base in mro[owner:] for name, value in vars(base).items() if callable(value)}
+    # A subclass below may set other options, and add to what surrounds the arithmetic.
+    changed = {name for base in mro[:owner] for name in vars(base)} - {"__init__", "extra_repr", "forward"}
+    return not changed & (written_for | {"_moments_of", "sample_correction", "reads_samples"})
 
 
 @functools.cache
@@ -85,8 +93,12 @@ def _check(norm: "Norm", program: Program, params: Sequence[Tensor]) -> None:
     buffers = [] if norm.running_mean is None or norm.running_var is None else [norm.running_mean, norm.running_var]
     expected = (*_values(program, norm.num_features), *(norm.num_features for _ in buffers))
     tensors = (*params, *buffers)
-    if tuple(t.numel() for t in tensors) != expected or not all(t.is_cpu for t in tensors):
+    whole = norm.num_features % program.groups == 0 and (
+        not program.reduced or norm.num_features % program.reduced == 0
+    )
+    if not whole or tuple(t.numel() for t in tensors) != expected or not all(t.is_cpu for t in tensors):
         told = ", ".join(f"{tuple(t.shape)} on {t.device}" for t in tensors)
+        told += "" if whole else f", groups {program.groups}, reduced {program.reduced}"
         raise RuntimeError(
             f"{type(norm).__name__}: parameters, buffers {told} do not fit {norm.num_features} channels of a map on cpu"
         )
@@ -102,13 +114,14 @@ def forward(
     _check(norm, program, params)
     n, c = x.shape[:2]
     dtype = torch.promote_types(x.dtype, torch.float32)
-    moments = torch.empty((2, n, c), dtype=dtype)
+    moments = x.new_empty((2, n, c), dtype=dtype)
     running, rate = None, 0.0
     if pooling:
-        batch = torch.empty((2, c), dtype=dtype).unbind()
+        batch = x.new_empty((2, c), dtype=dtype).unbind()
         assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-        if norm.running_mean.dtype == dtype == norm.running_var.dtype:
-            running = norm.running_mean, norm.running_var
+        buffers = norm.running_mean, norm.running_var
+        if all(buffer.dtype == dtype and buffer.is_contiguous() for buffer in buffers):
+            running = buffers
             norm.num_batches_tracked.add_(1)
             rate = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     y = torch.empty_like(x)
@@ -153,6 +166,7 @@ def _run(
     grads: Sequence[Tensor],
 ) -> None:
     n, c = x.shape[:2]
+    batch = [table.contiguous() for table in batch or ()]
     positions = x.numel() // (n * c)
     kinds, count = program.kinds, n * positions
     mean = moments.data_ptr()
@@ -184,7 +198,7 @@ def _run(
         None if dx is None else dx.data_ptr(),
         mean,
         mean + n * c * moments.element_size(),
-        *_pointers(batch or (), 2),
+        *_pointers(batch, 2),
         *_pointers(running or (), 2),
         *_pointers(params, 8),
         *_pointers(grads, 8),

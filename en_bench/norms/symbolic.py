@@ -42,6 +42,7 @@ class Compiled:
         self._rest = tuple(i for i, dims in enumerate(wide) if dims is not None)
         self.graphs: list[tuple[tuple[Any, ...], Function]] = []
         self._known: dict[tuple[Any, ...], Function] = {}
+        self._failed = False
 
     def __call__(self, *args: Tensor) -> tuple[Tensor, ...]:
         shapes = (args[0].shape[1], *(args[i].shape for i in self._rest))
@@ -54,6 +55,8 @@ class Compiled:
 
     def _graph_for(self, args: Sequence[Tensor]) -> Function:
         with _lock:
+            if self._failed:
+                return self.function
             sizes = tuple(size for arg in args for size in arg.shape)
             for rule, graph in self.graphs:
                 if _obeys(sizes, rule):
@@ -64,6 +67,7 @@ class Compiled:
                 raise
             except Exception as problem:  # whatever the compiler dislikes, the function itself is right
                 _warn(problem)
+                self._failed = True
                 return self.function
             return self.graphs[-1][1]
 

@@ -118,7 +118,8 @@ def _forward(norm: "Norm", kind: Kind) -> Function:
                 "them), as one compiled graph serves all layers of a kind. Tensors come through parameter_tensors, "
                 "sizes from sample.mean.shape"
             ) from unknown
-        tables = (scale.contiguous(), shift.contiguous())
+        # The passes know addresses alone: whatever broadcasts, or is wider, is made what they read.
+        tables = tuple(table.to(mean.dtype).expand_as(mean).contiguous() for table in (scale, shift))
         return (*tables, *batch) if kind == "pooled" and batch is not None else tables
 
     return forward

@@ -72,7 +72,14 @@ def triton_works(device: torch.device) -> bool:
 
 def dense(x: Tensor) -> Tensor:
     """`x` itself where it is contiguous or channels_last, else a contiguous copy."""
+    if not has_its_values(x):
+        return x.clone()
     return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
+
+
+def has_its_values(x: Tensor) -> bool:
+    """Whether memory holds what `x` means: not so for a lazy negative, or a zero without memory."""
+    return not x.is_neg() and not x._is_zerotensor()
 
 
 def is_channels_last(x: Tensor) -> bool:

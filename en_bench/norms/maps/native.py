@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -99,7 +100,7 @@ def _call(name: str, x: Tensor, *tensors: Tensor) -> None:
 def lies_as_columns(x: Tensor, positions: int) -> bool:
     """Whether the channels of a position are neighbours."""
     # One position per channel lies both ways; as columns it is one vector, as rows many of one value.
-    return positions == 1 or is_channels_last(x)
+    return positions == 1 or (is_channels_last(x) and not x.is_contiguous())
 
 
 def run_program(name: str, dtype: torch.dtype, block: ctypes.Structure) -> None:
@@ -143,19 +144,25 @@ def build() -> Path:
     compiler = _compiler()
     sources = [path.read_text() for path in sorted(SOURCE.parent.iterdir()) if path.suffix in (".cpp", ".h")]
     key = hashlib.sha256("\0".join((*sources, *_FLAGS, _version(compiler), _processor())).encode())
+    name = f"maps-{key.hexdigest()[:16]}.so"
     folder = cache_folder()
-    target = folder / f"maps-{key.hexdigest()[:16]}.so"
-    if target.exists():
-        return target
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder is None:
+            raise PermissionError
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = folder / name
+        if target.exists():
+            if _is_ours(folder) and _is_ours(target):
+                return target
+            raise PermissionError
         scratch = Path(tempfile.mkdtemp(dir=folder))
-    except OSError:  # a home that cannot be written: compiled anew by every process
+    except OSError:  # no home, one that cannot be written, or one that others write: compiled anew by every process
         scratch = Path(tempfile.mkdtemp())
-        target = scratch / target.name
+        target = scratch / name
     made = scratch / "made.so"
     try:
-        _run([compiler, *_FLAGS, "-o", str(made), str(SOURCE)])
+        _run([*compiler, *_FLAGS, "-o", str(made), str(SOURCE)])
+        made.chmod(0o700)
         made.replace(target)  # at once, so that processes starting together cannot meet half a file
     finally:
         if target.parent != scratch:
@@ -163,23 +170,33 @@ def build() -> Path:
     return target
 
 
-def cache_folder() -> Path:
-    """Where compiled code is kept: EN_BENCH_CACHE, else en_bench in the user's cache folder."""
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else could have put code there: loading it runs it."""
+    found = path.stat()
+    return found.st_uid in (os.getuid(), 0) and not found.st_mode & 0o022
+
+
+def cache_folder() -> Path | None:
+    """Where compiled code is kept: EN_BENCH_CACHE, else en_bench in the user's cache folder; None without a home."""
     if folder := os.environ.get("EN_BENCH_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "en_bench"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "en_bench"
+    except RuntimeError:
+        return None
 
 
-def _compiler() -> str:
-    asked = os.environ.get("CXX")
-    for name in (asked,) if asked else ("g++", "c++", "clang++"):
+def _compiler() -> list[str]:
+    """The command: CXX, which may hold options too, or the first compiler that is there."""
+    asked = shlex.split(os.environ.get("CXX", ""))
+    for name, *options in [asked] if asked else [["g++"], ["c++"], ["clang++"]]:
         if found := shutil.which(name):
-            return found
-    raise CompilerError(f"no C++ compiler found ({asked or 'g++, c++, clang++'})")
+            return [found, *options]
+    raise CompilerError(f"no C++ compiler found ({' '.join(asked) or 'g++, c++, clang++'})")
 
 
-def _version(compiler: str) -> str:
-    return _run([compiler, "--version"])
+def _version(compiler: list[str]) -> str:
+    return " ".join(compiler) + _run([*compiler, "--version"])
 
 
 def _run(command: list[str]) -> str:

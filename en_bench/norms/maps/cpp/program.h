@@ -47,8 +47,8 @@ void forward_pooled(const Arguments& a) {
     const A rate = A(a.rate), unbias = A(a.unbias);
 #pragma omp simd
     for (i64 c = 0; c < C; ++c) {
-      running_mean[c] += rate * (tables.batch_mean[c] - running_mean[c]);
-      running_var[c] += rate * (unbias * tables.batch_var[c] - running_var[c]);
+      running_mean[c] = (1 - rate) * running_mean[c] + rate * tables.batch_mean[c];
+      running_var[c] = (1 - rate) * running_var[c] + rate * (unbias * tables.batch_var[c]);
     }
   }
   const Scratch<A> scale(values), shift(values);
@@ -129,11 +129,12 @@ void backward_pooled(const Arguments& a) {
   for (i64 n = 0; n < N; ++n) {
     const i64 at = n * C;
     const A share = A(1) / N;
+    if (a.pooled)
 #pragma omp simd
-    for (i64 c = 0; c < C; ++c) {
-      d_mean[at + c] += share * (all.batch_mean[c] + 2 * all.batch_var[c] * (mean[at + c] - batch_mean[c]));
-      d_var[at + c] += share * all.batch_var[c];
-    }
+      for (i64 c = 0; c < C; ++c) {
+        d_mean[at + c] += share * (all.batch_mean[c] + 2 * all.batch_var[c] * (mean[at + c] - batch_mean[c]));
+        d_var[at + c] += share * all.batch_var[c];
+      }
     to_gradient<A>(a, scale + at, sum_dy + at, d_mean + at, d_var + at);
   }
   elementwise<T>(a.columns, N, C, S, (const T*)a.dy, (const T*)a.x, (T*)a.dx, Gradient<T>{mean, scale, d_var, d_mean},
@@ -169,14 +170,17 @@ void backward_alone(const Arguments& a) {
   tables.write(parts.data(), chunks);
 }
 
+// Fewer than threads: a thread for each would leave some without work.
+inline bool few_samples(const Arguments& a) { return least(a.N, kChunks) < a.threads; }
+
 template <class T>
 void forward(const Arguments& a) {
-  a.pooled ? forward_pooled<T>(a) : forward_alone<T>(a);
+  a.pooled || few_samples(a) ? forward_pooled<T>(a) : forward_alone<T>(a);
 }
 
 template <class T>
 void backward(const Arguments& a) {
-  a.pooled ? backward_pooled<T>(a) : backward_alone<T>(a);
+  a.pooled || few_samples(a) ? backward_pooled<T>(a) : backward_alone<T>(a);
 }
 
 }  // namespace

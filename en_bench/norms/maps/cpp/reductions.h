@@ -21,7 +21,7 @@ struct Merged {
   void add(V sum, V sum_squares, i64 n) {
     const Scalar all = Scalar(seen + n), before = Scalar(seen);
     const V chunk = sum * (1 / Scalar(n)), inside = sum_squares - sum * chunk, apart = chunk - rest;
-    squares += (inside > 0 ? inside : V{}) + apart * apart * (before * n / all);
+    squares += (inside < 0 ? V{} : inside) + apart * apart * (before * n / all);
     rest += apart * (n / all);
     const V next = mean + rest;
     rest -= next - mean;

@@ -358,7 +358,7 @@ struct Tables {
       for (i64 u = 0; u < U; ++u) sum[u] += d * h[u], d_h[u] += d * row[u];
     }
     if (a.relu) {
-      for (i64 u = 0; u < U; ++u) d_h[u] = h[u] > 0 ? d_h[u] : 0;
+      for (i64 u = 0; u < U; ++u) d_h[u] = h[u] <= 0 ? 0 : d_h[u];
     } else {
 #pragma omp simd
       for (i64 u = 0; u < U; ++u) d_h[u] *= 1 - h[u] * h[u];
