@@ -40,6 +40,10 @@ def forward_and_vjp(norm: "Norm", kind: Kind, mean: Tensor) -> tuple[Function, F
     where `batch` is a mean and a variance (C,) with `given`, else nothing, and sum_dy and sum_dy_centred are the
     derivatives by shift and scale. The last term of d mean is for the mean in `scale * (x - mean)`.
     """
+    if "coefficients" in vars(norm):
+        raise TypeError(
+            f"{type(norm).__name__}: coefficients of an instance are not asked, as code is shared: subclass it"
+        )
     how = mode()
     key = (type(norm), constants(norm), kind, mean.dtype, mean.device, how)
     if (found := _made.get(key)) is None:
