@@ -74,7 +74,10 @@ def _is_its_own(cls: "type[Norm]") -> bool:
     owner = next(i for i, base in enumerate(mro) if "program" in vars(base))
     written_for = {name for base in mro[owner:] for name, value in vars(base).items() if callable(value)}
     # A subclass below may set other options, and add to what surrounds the arithmetic.
-    changed = {name for base in mro[:owner] for name in vars(base)} - {"__init__", "extra_repr", "forward"}
+    changed = {name for base in mro[:owner] for name in vars(base) if not name.startswith("__")} - {
+        "extra_repr",
+        "forward",
+    }
     return not changed & (written_for | {"_moments_of", "sample_correction", "reads_samples"})
 
 
