@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from en_bench.data.images import ImageEncoder
-from en_bench.data.prepare import Progress, closing_line, make_parser, run_script
-from en_bench.data.writer import Source, write_split
+from en_bench.data.places import place
+from en_bench.data.prepare import Split, make_parser, run_script, write_splits
+from en_bench.data.sources import Source
 from en_bench.errors import InputError
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -132,32 +133,26 @@ def draw(label: int, face: Path, key: str) -> bytes:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Writes the four splits."""
+    """Writes the four splits, after a look at the options."""
     if not 0 <= args.noise <= 1:
         raise InputError(f"--noise {args.noise} is not a rate: use 0 to 1")
-    encode = ImageEncoder(encoding="png")
-    written = []
     for name, splits in {"handwritten": handwritten_samples(), "typeset": typeset_samples()}.items():
+        found = []
         for split, samples in splits.items():
             noise = None
             if split == "train" and args.noise > 0:
-                noise = {"kind": args.noise_kind, "rate": args.noise, "seed": args.seed}
+                noise = {"given": {"kind": args.noise_kind, "rate": args.noise, "seed": args.seed}}
                 samples = [_flipped(sample, args.noise, args.seed) for sample in samples]
-            manifest = write_split(
-                Path(args.out, name, split),
-                samples,
-                dataset=f"digits/{name}",
-                split=split,
-                classes=CLASSES,
-                encode=encode,
-                image=encode.describe(),
-                source={"script": "digits.py", "variant": name, "versions": _versions(name)},
-                noise=noise,
-                seed=args.seed,
-                progress=Progress(f"{name}/{split}"),
-            )
-            written.append(manifest)
-    print(closing_line(args.out, written))
+            found.append(Split(split, samples, noise=noise))
+        write_splits(
+            args,
+            found,
+            out=place(args.out) / name,
+            dataset=f"digits/{name}",
+            classes=CLASSES,
+            source={"script": "digits.py", "variant": name, "versions": _versions(name)},
+            encode=ImageEncoder(encoding="png"),
+        )
 
 
 def _versions(variant: str) -> dict[str, str]:

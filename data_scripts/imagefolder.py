@@ -9,20 +9,26 @@ Each split becomes DIR/<split>. Classes are sorted by name and the same in all s
 """
 
 import argparse
-import csv
 import hashlib
-import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from en_bench.data.order import write_order
-from en_bench.data.prepare import Progress, add_raw_options, closing_line, image_encoder, make_parser, run_script
-from en_bench.data.raw import RawFiles
-from en_bench.data.writer import Skipped, Source, write_split
+from en_bench.data.archives import RawFiles
+from en_bench.data.classes import ClassMap, read_class_map
+from en_bench.data.prepare import (
+    Split,
+    add_raw_options,
+    image_encoder,
+    make_parser,
+    run_script,
+    shortened,
+    write_splits,
+)
+from en_bench.data.sources import Skipped, Source
+from en_bench.data.tables import parse_csv, table_bytes
 from en_bench.errors import InputError
 
 _CSV_COLUMNS = ("path", "class", "split")
@@ -60,7 +66,8 @@ def list_tree(raw: RawFiles, split_map: dict[str, str]) -> Listing:
     only top-level folder is a split or a folder above the splits.
     """
     paths = {name: PurePosixPath(name).parts for name in raw.names}
-    refused = {name: tuple(p for p in PurePosixPath(name).parts if p not in ("/", "..")) for name in raw.refused}
+    reasons = dict(raw.refused)
+    refused = {name: tuple(p for p in PurePosixPath(name).parts if p not in ("/", "..")) for name in reasons}
 
     def is_split(part: str) -> bool:
         return part in split_map or part.lower() in _SPLIT_NAMES
@@ -88,25 +95,25 @@ def list_tree(raw: RawFiles, split_map: dict[str, str]) -> Listing:
             outside.append(name)
             continue
         key = _key(parts[1:])
-        listing.items.append(Item(name, split_map.get(parts[0], parts[0]), parts[1], key, raw.refused.get(name, "")))
+        listing.items.append(Item(name, split_map.get(parts[0], parts[0]), parts[1], key, reasons.get(name, "")))
     listing.note(len(outside), "files that are not in <split>/<class>/", outside)
     return listing
 
 
 def list_table(raw: RawFiles, table: str, columns: dict[str, str], split_map: dict[str, str]) -> Listing:
     """Places the files that a CSV names."""
-    rows = read_csv(raw, table, list(columns.values()))
-    known = set(raw.names)
+    rows = parse_csv(table_bytes(table, raw), table, list(columns.values()))
+    known, reasons = set(raw.names), dict(raw.refused)
     listing = Listing()
     listed = set()
     for row in rows:
         name = str(PurePosixPath(row[columns["path"]]))
         split = row[columns["split"]]
-        refusal = raw.refused.get(name, "" if name in known else f"listed in {table}, not in {raw.path.name}")
+        refusal = reasons.get(name, "" if name in known else f"listed in {table}, not in {raw.path.name}")
         key = _key(PurePosixPath(name).parts)
         listing.items.append(Item(name, split_map.get(split, split), row[columns["class"]], key, refusal))
         listed.add(name)
-    others = sorted((known | set(raw.refused)) - listed - {table})
+    others = sorted((known | set(reasons)) - listed - {table})
     listing.note(len(others), f"files that {table} does not list", others)
     return listing
 
@@ -137,21 +144,12 @@ def note_uneven_classes(listing: Listing) -> None:
         if splits[category] != every:
             groups.setdefault(tuple(sorted(splits[category])), []).append(category)
     for where, names in sorted(groups.items()):
-        listing.notes.append(f"{len(names):,} classes occur in {' and '.join(where)} only: {_shortened(names)}")
+        listing.notes.append(f"{len(names):,} classes occur in {' and '.join(where)} only: {shortened(names)}")
 
 
-def read_class_map(raw: RawFiles, table: str) -> dict[str, str]:
-    """From a class of the raw files to the class that it becomes."""
-    mapping: dict[str, str] = {}
-    for line, row in enumerate(read_csv(raw, table, ["source", "target"]), start=2):
-        if row["source"] in mapping:
-            raise InputError(f"{table}: row {line} maps {row['source']!r} a second time: keep one of its rows")
-        mapping[row["source"]] = row["target"]
-    return mapping
-
-
-def apply_class_map(listing: Listing, mapping: dict[str, str], table: str) -> None:
+def apply_class_map(listing: Listing, class_map: ClassMap) -> None:
     """Renames the classes of the listing and drops those that the map lacks."""
+    mapping, table = class_map.mapping, class_map.name
     found = Counter(item.category for item in listing.items)
     dropped = sorted(found.keys() - mapping.keys())
     listing.items = [
@@ -161,37 +159,6 @@ def apply_class_map(listing: Listing, mapping: dict[str, str], table: str) -> No
     listing.note(count, f"files of {len(dropped)} classes that {table} does not map", dropped)
     absent = sorted(mapping.keys() - found.keys())
     listing.note(len(absent), f"classes of {table} that have no files", absent)
-
-
-def read_csv(raw: RawFiles, table: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV that lies on disk or among the raw files."""
-    try:
-        rows = csv.DictReader(io.StringIO(table_bytes(raw, table).decode("utf-8-sig"), newline=""), strict=True)
-        found = list(rows)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: not a CSV in UTF-8 ({error}): save it as one") from error
-    missing = [column for column in columns if column not in (rows.fieldnames or [])]
-    if missing:
-        names = ", ".join(rows.fieldnames or []) or "none"
-        raise InputError(f"{table}: no column {missing[0]!r} (it has {names}): correct the column names")
-    for line, row in enumerate(found, start=2):
-        if not all(row[column] for column in columns):
-            raise InputError(f"{table}: row {line} lacks a value of {', '.join(columns)}: complete it")
-    if not found:
-        raise InputError(f"{table}: holds no rows: name the right file")
-    return found
-
-
-def table_bytes(raw: RawFiles, table: str) -> bytes:
-    """Content of a CSV: the file on disk if there is one, else the raw file of that name."""
-    try:
-        if Path(table).is_file():
-            return Path(table).read_bytes()
-        if table in raw.names:
-            return raw.read(table)
-    except OSError as error:
-        raise InputError(f"{table}: {error.strerror or error}: make it readable") from error
-    raise InputError(f"{table}: neither a file nor one within {raw.path}: correct the name")
 
 
 def parse_pairs(text: str, option: str) -> dict[str, str]:
@@ -208,13 +175,11 @@ def parse_pairs(text: str, option: str) -> dict[str, str]:
 def prepare(args: argparse.Namespace) -> None:
     """Writes every split that the raw files hold."""
     split_map = parse_pairs(args.split_map, "--split-map") if args.split_map else {}
-    encode = image_encoder(args)
     raw = RawFiles(args.raw)
     source: dict[str, object] = {
         "script": "imagefolder.py",
         "raw": raw.path.resolve().name,
         "split_map": split_map,
-        "limit": args.limit,
     }
     if args.csv:
         renamed = parse_pairs(args.csv_columns, "--csv-columns") if args.csv_columns else {}
@@ -222,16 +187,16 @@ def prepare(args: argparse.Namespace) -> None:
         if set(columns) != set(_CSV_COLUMNS):
             raise InputError(f"--csv-columns {args.csv_columns}: only path, class and split can be called otherwise")
         listing = list_table(raw, args.csv, columns, split_map)
-        source |= {"csv_sha256": hashlib.sha256(table_bytes(raw, args.csv)).hexdigest(), "csv_columns": columns}
+        source |= {"csv_sha256": hashlib.sha256(table_bytes(args.csv, raw)).hexdigest(), "csv_columns": columns}
     else:
         listing = list_tree(raw, split_map)
     tell_apart(listing)
     classes = sorted({item.category for item in listing.items if not item.refusal})
     if args.class_map:
-        mapping = read_class_map(raw, args.class_map)
-        apply_class_map(listing, mapping, args.class_map)
-        classes = sorted(set(mapping.values()))
-        source["class_map_sha256"] = hashlib.sha256(table_bytes(raw, args.class_map)).hexdigest()
+        class_map = read_class_map(args.class_map, raw)
+        apply_class_map(listing, class_map)
+        classes = list(class_map.classes)
+        source["class_map"] = class_map.describe()
     readable = {item.split for item in listing.items if not item.refusal}
     if not readable:
         left_out = f" ({'; '.join(listing.notes)})" if listing.notes else ""
@@ -240,42 +205,30 @@ def prepare(args: argparse.Namespace) -> None:
     listing.note(len(strays), "files of splits in which nothing can be read", strays)
     note_uneven_classes(listing)
     number = {name: position for position, name in enumerate(classes)}
-    written = []
+    splits = []
     for split in sorted(readable):
         items = [item for item in listing.items if item.split == split]
         samples = [
-            Source(item.key, {"given": number[item.category]}, partial(raw.read, item.name), item.name)
+            Source(item.key, {"given": number[item.category]}, raw.source(item.name), item.name)
             for item in items
             if not item.refusal
         ]
-        if args.limit is not None:
-            samples = [samples[position] for position in sorted(write_order(len(samples), args.seed)[: args.limit])]
-        manifest = write_split(
-            Path(args.out) / split,
-            samples,
-            dataset=args.dataset,
-            split=split,
-            classes=classes,
-            encode=encode,
-            image=encode.describe(),
-            source=source,
-            seed=args.seed,
-            skipped=[Skipped(item.key, item.name, item.refusal) for item in items if item.refusal],
-            progress=Progress(split),
-        )
-        written.append(manifest)
-    print(f"{len(classes)} classes: {_shortened(classes)}" + "".join(f"; {note}" for note in listing.notes))
-    print(closing_line(args.out, written))
+        splits.append(Split(split, samples, [Skipped(i.key, i.name, i.refusal) for i in items if i.refusal]))
+    write_splits(
+        args,
+        splits,
+        dataset=args.dataset,
+        classes=classes,
+        source=source,
+        encode=image_encoder(args),
+        notes=[f"{len(classes)} classes: {shortened(classes)}" + "".join(f"; {note}" for note in listing.notes)],
+    )
 
 
 def _key(parts: Sequence[str]) -> str:
     """Path without its extension; further dots of the file's name would look like extensions to readers of shards."""
     *folders, file = parts
     return "/".join([*folders, file.rpartition(".")[0].replace(".", "_") or file])
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:3])} ... {names[-1]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from en_bench.data.images import ImageEncoder
-from en_bench.data.writer import Source, write_split
+from en_bench.data.sources import Source
+from en_bench.data.writer import write_split
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -37,10 +38,10 @@ def make_split(
     *,
     seed: int = 0,
     classes: Sequence[str] = ("dark", "grey", "bright"),
-    shard_bytes: int = 100_000,
+    shards: int | None = None,
     dataset: str = "toy",
 ) -> Path:
-    """A split of `count` 32x32 images in shards of about `shard_bytes`, the last of which is shorter."""
+    """A split of `count` 32x32 images in shards of about 25 unless their number is given."""
     samples = [
         Source(
             key=f"toy-{seed}-{i:04d}",
@@ -60,7 +61,7 @@ def make_split(
         encode=encoder,
         image=encoder.describe(),
         source={"made": "toy"},
-        shard_bytes=shard_bytes,
+        shards=shards or -(-count // 25),
     )
     return folder
 

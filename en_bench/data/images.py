@@ -1,11 +1,16 @@
 """One image on its way into a shard: checked once, kept as it is where possible, otherwise made plain."""
 
+from __future__ import annotations
+
+import importlib.metadata
 import io
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from en_bench.errors import InputError
@@ -19,12 +24,22 @@ class UnreadableImage(Exception):  # noqa: N818 - an outcome that is listed, not
     """The file holds no image that can be used. The message is the reason, for skipped.csv."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """Image file as it goes into a shard."""
+    """Image file as it goes into a shard.
+
+    Attributes:
+        payload: the file.
+        extension: of its format.
+        kept: whether these are the bytes of the raw file.
+        size, raw_size: width and height in pixels, of the payload and of the raw image (turned upright).
+    """
 
     payload: bytes
     extension: Literal["jpg", "png"]
+    kept: bool
+    size: tuple[int, int]
+    raw_size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -32,19 +47,26 @@ class ImageEncoder:
     """Turns the bytes of an image file into those of a plain JPEG or PNG: RGB or grey, 8 bits, upright.
 
     A file that is so already, and needs no resizing, keeps its bytes. Anything else (CMYK, palette, 16 bits, alpha,
-    EXIF rotation, another format, metadata that readers warn of) is decoded, turned upright, made RGB (grey stays grey,
-    alpha is dropped, 16 bits become 8) and encoded again. The format is told by content, never by name.
+    EXIF rotation, another format, metadata that readers warn of, JPEG data that readers warn of) is decoded, turned
+    upright by its EXIF orientation, made RGB (grey stays grey, alpha is dropped, 16 bits become 8) and encoded again.
+    The format is told by content, never by name.
+
+    JPEGs are decoded by libjpeg-turbo (simplejpeg) and resized by torch where they are plain, else by Pillow. A JPEG at
+    least twice too large is decoded at half, a quarter or an eighth of its size first, as libjpeg does exactly. To
+    check one that is kept, all its data are decoded, at an eighth of the size.
 
     Args:
         short_side: pixels of the shorter side. Larger images are reduced to it with their aspect ratio, smaller ones
             are never enlarged. None keeps every size.
         encoding: format of what must be encoded again.
         quality: JPEG quality of what must be encoded again, 1 to 95.
+        verify: whether files that are kept are decoded too. Without it only their headers are read.
     """
 
     short_side: int | None = None
     encoding: Literal["jpeg", "png"] = "jpeg"
     quality: int = 90
+    verify: bool = True
 
     def __post_init__(self) -> None:
         if self.short_side is not None and self.short_side < 1:
@@ -54,7 +76,17 @@ class ImageEncoder:
 
     def describe(self) -> dict[str, Any]:
         """The options, as the manifest records them."""
-        return {"short_side": self.short_side, "encoding": self.encoding, "quality": self.quality, "filter": "bicubic"}
+        return {
+            "short_side": self.short_side,
+            "encoding": self.encoding,
+            "quality": self.quality,
+            "filter": "bicubic",
+            "verified": self.verify,
+        }
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what decodes and encodes; the bytes of images that are encoded again depend on them."""
+        return {name: importlib.metadata.version(name) for name in ("pillow", "simplejpeg", "torch")}
 
     def __call__(self, raw: bytes) -> Encoded:
         """Raises UnreadableImage, with the reason, for what cannot be decoded whole."""
@@ -64,12 +96,14 @@ class ImageEncoder:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             try:
                 with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
-                    image.load()
                     turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-                    if not (turned or caught or self._too_large(image)):
-                        kept = _plain_extension(raw, image)
-                        if kept is not None:
-                            return Encoded(raw, kept)
+                    if not (turned or caught):
+                        plain = self._plain_jpeg(raw, image)
+                        if plain is not None:
+                            return plain
+                    image.load()
+                    if not (turned or caught or self._too_large(image)) and _is_plain_png(raw, image):
+                        return Encoded(raw, "png", True, image.size, image.size)
                     return self._encode(image)
             except MemoryError:
                 raise
@@ -85,32 +119,69 @@ class ImageEncoder:
     def _too_large(self, image: Image.Image) -> bool:
         return self.short_side is not None and min(image.size) > self.short_side
 
+    def _target_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        assert self.short_side is not None
+        scale = self.short_side / min(size)
+        width, height = (max(self.short_side, round(side * scale)) for side in size)
+        return width, height
+
+    def _plain_jpeg(self, raw: bytes, image: Image.Image) -> Encoded | None:
+        """The quick way for an upright RGB or grey JPEG. None for others, and where libjpeg warns of the data."""
+        if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+            return None
+        size = image.size
+        try:
+            if not self._too_large(image):
+                if self.verify:
+                    simplejpeg.decode_jpeg(raw, "GRAY", min_height=1, min_width=1, min_factor=8)
+                return Encoded(raw, "jpg", True, size, size)
+            if self.encoding != "jpeg":
+                return None
+            colours = "RGB" if image.mode == "RGB" else "GRAY"
+            width, height = self._target_size(size)
+            pixels = simplejpeg.decode_jpeg(raw, colours, min_height=height, min_width=width, min_factor=2)
+        except ValueError:
+            return None
+        if pixels.shape[:2] != (height, width):
+            pixels = _resized(pixels, height, width)
+        subsampling = "420" if colours == "RGB" else "Gray"
+        payload = simplejpeg.encode_jpeg(pixels, self.quality, colours, subsampling)
+        return Encoded(payload, "jpg", False, (width, height), size)
+
     def _encode(self, image: Image.Image) -> Encoded:
         image = _to_plain_mode(ImageOps.exif_transpose(image))
-        if self.short_side is not None and self._too_large(image):
-            scale = self.short_side / min(image.size)
-            width, height = (max(self.short_side, round(side * scale)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        raw_size = image.size
+        if self._too_large(image):
+            image = image.resize(self._target_size(raw_size), Image.Resampling.BICUBIC)
         # A fresh copy carries pixels only: no profile, comment or EXIF block follows into the shard.
         plain = Image.frombytes(image.mode, image.size, image.tobytes())
         out = io.BytesIO()
         if self.encoding == "jpeg":
             plain.save(out, "JPEG", quality=self.quality)
-            return Encoded(out.getvalue(), "jpg")
+            return Encoded(out.getvalue(), "jpg", False, image.size, raw_size)
         plain.save(out, "PNG")
-        return Encoded(out.getvalue(), "png")
+        return Encoded(out.getvalue(), "png", False, image.size, raw_size)
 
 
-def _plain_extension(raw: bytes, image: Image.Image) -> Literal["jpg", "png"] | None:
-    """Extension under which these bytes can be kept, None where they must be encoded again."""
-    if image.mode not in ("RGB", "L"):
-        return None
-    if image.format == "JPEG":
-        return "jpg"
+def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, C) to (height, width, C): bicubic with antialiasing, Pillow's filter in torch's vectorised form."""
+    import torch  # here, since it takes a second and most files need no resizing
+    from torch.nn.functional import interpolate
+
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resized = interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _is_plain_png(raw: bytes, image: Image.Image) -> bool:
+    """Whether a loaded image is a PNG whose bytes can be kept."""
     # Pillow cuts 16 bits to 8 on reading, other decoders do not: only 8 bits mean the same to all.
-    if image.format == "PNG" and raw[_PNG_BIT_DEPTH] == 8 and not getattr(image, "is_animated", False):
-        return "png"
-    return None
+    return (
+        image.format == "PNG"
+        and image.mode in ("RGB", "L")
+        and raw[_PNG_BIT_DEPTH] == 8
+        and not getattr(image, "is_animated", False)
+    )
 
 
 def _to_plain_mode(image: Image.Image) -> Image.Image:

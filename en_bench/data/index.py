@@ -2,17 +2,16 @@
 
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from en_bench.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest
+from en_bench.data.places import read_bytes, shown
 from en_bench.errors import InputError
 
 _LABEL = "label_"
@@ -44,8 +43,8 @@ class Index:
         return bytes(self.keys[sample]).decode()
 
 
-def save_index(path: Path, index: Index) -> None:
-    """Writes an uncompressed .npz whose bytes depend on the content alone, and makes it durable."""
+def index_bytes(index: Index) -> bytes:
+    """An uncompressed .npz whose bytes depend on the content alone."""
     arrays: dict[str, NDArray[Any]] = {
         "keys": index.keys,
         "shard": index.shard,
@@ -53,19 +52,18 @@ def save_index(path: Path, index: Index) -> None:
         "size": index.size,
         **{_LABEL + column: values for column, values in index.labels.items()},
     }
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
 
 
 def load_index(manifest: Manifest) -> Index:
     """Reads the index of a split. Raises InputError if it is not the one that the manifest describes."""
-    path = manifest.folder / INDEX_NAME
+    path = shown(manifest.folder / INDEX_NAME)
     try:
-        content = path.read_bytes()
+        content = read_bytes(manifest.folder / INDEX_NAME)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}: copy or prepare the split again") from error
+        raise InputError(f"{path}: {error.strerror or error}: copy or prepare the split again") from error
     found = hashlib.sha256(content).hexdigest()
     if found != manifest.index_sha256:
         raise InputError(

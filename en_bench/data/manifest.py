@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from en_bench.data.places import Place, is_remote, names_in, place, read_bytes, shown, size_of, write_file
 from en_bench.errors import InputError
-from en_bench.files import write_text
 
 if TYPE_CHECKING:
     from en_bench.data.index import Index
 
 FORMAT = "en_bench.split"
-VERSION = 1
+VERSION = 2
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.npz"
 SKIPPED_NAME = "skipped.csv"
+PREPARING = ".preparing"  # subfolder of a split that is being written
 GIVEN = "given"  # the label column that training uses; every split has it
 
 
@@ -46,21 +47,21 @@ class Manifest:
         digest: sha256 (hex) of manifest.json's bytes; empty for a manifest that was not yet written.
         dataset, split: names.
         classes: class names; a label is a position in them.
-        columns: label columns, "given" first, then for example "clean".
-        members: files per sample that are read, "image" first.
+        columns: label columns, "given" first, then for example "clean". Empty where masks take the place of labels.
+        members: files per sample that are read, "image" first, then "mask" if there is one.
         count: samples in the shards.
         skipped: samples that were offered and could not be used; skipped.csv lists them.
         shards: the tar files, in the order of the index.
         index_sha256: of index.npz.
         inputs_sha256: of the keys and labels that were offered to the writer.
         seed: of the permutation applied when writing.
-        shard_bytes: size at which a new shard was begun.
+        ignore_index: the value of pixels in masks that no class is asked of; None without masks.
         source: where the samples come from and the options that made them.
-        image: how images were encoded.
-        noise: None, or kind, rate, seed and realised rate of the label noise added.
+        image: how images were encoded, and how many were (`reencoded`); the others have the bytes of their raw files.
+        noise: per label column what is known of its noise, such as kind, rate, seed, and the realised rate.
     """
 
-    folder: Path
+    folder: Place
     dataset: str
     split: str
     classes: tuple[str, ...]
@@ -72,10 +73,10 @@ class Manifest:
     index_sha256: str
     inputs_sha256: str
     seed: int
-    shard_bytes: int
+    ignore_index: int | None
     source: Mapping[str, Any]
     image: Mapping[str, Any]
-    noise: Mapping[str, Any] | None
+    noise: Mapping[str, Mapping[str, Any]]
     digest: str = field(default="", compare=False)
 
     def load_index(self) -> "Index":
@@ -87,12 +88,12 @@ class Manifest:
     def check_shards(self) -> None:
         """Raises InputError if a shard is missing or not of the recorded size. Reads no content."""
         for shard in self.shards:
-            path = self.folder / shard.name
+            path = shown(self.folder / shard.name)
             try:
-                found = path.stat().st_size
+                found = size_of(self.folder / shard.name)
             except OSError as error:
                 raise InputError(
-                    f"{path}: {error.strerror}, {shard.bytes} bytes expected: copy or prepare the split again"
+                    f"{path}: {error.strerror or error}, {shard.bytes} bytes expected: copy or prepare the split again"
                 ) from error
             if found != shard.bytes:
                 raise InputError(
@@ -100,28 +101,13 @@ class Manifest:
                     f"{MANIFEST_NAME}; copy or prepare the split again"
                 )
 
-    def verify_shards(self) -> None:
-        """Like `check_shards`, and reads every shard whole to compare its sha256."""
-        self.check_shards()
-        for shard in self.shards:
-            path = self.folder / shard.name
-            try:
-                with path.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise InputError(f"{path}: {error.strerror}: copy or prepare the split again") from error
-            if found != shard.sha256:
-                raise InputError(
-                    f"{path}: sha256 {found[:12]}… instead of {shard.sha256[:12]}…: copy or prepare the split again"
-                )
-
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """Reads the manifest of a split folder. Raises InputError if there is none that this version can read."""
-    folder = Path(folder)
-    path = folder / MANIFEST_NAME
+    folder = place(folder)
+    path = shown(folder / MANIFEST_NAME)
     try:
-        content = path.read_bytes()
+        content = read_bytes(folder / MANIFEST_NAME)
     except OSError as error:
         _complain_of_missing(folder, error)
     try:
@@ -132,7 +118,9 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
         raise InputError(f"{path}: not a manifest of en_bench (its format is not {FORMAT!r}): prepare the split again")
     version = fields.get("version")
     if not isinstance(version, int) or version > VERSION:
-        raise InputError(f"{path}: format version {version!r}, this en_bench reads up to {VERSION}: update en_bench")
+        raise InputError(f"{path}: format version {version!r}, this en_bench reads {VERSION}: update en_bench")
+    if version < VERSION:
+        raise InputError(f"{path}: format version {version}, this en_bench reads {VERSION}: prepare the split again")
     try:
         return _from_fields(folder, fields, hashlib.sha256(content).hexdigest())
     except (KeyError, TypeError, ValueError) as error:
@@ -141,9 +129,9 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
 
 def save_manifest(manifest: Manifest) -> Manifest:
     """Writes manifest.json into `manifest.folder`, atomically; returns the manifest with its digest."""
-    content = json.dumps(_to_fields(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(manifest.folder / MANIFEST_NAME, content)
-    return dataclasses.replace(manifest, digest=hashlib.sha256(content.encode()).hexdigest())
+    content = (json.dumps(to_fields(manifest), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    write_file(manifest.folder / MANIFEST_NAME, content)
+    return dataclasses.replace(manifest, digest=hashlib.sha256(content).hexdigest())
 
 
 def manifest_digest(folder: str | os.PathLike[str]) -> str | None:
@@ -176,7 +164,8 @@ def require_same_classes(a: Sequence[str], b: Sequence[str], a_name: str, b_name
     )
 
 
-def _to_fields(manifest: Manifest) -> dict[str, Any]:
+def to_fields(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as manifest.json holds it."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -191,14 +180,14 @@ def _to_fields(manifest: Manifest) -> dict[str, Any]:
         "index": {"file": INDEX_NAME, "sha256": manifest.index_sha256},
         "inputs": {"sha256": manifest.inputs_sha256},
         "order": {"seed": manifest.seed},
-        "shard_bytes": manifest.shard_bytes,
+        "ignore_index": manifest.ignore_index,
         "source": dict(manifest.source),
         "image": dict(manifest.image),
-        "noise": None if manifest.noise is None else dict(manifest.noise),
+        "noise": {column: dict(what) for column, what in manifest.noise.items()},
     }
 
 
-def _from_fields(folder: Path, fields: Mapping[str, Any], digest: str) -> Manifest:
+def _from_fields(folder: Place, fields: Mapping[str, Any], digest: str) -> Manifest:
     manifest = Manifest(
         folder=folder,
         dataset=str(fields["dataset"]),
@@ -212,15 +201,15 @@ def _from_fields(folder: Path, fields: Mapping[str, Any], digest: str) -> Manife
         index_sha256=str(fields["index"]["sha256"]),
         inputs_sha256=str(fields["inputs"]["sha256"]),
         seed=int(fields["order"]["seed"]),
-        shard_bytes=int(fields["shard_bytes"]),
+        ignore_index=fields["ignore_index"],
         source=dict(fields["source"]),
         image=dict(fields["image"]),
-        noise=None if fields["noise"] is None else dict(fields["noise"]),
+        noise={column: dict(what) for column, what in fields["noise"].items()},
         digest=digest,
     )
     if fields["index"]["file"] != INDEX_NAME:
         raise ValueError(f"index file {fields['index']['file']!r} is not {INDEX_NAME!r}")
-    if GIVEN not in manifest.columns:
+    if GIVEN not in manifest.columns and "mask" not in manifest.members:
         raise ValueError(f"no label column {GIVEN!r}")
     if manifest.count < 1 or sum(shard.samples for shard in manifest.shards) != manifest.count:
         raise ValueError(f"the shards do not hold {manifest.count} samples")
@@ -230,14 +219,21 @@ def _from_fields(folder: Path, fields: Mapping[str, Any], digest: str) -> Manife
     return manifest
 
 
-def _complain_of_missing(folder: Path, error: OSError) -> NoReturn:
+def _complain_of_missing(folder: Place, error: OSError) -> NoReturn:
+    where = shown(folder)
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise InputError(f"{where}/{MANIFEST_NAME}: {error.strerror or error}: make it readable") from error
+    if PREPARING in names_in(folder):
+        raise InputError(
+            f"{where}: its preparation has not ended: run the script that began it again, with --resume"
+        ) from error
+    if is_remote(folder):
+        raise InputError(f"{where}: no {MANIFEST_NAME} there: prepare the data set, or correct the URL") from error
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder: prepare the data set, or correct the path") from error
-    if not isinstance(error, FileNotFoundError):
-        raise InputError(f"{folder / MANIFEST_NAME}: {error.strerror}: make it readable") from error
+        raise InputError(f"{where}: no such folder: prepare the data set, or correct the path") from error
     found = [
         path.parent.relative_to(folder) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{MANIFEST_NAME}")
     ]
     splits = sorted(str(split) for split in found if not any(part.startswith(".") for part in split.parts))
     cure = f"name one of its splits: {', '.join(splits)}" if splits else "prepare the data set, or correct the path"
-    raise InputError(f"{folder}: no {MANIFEST_NAME} in it: {cure}") from error
+    raise InputError(f"{where}: no {MANIFEST_NAME} in it: {cure}") from error

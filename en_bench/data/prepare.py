@@ -1,43 +1,149 @@
-"""What the scripts that prepare data share: options, progress, exit codes."""
+"""What the scripts that prepare data share: options, the writing of splits, exit codes."""
+
+from __future__ import annotations
 
 import argparse
+import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from en_bench.data.images import ImageEncoder
 from en_bench.data.manifest import Manifest
+from en_bench.data.masks import MaskEncoder
+from en_bench.data.order import write_order
+from en_bench.data.places import Place, place, shown
+from en_bench.data.progress import Progress
+from en_bench.data.sources import Skipped, Source
+from en_bench.data.split_job import SHARD_BYTES, SHARD_SAMPLES
+from en_bench.data.writer import write_split
 from en_bench.errors import InputError
 
-_SECONDS_PER_LINE = 10.0  # between progress lines where there is no terminal
-_SECONDS_PER_BAR = 0.1
+SHORT_SIDE = 352  # pixels; enough for crops at 224 and a third of the bytes of typical photographs
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a script found for one split."""
+
+    name: str
+    samples: Sequence[Source]
+    skipped: Sequence[Skipped] = ()
+    noise: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the options of every script: --out and --seed."""
+    """Parser with the options of every script: --out, --shards, --workers, --resume and --seed."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to put the splits in")
+    parser.add_argument("--out", required=True, metavar="DIR_OR_URL", help="where to put the splits, a folder or URL")
+    parser.add_argument(
+        "--shards",
+        type=_shards,
+        metavar="N",
+        help=f"shards per split; auto, the default: about {SHARD_BYTES >> 20} MiB and at most {SHARD_SAMPLES:,} "
+        "samples each",
+    )
+    parser.add_argument(
+        "--workers", type=_positive, default=_cores(), metavar="N", help="processes (%(default)s here, one per core)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with what an interrupted run left")
     parser.add_argument(
         "--seed", type=_natural, default=0, help="of the order in the shards and of label noise (%(default)s)"
     )
     return parser
 
 
-def add_raw_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of scripts that read published files: --raw, --limit and the image options."""
-    parser.add_argument("--raw", required=True, metavar="DIR_OR_TAR", help="the files as published")
+def add_raw_options(parser: argparse.ArgumentParser, short_side: int | None = SHORT_SIDE) -> None:
+    """Adds the options of scripts that read published files: --raw, --limit, --no-verify and those of images."""
+    parser.add_argument("--raw", required=True, metavar="DIR_OR_ARCHIVE", help="the files as published")
     parser.add_argument("--limit", type=_positive, metavar="N", help="at most N samples per split, drawn by --seed")
+    default = "keep it" if short_side is None else str(short_side)
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--short-side", type=_positive, metavar="PIXELS", help="reduce larger images to this shorter side"
+        "--short-side",
+        type=_positive,
+        default=short_side,
+        metavar="PIXELS",
+        help=f"reduce larger images to this shorter side ({default})",
     )
-    size.add_argument("--original", action="store_true", help="keep the size of images (the default)")
-    parser.add_argument("--quality", type=int, default=90, help="of JPEGs that must be encoded again (%(default)s)")
+    size.add_argument("--original", action="store_true", help="keep the size of images")
+    parser.add_argument(
+        "--quality", type=int, default=90, help="of JPEGs that must be encoded again, 1 to 95 (%(default)s)"
+    )
+    parser.add_argument(
+        "--no-verify", action="store_true", help="read only the headers of files that are kept as they are"
+    )
 
 
 def image_encoder(args: argparse.Namespace) -> ImageEncoder:
     """The encoder that the image options ask for."""
-    return ImageEncoder(short_side=args.short_side, quality=args.quality)
+    return ImageEncoder(
+        short_side=None if args.original else args.short_side, quality=args.quality, verify=not args.no_verify
+    )
+
+
+def limited(samples: Sequence[Source], args: argparse.Namespace) -> Sequence[Source]:
+    """At most --limit samples, drawn by --seed, in the order of their source."""
+    if args.limit is None:
+        return samples
+    return [samples[position] for position in sorted(write_order(len(samples), args.seed)[: args.limit].tolist())]
+
+
+def write_splits(
+    args: argparse.Namespace,
+    splits: Sequence[Split],
+    *,
+    dataset: str,
+    classes: Sequence[str],
+    source: Mapping[str, Any],
+    encode: ImageEncoder,
+    encode_mask: MaskEncoder | None = None,
+    notes: Sequence[str] = (),
+    out: Place | None = None,
+) -> list[Manifest]:
+    """Writes <out>/<split> for each split and prints the closing line.
+
+    Args:
+        args: what the parser of `make_parser` returned.
+        splits: at least one.
+        dataset, classes, encode, encode_mask: as for `write_split`.
+        source: provenance for the manifests.
+        notes: what to say before the closing line, such as what was left out.
+        out: the folder of the splits, if it is not `--out` itself.
+    """
+    out = place(args.out) if out is None else out
+    written = []
+    for split in splits:
+        samples = limited(split.samples, args) if hasattr(args, "limit") else split.samples
+        with Progress(split.name) as progress:
+            manifest = write_split(
+                out / split.name,
+                samples,
+                dataset=dataset,
+                split=split.name,
+                classes=classes,
+                encode=encode,
+                encode_mask=encode_mask,
+                image=encode.describe(),
+                source={**source, **({"limit": args.limit} if hasattr(args, "limit") else {})},
+                noise=split.noise,
+                seed=args.seed,
+                shards=args.shards,
+                workers=args.workers,
+                resume=args.resume,
+                skipped=split.skipped,
+                progress=progress,
+            )
+        written.append(manifest)
+    for note in notes:
+        print(note)
+    samples_in_all, skipped = sum(m.count for m in written), sum(m.skipped for m in written)
+    print(
+        f"{shown(out)}: {samples_in_all:,} samples in {len(written)} split{'s' * (len(written) != 1)}, "
+        f"{len(classes):,} classes, skipped {skipped:,}"
+    )
+    return written
 
 
 def run_script(
@@ -51,40 +157,22 @@ def run_script(
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted, nothing was kept of the split being written", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; finished shards are kept, run again with --resume", file=sys.stderr)
         return 130
     return 0
 
 
-def closing_line(out: str, written: Sequence[Manifest]) -> str:
-    """The last line of a script: what lies in `out` now, and how many files could not be used."""
-    samples = sum(manifest.count for manifest in written)
-    return f"{out}: {samples:,} samples in {len(written)} splits, skipped {sum(m.skipped for m in written):,}"
+def shortened(names: Sequence[str]) -> str:
+    """A list of names for a message: all of a few, else the first three and the last."""
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:3])} ... {names[-1]}"
 
 
-class Progress:
-    """Shows (done, total) of one split on stderr: a bar on a terminal, else now and then a line."""
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def __init__(self, split: str) -> None:
-        self._split = split
-        self._terminal = sys.stderr.isatty()
-        self._start = self._shown = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        finished = done == total
-        if not finished and now - self._shown < (_SECONDS_PER_BAR if self._terminal else _SECONDS_PER_LINE):
-            return
-        self._shown = now
-        rate = done / max(now - self._start, 1e-9)
-        text = f"{self._split}: {done:,} of {total:,} samples, {rate:,.0f}/s"
-        if self._terminal:
-            filled = 30 * done // total
-            print(
-                f"\r[{'#' * filled}{'.' * (30 - filled)}] {text}\033[K", end="\n" if finished else "", file=sys.stderr
-            )
-        else:
-            print(text, file=sys.stderr, flush=True)
+def _shards(text: str) -> int | None:
+    return None if text == "auto" else _positive(text)
 
 
 def _natural(text: str) -> int:

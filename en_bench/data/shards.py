@@ -1,78 +1,83 @@
-"""Plain POSIX tars with deterministic bytes, written front to back."""
+"""One shard: a plain POSIX tar with deterministic bytes, written front to back."""
 
-import contextlib
+from __future__ import annotations
+
+import functools
 import hashlib
 import os
 import tarfile
-from pathlib import Path
+from collections.abc import Iterable
 from typing import BinaryIO
 
-from en_bench.data.manifest import Shard
+_SIZE_FIELD = slice(124, 136)  # of a ustar header
+_CHECKSUM_FIELD = slice(148, 156)
+_NAME_LENGTH = 100
 
 
-class ShardWriter:
-    """Appends files to tars `<stem>-NNNNNN.tar` of about `shard_bytes` and knows where each payload lies.
+class TarWriter:
+    """Appends files to a tar and knows where each payload lies.
 
     Headers hold no time, user or machine, so that equal content gives equal bytes. Names beyond ustar's 100 ASCII
     characters get a pax header.
     """
 
-    def __init__(self, folder: Path, stem: str, shard_bytes: int) -> None:
-        self._folder = folder
-        self._stem = stem
-        self._shard_bytes = shard_bytes
-        self._file: BinaryIO | None = None
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._hash = hashlib.sha256()
-        self._position = 0
-        self._samples = 0
-        self.shards: list[Shard] = []
+        self.size = 0
 
-    def add_sample(self, files: list[tuple[str, bytes]]) -> tuple[int, list[int]]:
-        """Writes the (name, payload) files of one sample; returns its shard and the offset of each payload."""
-        parts = [(_header(name, len(payload)), payload) for name, payload in files]
-        length = sum(len(header) + len(payload) + -len(payload) % tarfile.BLOCKSIZE for header, payload in parts)
-        if self._file is not None and self._position + length > self._shard_bytes:
-            self.close()
+    def add(self, files: Iterable[tuple[str, bytes]]) -> list[int]:
+        """Writes (name, payload) files; returns the offset of each payload."""
+        parts: list[bytes] = []
         offsets = []
-        for header, payload in parts:
-            self._write(header)
-            offsets.append(self._position)
-            self._write(payload)
-            self._write(bytes(-len(payload) % tarfile.BLOCKSIZE))
-        self._samples += 1
-        return len(self.shards), offsets
+        end = self.size
+        for name, payload in files:
+            header = _header(name, len(payload))
+            offsets.append(end + len(header))
+            padding = -len(payload) % tarfile.BLOCKSIZE
+            end += len(header) + len(payload) + padding
+            parts += [header, payload, bytes(padding)]
+        self._write(b"".join(parts))
+        return offsets
 
-    def close(self) -> None:
-        """Ends the current tar, if there is one, and makes it durable."""
-        if self._file is None:
-            return
-        end = self._position + 2 * tarfile.BLOCKSIZE
-        self._write(bytes(end + -end % tarfile.RECORDSIZE - self._position))
+    def close(self) -> str:
+        """Ends the tar, makes it durable, and returns its sha256 (hex). The file stays open."""
+        end = self.size + 2 * tarfile.BLOCKSIZE
+        self._write(bytes(end + -end % tarfile.RECORDSIZE - self.size))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
-        name = Path(self._file.name).name
-        self.shards.append(Shard(name, self._samples, self._position, self._hash.hexdigest()))
-        self._file = None
-
-    def abandon(self) -> None:
-        """Lets go of the current tar as it is."""
-        if self._file is not None:
-            # Closing flushes; on a full disk that fails a second time, with nothing left to lose.
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
+        return self._hash.hexdigest()
 
     def _write(self, content: bytes) -> None:
-        if self._file is None:
-            self._file = (self._folder / f"{self._stem}-{len(self.shards):06d}.tar").open("xb")
-            self._hash, self._position, self._samples = hashlib.sha256(), 0, 0
         self._file.write(content)
         self._hash.update(content)
-        self._position += len(content)
+        self.size += len(content)
+
+
+def size_in_tar(files: Iterable[tuple[str, bytes]]) -> int:
+    """Bytes that files take in a tar, headers included."""
+    return sum(len(_header(n, len(p))) + len(p) + -len(p) % tarfile.BLOCKSIZE for n, p in files)
 
 
 def _header(name: str, size: int) -> bytes:
+    if not (name.isascii() and len(name) <= _NAME_LENGTH):
+        return _reference_header(name, size)
+    # TarInfo takes longer than hashing an image: only name, size and checksum of its header are put in here.
+    header = bytearray(_template())
+    header[: len(name)] = name.encode()
+    header[_SIZE_FIELD] = b"%011o\0" % size
+    header[_CHECKSUM_FIELD] = b"%06o\0 " % (sum(header) + 8 * ord(" "))
+    return bytes(header)
+
+
+@functools.lru_cache(maxsize=1)
+def _template() -> bytes:
+    header = bytearray(_reference_header("", 0))
+    header[_CHECKSUM_FIELD] = bytes(8)
+    return bytes(header)
+
+
+def _reference_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
     info.mode = 0o644

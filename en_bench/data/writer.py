@@ -1,64 +1,24 @@
-"""The one writer of shards: samples in, a whole split folder out, or nothing."""
+"""The one writer of shards: samples in, a whole split out."""
 
-import contextlib
-import csv
-import dataclasses
-import hashlib
+from __future__ import annotations
+
 import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from en_bench.data.images import Encoded, UnreadableImage
-from en_bench.data.index import Index, save_index
-from en_bench.data.manifest import (
-    GIVEN,
-    INDEX_NAME,
-    MANIFEST_NAME,
-    SKIPPED_NAME,
-    Manifest,
-    load_manifest,
-    save_manifest,
-)
-from en_bench.data.order import write_order
-from en_bench.data.partial import partial_folder
-from en_bench.data.shards import ShardWriter
+from en_bench.data.images import Encoded
+from en_bench.data.manifest import SKIPPED_NAME, Manifest, load_manifest, to_fields
+from en_bench.data.masks import IGNORE, MaskEncoder
+from en_bench.data.places import place, shown
+from en_bench.data.preparing import alone_in, clear, is_finished
+from en_bench.data.shard_task import Encoders
+from en_bench.data.sources import Skipped, Source, check_sources, fingerprint
+from en_bench.data.split_job import Progress, SplitJob, differing_fields, nothing_readable
 from en_bench.errors import InputError
 
-SHARD_BYTES = 256 * 2**20
-_MAX_KEY_BYTES = 240  # key and extension must fit into a file name when somebody unpacks the tar
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One sample to be written.
-
-    Attributes:
-        key: unique name in the split; "/" may group, the last part has no dot. Readers see `<key>.jpg`.
-        labels: per column the class number, -1 where unknown. The same columns for all samples.
-        load: returns the bytes of the raw image file; may raise UnreadableImage or OSError, then it is skipped.
-        origin: where the user finds the raw file, for skipped.csv.
-    """
-
-    key: str
-    labels: Mapping[str, int]
-    load: Callable[[], bytes]
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A sample that is not in the shards, and why. `key` may be empty where none was made."""
-
-    key: str
-    origin: str
-    reason: str
 
 
 def write_split(
@@ -71,44 +31,51 @@ def write_split(
     encode: Callable[[bytes], Encoded],
     image: Mapping[str, Any],
     source: Mapping[str, Any],
-    noise: Mapping[str, Any] | None = None,
+    encode_mask: MaskEncoder | None = None,
+    noise: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
-    shard_bytes: int = SHARD_BYTES,
+    shards: int | None = None,
+    workers: int = 1,
+    resume: bool = False,
     skipped: Sequence[Skipped] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total, size: None,
     say: Callable[[str], None] = print,
 ) -> Manifest:
     """Writes the samples, in an order permuted by `seed`, into shards with a manifest, and returns the manifest.
 
-    The folder appears when it is whole. A folder that was made with the same options from samples of the same keys and
-    labels is left as it is; the pixels are not compared.
+    The manifest appears when all is there. A split that was made with the same options from samples of the same keys
+    and labels is left as it is; the pixels are not compared. The bytes of all files depend on samples and options
+    alone: not on `workers`, nor on how often the work was interrupted.
 
     Args:
-        folder: the split folder to make.
+        folder: the split folder to make, or its URL.
         samples: in the order of their source.
         dataset, split: names; `dataset` may contain "/".
-        classes: names of the classes that labels number.
+        classes: names of the classes that labels, or the masks, number.
         encode: from raw file to image file; raises UnreadableImage with the reason.
         image: what `encode` does, for the manifest.
         source: provenance and the options of the script, for the manifest. JSON values.
-        noise: kind, rate and seed of the label noise that is in column "given"; the realised rate is added here,
-            over the samples written whose label in column "clean" is known.
+        encode_mask: for samples with masks.
+        noise: per label column what is known of its noise, such as kind, rate and seed. The realised rate is added
+            here, over the samples written whose label in it and in column "clean" is known.
         seed: of the permutation.
-        shard_bytes: size at which a new shard is begun.
+        shards: their number. By default as many as make shards of about 256 MiB and at most 10,000 samples.
+        workers: processes. `encode` and the samples must be picklable for more than one.
+        resume: go on with what an interrupted run left, if there is something.
         skipped: what the caller had to leave out already; listed first in skipped.csv.
-        progress: called with (samples done, samples in all).
+        progress: called with (samples done, samples in all, bytes written).
         say: receives the closing line.
 
     Raises:
-        InputError: no sample is readable, a key is used twice or cannot be a name, the folder holds something else,
-            another process is writing it, or the disk refuses.
+        InputError: no sample is readable, a key is used twice or cannot be a name, the folder holds something else
+            or an interrupted run, another process is writing it, or the disk or bucket refuses.
     """
-    folder = Path(folder)
+    folder = place(folder)
     for name in (dataset, split):
         if not _NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot name shards: use letters, digits, '_', '-' and '.'")
-    columns = _check_samples(samples, len(classes))
-    if noise is not None and "clean" not in columns:
+    columns = check_sources(samples, len(classes), encode_mask is not None)
+    if noise and "clean" not in columns:
         raise ValueError("noise can be measured only beside a column 'clean'")
     plan = Manifest(
         folder=folder,
@@ -116,183 +83,66 @@ def write_split(
         split=split,
         classes=tuple(classes),
         columns=columns,
-        members=("image",),
+        members=("image",) if encode_mask is None else ("image", "mask"),
         count=0,
         skipped=0,
         shards=(),
         index_sha256="",
-        inputs_sha256=_fingerprint(samples),
+        inputs_sha256=fingerprint(samples),
         seed=seed,
-        shard_bytes=shard_bytes,
+        ignore_index=None if encode_mask is None else IGNORE,
         source=json.loads(json.dumps(source)),
         image=json.loads(json.dumps(image)),
-        noise=None if noise is None else json.loads(json.dumps(noise)),
+        noise=json.loads(json.dumps(noise or {})),
     )
-    existing = _existing(plan)
-    if existing is not None:
-        say(
-            f"{folder}: already there, made with the same options from samples of the same keys and labels "
-            "(their pixels are not compared); nothing to do"
-        )
-        return existing
+    if not samples:
+        raise nothing_readable(split, skipped)
     try:
-        with partial_folder(folder) as partial:
-            written = _write(dataclasses.replace(plan, folder=partial), samples, encode, skipped, progress)
+        if is_finished(folder):
+            found = _same(plan, load_manifest(folder), shards)
+            clear(folder)
+            say(
+                f"{shown(folder)}: already there, made with the same options from samples of the same keys and labels "
+                "(their pixels are not compared); nothing to do"
+            )
+            return found
+        with alone_in(folder):
+            job = SplitJob(plan, samples, Encoders(encode, encode_mask), skipped)
+            written = job.run(shards, workers, resume, progress)
+            clear(folder)
     except OSError as error:
         raise InputError(
-            f"{folder}: {error.strerror or error}: nothing was kept; make room or choose another place, and run again"
+            f"{shown(folder)}: {error.strerror or error}: finished shards are kept; make room, or see to the "
+            "connection, and run again with --resume"
         ) from error
     size = sum(shard.bytes for shard in written.shards)
-    shards = f"{len(written.shards):,} shard{'' if len(written.shards) == 1 else 's'}"
-    unused = f"; skipped {written.skipped:,}, see {folder / SKIPPED_NAME}" if written.skipped else "; skipped 0"
-    say(f"{folder}: wrote {written.count:,} samples in {shards}, {size / 1e6:,.1f} MB{unused}")
-    return dataclasses.replace(written, folder=folder)
+    number = f"{len(written.shards):,} shard{'' if len(written.shards) == 1 else 's'}"
+    unused = f"; skipped {written.skipped:,}, see {shown(folder)}/{SKIPPED_NAME}" if written.skipped else "; skipped 0"
+    say(f"{shown(folder)}: wrote {written.count:,} samples in {number}, {size / 1e6:,.1f} MB{unused}")
+    return written
 
 
-def _write(
-    plan: Manifest,
-    samples: Sequence[Source],
-    encode: Callable[[bytes], Encoded],
-    skipped: Sequence[Skipped],
-    progress: Callable[[int, int], None],
-) -> Manifest:
-    """Fills the partial folder; returns the manifest it wrote there."""
-    shards = ShardWriter(plan.folder, f"{plan.dataset.replace('/', '-')}-{plan.split}", plan.shard_bytes)
-    order = write_order(len(samples), plan.seed)
-    rows: list[int] = []  # positions in `samples`, as written
-    places: list[tuple[int, int, int]] = []  # shard, offset, size of the image
-    refused: dict[int, str] = {}
-    with contextlib.closing(shards) as shards:
-        try:
-            for done, position in enumerate(order.tolist()):
-                sample = samples[position]
-                encoded = _encoded(sample, encode)
-                if isinstance(encoded, str):
-                    refused[position] = encoded
-                else:
-                    shard, offsets = shards.add_sample(_files(sample, encoded))
-                    rows.append(position)
-                    places.append((shard, offsets[0], len(encoded.payload)))
-                progress(done + 1, len(samples))
-        except BaseException:
-            shards.abandon()
-            raise
-    listed = [*skipped, *(Skipped(samples[p].key, samples[p].origin, refused[p]) for p in sorted(refused))]
-    if not rows:
-        first = f", first {listed[0].origin}: {listed[0].reason}" if listed else ""
-        raise InputError(
-            f"none of {len(listed)} samples for split {plan.split!r} can be read{first}: check the raw data"
-        )
-    _write_skipped(plan.folder / SKIPPED_NAME, listed)
-    where = np.array(places, dtype=np.int64)
-    labels = {c: np.array([samples[row].labels[c] for row in rows], dtype=np.int32) for c in plan.columns}
-    index = Index(
-        keys=np.array([samples[row].key.encode() for row in rows]),
-        shard=where[:, 0].astype(np.int32),
-        offset=where[:, 1:2],
-        size=where[:, 2:3],
-        labels=labels,
-    )
-    save_index(plan.folder / INDEX_NAME, index)
-    noise = plan.noise
-    if noise is not None:
-        known = labels["clean"] >= 0
-        flipped = (labels[GIVEN] != labels["clean"])[known]
-        noise = {**noise, "realised": float(flipped.mean()) if known.any() else None}
-    return save_manifest(
-        dataclasses.replace(
-            plan,
-            count=len(rows),
-            skipped=len(listed),
-            shards=tuple(shards.shards),
-            index_sha256=hashlib.sha256((plan.folder / INDEX_NAME).read_bytes()).hexdigest(),
-            noise=noise,
-        )
-    )
-
-
-def _encoded(sample: Source, encode: Callable[[bytes], Encoded]) -> Encoded | str:
-    """The image of a sample, or the reason why there is none."""
-    try:
-        return encode(sample.load())
-    except UnreadableImage as error:
-        return str(error)
-    except OSError as error:  # of the raw file: the shards are not touched here
-        return f"cannot be read: {error.strerror or error}"
-
-
-def _files(sample: Source, encoded: Encoded) -> list[tuple[str, bytes]]:
-    about = {"labels": dict(sample.labels), "source": sample.origin}
-    return [
-        (f"{sample.key}.{encoded.extension}", encoded.payload),
-        (f"{sample.key}.cls", str(sample.labels[GIVEN]).encode()),
-        (f"{sample.key}.json", json.dumps(about, sort_keys=True).encode()),
-    ]
-
-
-def _check_samples(samples: Sequence[Source], classes: int) -> tuple[str, ...]:
-    """The label columns, after a look at every key and label."""
-    if not samples:
-        return (GIVEN,)
-    columns = tuple(samples[0].labels)
-    if not columns or columns[0] != GIVEN:
-        raise ValueError(f"the first label column must be {GIVEN!r}, got {columns}")
-    origins: dict[str, str] = {}
-    for sample in samples:
-        _check_key(sample)
-        if sample.key in origins:
-            raise InputError(
-                f"key {sample.key!r} belongs to both {origins[sample.key]} and {sample.origin}: rename one of them"
-            )
-        origins[sample.key] = sample.origin
-        if tuple(sample.labels) != columns or not all(-1 <= label < classes for label in sample.labels.values()):
-            raise ValueError(f"{sample.origin}: labels {dict(sample.labels)} do not fit {columns}, {classes} classes")
-    return columns
-
-
-def _check_key(sample: Source) -> None:
-    parts = sample.key.split("/")
-    bad = any(part in ("", ".", "..") for part in parts) or "." in parts[-1] or not sample.key.isprintable()
-    if bad or len(sample.key.encode()) > _MAX_KEY_BYTES:
-        raise InputError(
-            f"{sample.origin}: {sample.key!r} cannot be a key: at most {_MAX_KEY_BYTES} bytes, printable, relative, "
-            "without '..', and no dot in its last part; rename the file"
-        )
-
-
-def _fingerprint(samples: Sequence[Source]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(json.dumps([sample.key, dict(sample.labels)]).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _existing(plan: Manifest) -> Manifest | None:
-    """The finished split in the folder, None if nothing is there. Raises InputError if it is another one."""
-    if not plan.folder.exists():
-        return None
-    cure = "remove it, or choose another output folder"
-    if not (plan.folder / MANIFEST_NAME).exists():
-        if plan.folder.is_dir() and not any(plan.folder.iterdir()):
-            return None
-        raise InputError(f"{plan.folder}: holds something that is not a prepared split: {cure}")
-    found = load_manifest(plan.folder)
+def _same(plan: Manifest, found: Manifest, shards: int | None) -> Manifest:
+    """The finished split if it is the planned one. Raises InputError if it is another one."""
     found.check_shards()
-    same = ("dataset", "split", "classes", "columns", "members", "seed", "shard_bytes", "source", "image")
-    differing = [name for name in same if getattr(found, name) != getattr(plan, name)]
-    noise = None if found.noise is None else {k: v for k, v in found.noise.items() if k != "realised"}
-    differing += ["noise"] if noise != plan.noise else []
-    differing += ["samples"] if not differing and found.inputs_sha256 != plan.inputs_sha256 else []
+    told_after = {"count", "skipped", "shards", "index"}
+    there, wanted = (
+        {name: value for name, value in to_fields(manifest).items() if name not in told_after}
+        for manifest in (found, plan)
+    )
+    there["image"] = {name: value for name, value in there["image"].items() if name in plan.image}
+    there["noise"] = {
+        column: {name: value for name, value in what.items() if name != "realised"}
+        for column, what in there["noise"].items()
+    }
+    differing = differing_fields(there, wanted)
+    if shards is not None and len(found.shards) != min(shards, found.count):
+        differing.append("--shards")
+    if len(differing) > 1 and "inputs.sha256" in differing:
+        differing.remove("inputs.sha256")  # the samples differ because the options do
     if differing:
-        raise InputError(f"{plan.folder}: already there, made with other {', '.join(differing)}: {cure}")
+        names = ", ".join("samples" if name == "inputs.sha256" else name for name in differing)
+        raise InputError(
+            f"{shown(found.folder)}: already there, made with other {names}: remove it, or choose another output folder"
+        )
     return found
-
-
-def _write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
-    # A name that is not UTF-8 on disk reaches Python with surrogates; it is listed, visibly escaped.
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        table = csv.writer(file)
-        table.writerow(["key", "origin", "reason"])
-        table.writerows((item.key, item.origin, item.reason) for item in skipped)
-        file.flush()
-        os.fsync(file.fileno())

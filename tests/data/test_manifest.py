@@ -26,7 +26,7 @@ from tests.conftest import make_split
 
 @pytest.fixture
 def split(tmp_path: Path) -> Path:
-    return make_split(tmp_path / "toy" / "train", 60, shard_bytes=60_000)
+    return make_split(tmp_path / "toy" / "train", 60, shards=5)
 
 
 def rewrite(split: Path, **changes: object) -> None:

@@ -17,7 +17,7 @@ from tests.conftest import coloured_png, make_split
 
 @pytest.fixture
 def split(tmp_path: Path) -> Path:
-    return make_split(tmp_path / "train", 60, shard_bytes=40_000)
+    return make_split(tmp_path / "train", 60, shards=7)
 
 
 def open_reader(split: Path, max_open: int = 64) -> ShardReader:

@@ -1,0 +1,62 @@
+"""Class maps: which classes of a source become which classes of the set, from a CSV that is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from en_bench.data.archives import RawFiles
+from en_bench.data.tables import parse_csv, table_bytes
+from en_bench.errors import InputError
+
+_VERSION = re.compile(rb"^#\s*version:?\s*(\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """From source classes to target classes; several may become one, and those that it lacks are left out.
+
+    Attributes:
+        name: of its file.
+        mapping: target by source class.
+        sha256: of the file.
+        version: what a line `# version: X` of the file says, None without one.
+    """
+
+    name: str
+    mapping: Mapping[str, str]
+    sha256: str
+    version: str | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The target classes, sorted: the order of labels."""
+        return tuple(sorted(set(self.mapping.values())))
+
+    def describe(self) -> dict[str, Any]:
+        """Its identity, for the manifest."""
+        return {"file": self.name, "sha256": self.sha256, "version": self.version}
+
+
+def read_class_map(table: str, raw: RawFiles | None = None) -> ClassMap:
+    """Reads a CSV with columns `source` and `target`, on disk or among the raw files.
+
+    Raises InputError where there is no such CSV, and where it maps a class twice.
+    """
+    content = table_bytes(table, raw)
+    mapping: dict[str, str] = {}
+    for row in parse_csv(content, table, ["source", "target"]):
+        if row["source"] in mapping:
+            raise InputError(f"{table}: maps {row['source']!r} a second time: keep one of its rows")
+        mapping[row["source"]] = row["target"]
+    version = _VERSION.search(content)
+    return ClassMap(
+        PurePath(table).name,
+        mapping,
+        hashlib.sha256(content).hexdigest(),
+        version.group(1).decode(errors="replace") if version else None,
+    )

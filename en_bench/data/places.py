@@ -1,0 +1,133 @@
+"""Where files lie: a folder on disk, or a URL that fsspec knows (s3://, gs://, memory://, ...)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from en_bench.errors import InputError
+from en_bench.files import write_bytes
+
+# A `UPath` for URLs. It has Path's methods, so that one name serves both; fsspec is imported for URLs only.
+Place = Path
+
+_T = TypeVar("_T")
+
+
+def place(text: str | os.PathLike[str]) -> Place:
+    """The place that a path or URL names. Raises InputError for a protocol that fsspec does not know or has not got."""
+    if not isinstance(text, str):
+        return text if is_remote(text) else Path(text)  # type: ignore[return-value]
+    protocol, separator, _ = text.partition("://")
+    if not separator:
+        return Path(text)
+    if protocol == "file":
+        return Path(text.removeprefix("file://"))
+    try:
+        from upath import UPath
+
+        found = UPath(text)
+        _ = found.fs  # imports the protocol's package
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{shown(text)}: {_one_line(error)}: install what it names, or use a folder") from error
+    return found  # type: ignore[return-value]
+
+
+def is_remote(where: os.PathLike[str] | object) -> bool:
+    """Whether a place is a URL."""
+    return not isinstance(where, (str, Path)) and hasattr(where, "fs")
+
+
+def shown(where: object) -> str:
+    """A place as it may be printed: a URL without its user, password and query, which can hold keys."""
+    text = str(where)
+    if "://" not in text:
+        return text
+    parts = urlsplit(text)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def read_bytes(where: Place) -> bytes:
+    """Content of a file. Raises OSError, also where the client of a bucket raises something of its own."""
+    return _asked(where, where.read_bytes)
+
+
+def read_range(where: Place, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset`, fewer at the end of the file. Raises OSError."""
+    if not is_remote(where):
+        with where.open("rb") as file:
+            return os.pread(file.fileno(), size, offset)
+    remote: Any = where
+    return _asked(where, lambda: bytes(remote.fs.cat_file(remote.path, start=offset, end=offset + size)))
+
+
+def write_file(where: Place, content: bytes) -> None:
+    """Writes a file in one step: readers find the old or the new. Raises OSError."""
+    if not is_remote(where):
+        write_bytes(where, content)
+        return
+    remote: Any = where
+    _asked(where, lambda: remote.fs.pipe_file(remote.path, content))
+
+
+def upload(local: Path, where: Place) -> None:
+    """Copies a local file to a URL, and makes sure that it came whole. Raises OSError."""
+    remote: Any = where
+    _asked(where, lambda: remote.fs.put_file(str(local), remote.path))
+    found, expected = size_of(where), local.stat().st_size
+    if found != expected:
+        raise OSError(f"{shown(where)}: {found} of {expected} bytes arrived")
+
+
+def size_of(where: Place) -> int:
+    """Bytes of a file. Raises OSError."""
+    if not is_remote(where):
+        return where.stat().st_size
+    remote: Any = where
+    remote.fs.invalidate_cache()
+    return int(_asked(where, lambda: remote.fs.size(remote.path)))
+
+
+def names_in(where: Place) -> list[str]:
+    """Names in a folder, sorted; none if there is no such folder. Raises OSError."""
+    if not is_remote(where):
+        return sorted(os.listdir(where)) if where.is_dir() else []
+    remote: Any = where
+    remote.fs.invalidate_cache()
+    try:
+        found = _asked(where, lambda: remote.fs.ls(remote.path, detail=False))
+    except FileNotFoundError:
+        return []
+    own = remote.path.rstrip("/")
+    return sorted({name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != own})
+
+
+def remove(where: Place) -> None:
+    """Removes a file that may be gone already. Raises OSError."""
+    if not is_remote(where):
+        where.unlink(missing_ok=True)
+        return
+    remote: Any = where
+    with contextlib.suppress(FileNotFoundError):
+        _asked(where, lambda: remote.fs.rm_file(remote.path))
+
+
+def _asked(where: Place, question: Callable[[], _T]) -> _T:
+    """The answer, with whatever a client raises for its own reasons turned into an OSError of one line."""
+    if not is_remote(where):
+        return question()
+    try:
+        return question()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # botocore, aiohttp and google-auth share no base class
+        raise OSError(f"{shown(where)}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"

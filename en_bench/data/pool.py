@@ -1,0 +1,121 @@
+"""Shard tasks over worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from en_bench.data.shard_task import Part, Report, ShardTask
+from en_bench.errors import InputError
+
+_SECONDS_PER_REPORT = 0.2
+
+Fill = Callable[[ShardTask, Report], Part]
+
+
+class _Stopped(Exception):  # noqa: N818 - how a worker leaves a shard that nobody waits for any more
+    pass
+
+
+def fill_all(
+    tasks: Iterable[ShardTask], fill: Fill, workers: int, progress: Callable[[int, int], None]
+) -> Iterator[tuple[int, Part]]:
+    """Runs `fill(task, report)` for every task and yields (number, part) as they come.
+
+    With one worker in this process, with more in processes of their own, which end with this one whatever ends it.
+    `progress` is called with what is done since the last call, (samples, bytes). `fill` must be picklable.
+
+    Raises what `fill` raises, and InputError if a worker dies.
+    """
+    if workers == 1:
+        for task in tasks:
+            yield task.number, fill(task, progress)
+        return
+    # A fresh interpreter for each worker: forked ones inherit locks that the threads of torch and fsspec may hold.
+    context = multiprocessing.get_context("spawn")
+    news: Any = context.SimpleQueue()
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(news, stop))
+    pending: set[Future[Part]] = set()
+    numbers: dict[Future[Part], int] = {}
+    waiting = iter(tasks)
+    try:
+        while True:
+            for task in itertools.islice(waiting, 2 * workers - len(pending)):
+                future = pool.submit(_work, fill, task)
+                pending.add(future)
+                numbers[future] = task.number
+            if not pending:
+                return
+            done, pending = wait(pending, timeout=_SECONDS_PER_REPORT, return_when=FIRST_COMPLETED)
+            while not news.empty():
+                progress(*news.get())
+            for future in done:
+                yield numbers.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process was killed, which the system does when memory runs out: "
+            "use fewer --workers and run again with --resume"
+        ) from error
+    finally:
+        stop.set()
+        drain = threading.Thread(target=_drain, args=(news,), daemon=True)
+        drain.start()  # a worker that waits to report would never see that it is to stop
+        pool.shutdown(cancel_futures=True)
+
+
+def _drain(news: Any) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            news.get()
+
+
+# What the initializer leaves in a worker process.
+_news: Any = None
+_stop: Any = None
+
+
+def _begin_worker(news: Any, stop: Any) -> None:
+    global _news, _stop
+    _news, _stop = news, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent tells us to stop
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the workers are the parallelism
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _work(fill: Fill, task: ShardTask) -> Part:
+    samples = written = 0
+    sent = time.monotonic()
+
+    def send() -> None:
+        nonlocal samples, written, sent
+        _news.put((samples, written))
+        samples, written, sent = 0, 0, time.monotonic()
+
+    def report(more_samples: int, more_bytes: int) -> None:
+        nonlocal samples, written
+        samples, written = samples + more_samples, written + more_bytes
+        if time.monotonic() - sent >= _SECONDS_PER_REPORT:
+            if _stop.is_set():
+                raise _Stopped
+            send()
+
+    part = fill(task, report)
+    send()
+    return part

@@ -1,0 +1,179 @@
+"""One split while it is being written: what is there, what is missing, and the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from en_bench.data.images import UnreadableImage
+from en_bench.data.index import Index, index_bytes
+from en_bench.data.manifest import INDEX_NAME, SKIPPED_NAME, Manifest, save_manifest, to_fields
+from en_bench.data.order import write_order
+from en_bench.data.places import names_in, remove, shown, write_file
+from en_bench.data.pool import fill_all
+from en_bench.data.preparing import clear, read_parts, read_plan, sweep, write_plan
+from en_bench.data.shard_task import Encoders, Part, ShardTask, fill_shard
+from en_bench.data.shards import size_in_tar
+from en_bench.data.sources import Skipped, Source, skipped_bytes
+from en_bench.errors import InputError
+
+SHARD_BYTES = 256 * 2**20  # of a shard whose number is left to us
+SHARD_SAMPLES = 10_000  # at most
+_PROBED = 64  # samples that are encoded to estimate the size of the set
+
+Progress = Callable[[int, int, int], None]  # called with (samples done, samples in all, bytes written)
+
+
+class SplitJob:
+    """One split that is being written."""
+
+    def __init__(
+        self, plan: Manifest, samples: Sequence[Source], encoders: Encoders, skipped: Sequence[Skipped]
+    ) -> None:
+        self.plan, self.samples, self.encoders, self.skipped = plan, samples, encoders, skipped
+        self.order = write_order(len(samples), plan.seed)
+
+    def run(self, shards: int | None, workers: int, resume: bool, progress: Progress) -> Manifest:
+        """Makes what is missing, then index and manifest."""
+        folder = self.plan.folder
+        number = self._begin(shards, resume)
+        parts = read_parts(folder, number)
+        done = sum(len(part.rows) + len(part.refused) for part in parts.values())
+        written = sum(part.shard.bytes for part in parts.values() if part.shard)
+
+        def advance(more_samples: int, more_bytes: int) -> None:
+            nonlocal done, written
+            done, written = done + more_samples, written + more_bytes
+            progress(done, len(self.samples), written)
+
+        fill = functools.partial(fill_shard, folder=folder, encoders=self.encoders)
+        tasks = [self._task(n, number) for n in range(number) if n not in parts]
+        try:
+            parts |= dict(fill_all(tasks, fill, max(1, min(workers, len(tasks))), advance))
+            return self._finish([parts[n] for n in range(number)])
+        except BaseException:
+            if not read_parts(folder, number):
+                clear(folder)  # nothing was achieved, so nothing stays
+            raise
+
+    def _begin(self, shards: int | None, resume: bool) -> int:
+        """The number of shards, after a look at what an interrupted run left."""
+        folder = self.plan.folder
+        wanted: dict[str, Any] = {"shards_asked": shards, "split": to_fields(self.plan)}
+        left = read_plan(folder)
+        if left is None and (others := [name for name in names_in(folder) if not name.startswith(".")]):
+            clear(folder)
+            raise InputError(
+                f"{shown(folder)}: holds something that is not a prepared split ({others[0]}): "
+                "remove it, or choose another output folder"
+            )
+        if left is not None:
+            number = int(left.get("shards", 0))
+            finished = len(read_parts(folder, number))
+            if finished and not resume:
+                raise InputError(
+                    f"{shown(folder)}: an interrupted run left {finished} of {number} shards: add --resume to go on, "
+                    "or remove the folder to begin again"
+                )
+            if finished and wanted != {key: left.get(key) for key in wanted}:
+                differing = differing_fields(left.get("split", {}), wanted["split"]) or ["--shards"]
+                raise InputError(
+                    f"{shown(folder)}: an interrupted run with other {', '.join(differing)} left {finished} of "
+                    f"{number} shards: give the options it had, or remove the folder to begin again"
+                )
+            if finished:
+                sweep(folder)
+                return number
+            for name in names_in(folder):
+                if name.endswith(".tar"):  # of a run that was killed before it could write down that it is whole
+                    remove(folder / name)
+        sweep(folder)
+        number = min(shards or self._estimated_shards(), len(self.samples))
+        write_plan(folder, {**wanted, "shards": number})
+        return number
+
+    def _estimated_shards(self) -> int:
+        """Shards of about SHARD_BYTES and at most SHARD_SAMPLES, from the size of the first samples to be written."""
+        sizes = []
+        for position in self.order[:_PROBED].tolist():
+            try:
+                files, _ = self.encoders.files(self.samples[position])
+            except (UnreadableImage, OSError):
+                continue
+            sizes.append(size_in_tar(files))
+        total = len(self.samples) * (sum(sizes) / len(sizes) if sizes else 0)
+        return max(1, math.ceil(total / SHARD_BYTES), math.ceil(len(self.samples) / SHARD_SAMPLES))
+
+    def _task(self, number: int, shards: int) -> ShardTask:
+        count = len(self.samples)
+        positions = self.order[number * count // shards : (number + 1) * count // shards].tolist()
+        name = f"{self.plan.dataset.replace('/', '-')}-{self.plan.split}-{number:06d}.tar"
+        return ShardTask(number, name, positions, [self.samples[position] for position in positions])
+
+    def _finish(self, parts: Sequence[Part]) -> Manifest:
+        """Writes skipped.csv, index and manifest."""
+        plan = self.plan
+        refused = sorted(entry for part in parts for entry in part.refused)
+        listed = [*self.skipped, *(Skipped(self.samples[p].key, self.samples[p].origin, why) for p, why in refused)]
+        full = [part for part in parts if part.shard is not None]
+        if not full:
+            raise nothing_readable(plan.split, listed)
+        rows = [row for part in full for row in part.rows]
+        shards = tuple(part.shard for part in full if part.shard is not None)
+        places = np.array([place for part in full for place in part.places], dtype=np.int64)
+        labels = {c: np.array([self.samples[row].labels[c] for row in rows], dtype=np.int32) for c in plan.columns}
+        index = index_bytes(
+            Index(
+                keys=np.array([self.samples[row].key.encode() for row in rows]),
+                shard=np.repeat(np.arange(len(shards), dtype=np.int32), [shard.samples for shard in shards]),
+                offset=places[:, :, 0],
+                size=places[:, :, 1],
+                labels=labels,
+            )
+        )
+        write_file(plan.folder / SKIPPED_NAME, skipped_bytes(listed))
+        write_file(plan.folder / INDEX_NAME, index)
+        return save_manifest(
+            dataclasses.replace(
+                plan,
+                count=len(rows),
+                skipped=len(listed),
+                shards=shards,
+                index_sha256=hashlib.sha256(index).hexdigest(),
+                image={**plan.image, "reencoded": sum(part.reencoded for part in full)},
+                noise={c: {**what, "realised": realised_noise(labels, c)} for c, what in plan.noise.items()},
+            )
+        )
+
+
+def nothing_readable(split: str, listed: Sequence[Skipped]) -> InputError:
+    """The error of a split none of whose samples can be used."""
+    first = f", first {listed[0].origin}: {listed[0].reason}" if listed else ""
+    return InputError(f"none of {len(listed)} samples for split {split!r} can be read{first}: check the raw data")
+
+
+def realised_noise(labels: Mapping[str, NDArray[np.int32]], column: str) -> float | None:
+    """Share of the samples whose label in `column` is not that in "clean", of those that have both; None of none."""
+    known = (labels["clean"] >= 0) & (labels[column] >= 0)
+    return float((labels[column] != labels["clean"])[known].mean()) if known.any() else None
+
+
+def differing_fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names of what two manifests' fields differ in, dotted where they nest."""
+    found = []
+    for name in [*a, *(name for name in b if name not in a)]:
+        x, y = a.get(name), b.get(name)
+        if x == y:
+            continue
+        if isinstance(x, Mapping) and isinstance(y, Mapping):
+            found += [f"{name}.{inner}" for inner in differing_fields(x, y)]
+        else:
+            found.append(name)
+    return found
