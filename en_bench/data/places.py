@@ -25,6 +25,10 @@ def place(text: str | os.PathLike[str]) -> Place:
     protocol, separator, _ = text.partition("://")
     if not separator:
         return Path(text)
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        raise InputError(
+            f"{shown(text)}: it was given with a user or key, which end in logs: leave them to the environment"
+        )
     if protocol == "file":
         return Path(text.removeprefix("file://"))
     try:

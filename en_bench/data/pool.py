@@ -1,4 +1,4 @@
-"""Shard tasks over worker processes."""
+"""Work on shards, over worker processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from en_bench.data.shard_task import Part, Report, ShardTask
+from en_bench.data.shard_task import Report
 from en_bench.errors import InputError
 
 _SECONDS_PER_REPORT = 0.2
 
-Fill = Callable[[ShardTask, Report], Part]
+
+class Numbered(Protocol):
+    """A task: what is to be done with one shard."""
+
+    @property
+    def number(self) -> int: ...
+
+
+_Task = TypeVar("_Task", bound=Numbered)
+_Result = TypeVar("_Result")
 
 
 class _Stopped(Exception):  # noqa: N818 - how a worker leaves a shard that nobody waits for any more
@@ -27,14 +36,18 @@ class _Stopped(Exception):  # noqa: N818 - how a worker leaves a shard that nobo
 
 
 def fill_all(
-    tasks: Iterable[ShardTask], fill: Fill, workers: int, progress: Callable[[int, int], None]
-) -> Iterator[tuple[int, Part]]:
-    """Runs `fill(task, report)` for every task and yields (number, part) as they come.
+    tasks: Iterable[_Task],
+    fill: Callable[[_Task, Report], _Result],
+    workers: int,
+    progress: Callable[[int, int], None],
+    cure: str = "use fewer --workers and run again with --resume",
+) -> Iterator[tuple[int, _Result]]:
+    """Runs `fill(task, report)` for every task and yields (number, result) as they come.
 
     With one worker in this process, with more in processes of their own, which end with this one whatever ends it.
     `progress` is called with what is done since the last call, (samples, bytes). `fill` must be picklable.
 
-    Raises what `fill` raises, and InputError if a worker dies.
+    Raises what `fill` raises, and InputError, with the cure, if a worker dies.
     """
     if workers == 1:
         for task in tasks:
@@ -45,8 +58,8 @@ def fill_all(
     news: Any = context.SimpleQueue()
     stop = context.Event()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(news, stop))
-    pending: set[Future[Part]] = set()
-    numbers: dict[Future[Part], int] = {}
+    pending: set[Future[_Result]] = set()
+    numbers: dict[Future[_Result], int] = {}
     waiting = iter(tasks)
     try:
         while True:
@@ -62,21 +75,19 @@ def fill_all(
             for future in done:
                 yield numbers.pop(future), future.result()
     except BrokenProcessPool as error:
-        raise InputError(
-            "a worker process was killed, which the system does when memory runs out: "
-            "use fewer --workers and run again with --resume"
-        ) from error
+        raise InputError(f"a worker process was killed, which the system does when memory runs out: {cure}") from error
     finally:
         stop.set()
         drain = threading.Thread(target=_drain, args=(news,), daemon=True)
         drain.start()  # a worker that waits to report would never see that it is to stop
         pool.shutdown(cancel_futures=True)
+        news.put(None)
 
 
 def _drain(news: Any) -> None:
     with contextlib.suppress(EOFError, OSError):
-        while True:
-            news.get()
+        while news.get() is not None:
+            pass
 
 
 # What the initializer leaves in a worker process.
@@ -99,7 +110,7 @@ def _begin_worker(news: Any, stop: Any) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _work(fill: Fill, task: ShardTask) -> Part:
+def _work(fill: Callable[[_Task, Report], _Result], task: _Task) -> _Result:
     samples = written = 0
     sent = time.monotonic()
 
@@ -116,6 +127,6 @@ def _work(fill: Fill, task: ShardTask) -> Part:
                 raise _Stopped
             send()
 
-    part = fill(task, report)
+    result = fill(task, report)
     send()
-    return part
+    return result

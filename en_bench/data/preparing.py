@@ -17,8 +17,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from en_bench.data.manifest import MANIFEST_NAME, PREPARING
-from en_bench.data.places import Place, is_remote, names_in, read_bytes, remove, shown, write_file
+from en_bench.data.manifest import MANIFEST_NAME, PREPARING, Shard
+from en_bench.data.places import Place, is_remote, names_in, read_bytes, remove, shown, size_of, write_file
 from en_bench.data.shard_task import Part, part_name
 from en_bench.errors import InputError
 
@@ -47,12 +47,16 @@ def read_parts(folder: Place, shards: int) -> dict[int, Part]:
     """The parts that are done, by the number of their shard. Raises OSError."""
     names = set(names_in(folder / PREPARING))
     present = set(names_in(folder))
+
+    def is_whole(shard: Shard) -> bool:
+        return shard.name in present and (is_remote(folder) or size_of(folder / shard.name) == shard.bytes)
+
     parts = {}
     for number in range(shards):
         if part_name(number) in names:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # not ours: that shard is made again
                 part = Part.from_json(read_bytes(folder / PREPARING / part_name(number)))
-                if part.shard is None or part.shard.name in present:
+                if part.shard is None or is_whole(part.shard):
                     parts[number] = part
     return parts
 

@@ -84,8 +84,14 @@ class Part:
     def from_json(cls, content: bytes) -> Part:
         """Raises ValueError, KeyError or TypeError for what `to_json` did not write."""
         fields = json.loads(content)
-        shard = fields.pop("shard")
-        return cls(shard=None if shard is None else Shard(**shard), **fields)
+        shard = fields["shard"]
+        return cls(
+            shard=None if shard is None else Shard(**shard),
+            rows=fields["rows"],
+            places=[[(offset, size) for offset, size in members] for members in fields["places"]],
+            refused=[(position, reason) for position, reason in fields["refused"]],
+            reencoded=fields["reencoded"],
+        )
 
 
 def part_name(number: int) -> str:

@@ -59,14 +59,18 @@ class SplitJob:
             parts |= dict(fill_all(tasks, fill, max(1, min(workers, len(tasks))), advance))
             return self._finish([parts[n] for n in range(number)])
         except BaseException:
-            if not read_parts(folder, number):
+            if not any(part.shard for part in read_parts(folder, number).values()):
                 clear(folder)  # nothing was achieved, so nothing stays
             raise
 
     def _begin(self, shards: int | None, resume: bool) -> int:
         """The number of shards, after a look at what an interrupted run left."""
         folder = self.plan.folder
-        wanted: dict[str, Any] = {"shards_asked": shards, "split": to_fields(self.plan)}
+        wanted: dict[str, Any] = {
+            "split": to_fields(self.plan),
+            "--shards": shards,
+            "versions": getattr(self.encoders.image, "versions", dict)(),
+        }
         left = read_plan(folder)
         if left is None and (others := [name for name in names_in(folder) if not name.startswith(".")]):
             clear(folder)
@@ -83,7 +87,7 @@ class SplitJob:
                     "or remove the folder to begin again"
                 )
             if finished and wanted != {key: left.get(key) for key in wanted}:
-                differing = differing_fields(left.get("split", {}), wanted["split"]) or ["--shards"]
+                differing = differing_fields({key: left.get(key) for key in wanted}, wanted)
                 raise InputError(
                     f"{shown(folder)}: an interrupted run with other {', '.join(differing)} left {finished} of "
                     f"{number} shards: give the options it had, or remove the folder to begin again"

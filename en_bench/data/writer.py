@@ -107,6 +107,8 @@ def write_split(
             )
             return found
         with alone_in(folder):
+            if is_finished(folder):
+                raise InputError(f"{shown(folder)}: another process has just written it: run again")
             job = SplitJob(plan, samples, Encoders(encode, encode_mask), skipped)
             written = job.run(shards, workers, resume, progress)
             clear(folder)

@@ -1,9 +1,6 @@
 import csv
 import json
 import os
-import signal
-import subprocess
-import sys
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -13,11 +10,13 @@ import numpy as np
 import pytest
 import webdataset
 
+from en_bench.data import split_job
 from en_bench.data.images import ImageEncoder
 from en_bench.data.manifest import Manifest, load_manifest
 from en_bench.data.order import write_order
 from en_bench.data.reader import ShardReader
-from en_bench.data.writer import Skipped, Source, write_split
+from en_bench.data.sources import Skipped, Source
+from en_bench.data.writer import write_split
 from en_bench.errors import InputError
 from tests.conftest import coloured_png
 
@@ -46,7 +45,7 @@ def write(folder: Path, samples: list[Source], **changes: Any) -> Manifest:
         "encode": encoder,
         "image": encoder.describe(),
         "source": {"made": "toy"},
-        "shard_bytes": 60_000,
+        "shards": 3,
     }
     return write_split(folder, samples, **{**options, **changes})
 
@@ -81,7 +80,7 @@ def test_webdataset_reads_the_shards(tmp_path):
 def test_the_index_says_what_the_tars_hold(tmp_path):
     given = [(i + i // 7) % 3 for i in range(40)]
     samples = sources(40, given=given, clean=[i % 3 for i in range(40)])
-    manifest = write(tmp_path / "train", samples, noise={"kind": "symmetric", "rate": 0.5, "seed": 1})
+    manifest = write(tmp_path / "train", samples, noise={"given": {"kind": "symmetric", "rate": 0.5, "seed": 1}})
     index = load_manifest(tmp_path / "train").load_index()
     row = 0
     for position, shard in enumerate(manifest.shards):
@@ -97,15 +96,19 @@ def test_the_index_says_what_the_tars_hold(tmp_path):
             row += 1
     assert row == 40
     differing = sum(given[i] != i % 3 for i in range(40))
-    assert manifest.noise == {"kind": "symmetric", "rate": 0.5, "seed": 1, "realised": differing / 40}
+    assert manifest.noise == {"given": {"kind": "symmetric", "rate": 0.5, "seed": 1, "realised": differing / 40}}
 
 
 def test_realised_noise_leaves_out_unknown_labels(tmp_path):
-    noise = {"kind": "human", "rate": None, "seed": None}
-    samples = sources(4, given=[0, 1, 2, 0], clean=[0, 2, -1, -1])
-    assert write(tmp_path / "some", samples, noise=noise).noise == {**noise, "realised": 0.5}
+    noise = {"given": {"kind": "human"}, "worst": {"kind": "human"}}
+    samples = sources(4, given=[0, 1, 2, 0], clean=[0, 2, -1, -1], worst=[1, -1, 0, 0])
+    assert write(tmp_path / "some", samples, noise=noise).noise == {
+        "given": {"kind": "human", "realised": 0.5},
+        "worst": {"kind": "human", "realised": 1.0},
+    }
     samples = sources(2, given=[0, 1], clean=[-1, -1])
-    assert write(tmp_path / "none", samples, noise=noise).noise == {**noise, "realised": None}
+    none = write(tmp_path / "none", samples, noise={"given": {"kind": "human"}}).noise
+    assert none == {"given": {"kind": "human", "realised": None}}
 
 
 def test_bytes_depend_on_the_content_alone_and_the_seed(tmp_path):
@@ -118,20 +121,29 @@ def test_bytes_depend_on_the_content_alone_and_the_seed(tmp_path):
     assert all(first[name] != other[name] for name in first if name.endswith(".tar"))
 
 
-def test_shards_are_filled_up_to_their_size(tmp_path):
-    manifest = write(tmp_path / "train", sources(50))
-    sizes = [shard.bytes for shard in manifest.shards]
-    assert all(45_000 < size <= 60_000 + tarfile.RECORDSIZE for size in sizes[:-1])
-    assert all(size % tarfile.RECORDSIZE == 0 for size in sizes), "not whole records, as POSIX has them"
+def test_shards_hold_equal_numbers_of_samples(tmp_path):
+    manifest = write(tmp_path / "train", sources(50), shards=4)
+    assert [shard.samples for shard in manifest.shards] == [12, 13, 12, 13]
+    assert all(shard.bytes % tarfile.RECORDSIZE == 0 for shard in manifest.shards), "not whole records, as POSIX has"
     assert [shard.name for shard in manifest.shards][:2] == ["toy-one-train-000000.tar", "toy-one-train-000001.tar"]
-    write(tmp_path / "single", sources(5), shard_bytes=1)
-    assert [shard.samples for shard in load_manifest(tmp_path / "single").shards] == [1] * 5
+    assert [shard.samples for shard in write(tmp_path / "single", sources(5), shards=9).shards] == [1] * 5
+
+
+def test_the_number_of_shards_follows_from_size_and_samples(tmp_path, monkeypatch):
+    samples = sources(50)
+    assert len(write(tmp_path / "few", samples, shards=None).shards) == 1
+    monkeypatch.setattr(split_job, "SHARD_SAMPLES", 20)
+    assert [shard.samples for shard in write(tmp_path / "many", samples, shards=None).shards] == [16, 17, 17]
+    monkeypatch.setattr(split_job, "SHARD_SAMPLES", 10_000)
+    monkeypatch.setattr(split_job, "SHARD_BYTES", 60_000)
+    shards = write(tmp_path / "large", samples, shards=None).shards
+    assert all(50_000 < shard.bytes <= 60_000 + tarfile.RECORDSIZE for shard in shards)
 
 
 def test_long_and_foreign_names_are_kept(tmp_path):
     keys = ["ä/鳥 1", "d/" * 60 + "x", "k" * 240]
     samples = [Source(key, {"given": 0}, partial(coloured_png, 0, 0), key) for key in keys]
-    manifest = write(tmp_path / "train", samples)
+    manifest = write(tmp_path / "train", samples, shards=1)
     index = manifest.load_index()
     assert sorted(index.key(i) for i in range(3)) == sorted(keys)
     with tarfile.open(tmp_path / "train" / manifest.shards[0].name) as tar:
@@ -154,7 +166,7 @@ def test_unreadable_files_are_listed_in_source_order_and_counted(tmp_path):
     assert (manifest.count, manifest.skipped) == (17, 4)
     folder = tmp_path / "train"
     assert len(said) == 1
-    assert said[0].startswith(f"{folder}: wrote 17 samples in 2 shards, 0.1 MB; skipped 4, see {folder}/skipped.csv")
+    assert said[0].startswith(f"{folder}: wrote 17 samples in 3 shards, 0.1 MB; skipped 4, see {folder}/skipped.csv")
 
 
 def test_no_readable_sample_is_an_error_and_leaves_nothing(tmp_path):
@@ -210,21 +222,21 @@ def test_the_same_again_does_nothing_and_says_so(tmp_path):
 
 def test_the_same_noise_again_does_nothing(tmp_path):
     samples = sources(10, given=[0] * 10, clean=[1] * 10)
-    noise = {"kind": "symmetric", "rate": 1.0, "seed": 0}
+    noise = {"given": {"kind": "symmetric", "rate": 1.0, "seed": 0}}
     assert write(tmp_path / "train", samples, noise=noise) == write(tmp_path / "train", samples, noise=noise)
-    with pytest.raises(InputError, match="made with other noise"):
-        write(tmp_path / "train", samples, noise={**noise, "rate": 0.9})
+    with pytest.raises(InputError, match=r"made with other noise\.given\.rate"):
+        write(tmp_path / "train", samples, noise={"given": {"kind": "symmetric", "rate": 0.9, "seed": 0}})
 
 
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"seed": 1}, "seed"),
-        ({"source": {"made": "otherwise"}}, "source"),
-        ({"image": {}}, "image"),
-        ({"shard_bytes": 50_000}, "shard_bytes"),
+        ({"seed": 1}, "order.seed"),
+        ({"source": {"made": "otherwise"}}, "source.made"),
+        ({"image": {"quality": 91}}, "image.quality"),
+        ({"shards": 2}, "--shards"),
         ({"classes": ("a", "b", "c")}, "classes"),
-        ({"dataset": "other", "seed": 4}, "dataset, seed"),
+        ({"dataset": "other", "seed": 4}, "dataset, order.seed"),
     ],
 )
 def test_another_split_is_never_overwritten(tmp_path, changes, what):
@@ -254,74 +266,15 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert write(tmp_path / "train", sources(3)).count == 3
 
 
-def test_killed_in_the_middle_and_run_again(tmp_path):
-    code = """
-import os, signal, sys
-from pathlib import Path
-from tests.data.test_writer import sources, write
-samples = sources(40)
-loads = 0
-def progress(done, total):
-    if done == 30:
-        os.kill(os.getpid(), signal.SIGKILL)
-write(Path(sys.argv[1]), samples, progress=progress)
-"""
-    run = subprocess.run([sys.executable, "-c", code, tmp_path / "train"], cwd=Path(__file__).parents[2], timeout=60)
-    assert run.returncode == -signal.SIGKILL
-    assert os.listdir(tmp_path) == [".train.partial"]
-    assert len(os.listdir(tmp_path / ".train.partial")) > 2
-    write(tmp_path / "train", sources(40))
-    write(tmp_path / "fresh" / "train", sources(40))
-    assert contents(tmp_path / "train") == contents(tmp_path / "fresh" / "train")
-    assert sorted(os.listdir(tmp_path)) == ["fresh", "train"]
-
-
-def test_two_writers_do_not_meet(tmp_path):
-    def progress(done: int, total: int) -> None:
-        if done == 5:
-            with pytest.raises(InputError, match="another process is writing it"):
-                write(tmp_path / "train", sources(10))
-
-    assert write(tmp_path / "train", sources(10), progress=progress).count == 10
-    load_manifest(tmp_path / "train").verify_shards()
-
-
-def test_a_full_disk_is_one_error_and_nothing_half_done_stays(tmp_path):
-    # A limit on the size of files refuses writes in the middle of a shard, as a full disk does.
-    code = """
-import resource, sys
-from pathlib import Path
-from en_bench.errors import InputError
-from tests.data.test_writer import sources, write
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    write(Path(sys.argv[1]), sources(60), shard_bytes=10**9)
-except InputError as error:
-    print(error)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "train"],
-        cwd=Path(__file__).parents[2],
-        timeout=60,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout == (
-        f"{tmp_path / 'train'}: File too large: nothing was kept; make room or choose another place, and run again\n"
-    )
-    assert os.listdir(tmp_path) == []
-
-
 def test_progress_counts_every_sample(tmp_path):
     calls: list[tuple[int, int]] = []
     samples = [*sources(5), Source("z", {"given": 0}, fails, "raw/z")]
-    write(tmp_path / "train", samples, progress=lambda done, total: calls.append((done, total)))
+    write(tmp_path / "train", samples, progress=lambda done, total, size: calls.append((done, total)))
     assert calls == [(i, 6) for i in range(1, 7)]
 
 
 def test_written_labels_stand_in_the_tar(tmp_path):
-    manifest = write(tmp_path / "train", sources(4, given=[-1, 0, 1, 2]))
+    manifest = write(tmp_path / "train", sources(4, given=[-1, 0, 1, 2]), shards=1)
     with tarfile.open(tmp_path / "train" / manifest.shards[0].name) as tar:
         texts = {m.name[-7:-4]: tar.extractfile(m).read() for m in tar if m.name.endswith(".cls")}
         about = [json.load(tar.extractfile(m)) for m in tar if m.name.endswith(".json")]

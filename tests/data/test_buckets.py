@@ -1,0 +1,195 @@
+"""Shards in a bucket: a real S3 server on loopback, which goes away and comes back."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from en_bench.data.archives import RawFiles
+from en_bench.data.manifest import load_manifest
+from en_bench.data.places import names_in, place, read_bytes, read_range, remove, shown, size_of, write_file
+from en_bench.errors import InputError
+from tests.data.preparing import SAMPLES, contents, prepare
+from tests.scripts.raw import tar_bytes, zip_bytes
+
+REPO = Path(__file__).resolve().parents[2]
+SECRET = "s3cret-key-of-the-test"
+
+
+class Server:
+    """moto's S3 on a port of 127.0.0.1. Its content outlives `stop`."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._server: object = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        server.start()
+        self._server = server
+
+    def stop(self) -> None:
+        self._server.stop()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    server = Server()
+    settings = {
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": "id-of-the-test",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        server.start()
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield server
+        server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole") / "train"
+    prepare(str(folder), workers=1)
+    return contents(folder)
+
+
+def in_bucket(url: str) -> dict[str, bytes]:
+    return {name: read_bytes(place(url) / name) for name in names_in(place(url))}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bucket_gets_the_bytes_of_a_folder(server, whole, workers):
+    url = f"s3://bucket/plain{workers}/train"
+    prepare(url, workers)
+    assert in_bucket(url) == whole
+    manifest = load_manifest(url)
+    assert manifest.count == SAMPLES - 7
+    assert len(manifest.load_index()) == manifest.count
+    manifest.check_shards()
+    prepare(url, workers)  # nothing to do
+
+
+def test_killed_and_resumed_in_a_bucket(server, whole):
+    url = "s3://bucket/killed/train"
+    command = [sys.executable, "-m", "tests.data.preparing", url, "1"]
+    run = subprocess.run([*command, "--die-at", "70"], cwd=REPO, timeout=60, check=False)
+    assert run.returncode == -signal.SIGKILL
+    with pytest.raises(InputError, match="its preparation has not ended"):
+        load_manifest(url)
+    with pytest.raises(InputError, match=r"left 4 of 8 shards: add --resume to go on"):
+        prepare(url, workers=1)
+    prepare(url, workers=2, resume=True)
+    assert in_bucket(url) == whole
+
+
+def test_a_lost_bucket_is_one_line_and_can_be_resumed(server, whole):
+    url = "s3://bucket/lost/train"
+    command = [sys.executable, "-m", "tests.data.preparing", url, "1", "--seconds", "0.03"]
+    process = subprocess.Popen(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    deadline = time.monotonic() + 60
+    while sum(name.endswith(".tar") for name in names_in(place(url))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    server.stop()
+    try:
+        said, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        server.start()
+    assert process.returncode == 1, errors
+    assert said.count("\n") == 1, said
+    assert said.startswith(f"{url}: ") and "finished shards are kept" in said and "run again with --resume" in said
+    assert SECRET not in said + errors
+    prepare(url, workers=1, resume=True)
+    assert in_bucket(url) == whole
+
+
+def test_places_in_a_bucket(server):
+    where = place("s3://bucket/small/file.bin")
+    write_file(where, b"0123456789")
+    assert (read_bytes(where), size_of(where), read_range(where, 3, 4)) == (b"0123456789", 10, b"3456")
+    assert names_in(place("s3://bucket/small")) == ["file.bin"]
+    remove(where)
+    remove(where)
+    assert names_in(place("s3://bucket/small")) == []
+    with pytest.raises(FileNotFoundError):
+        read_bytes(where)
+
+
+def test_a_bucket_that_is_not_there_is_one_line(server):
+    with pytest.raises(InputError, match=r"s3://absent/x/train: .*bucket does not exist.* run again with --resume"):
+        prepare("s3://absent/x/train", workers=1)
+    with pytest.raises(InputError, match=r"s3://bucket/none: no manifest\.json there"):
+        load_manifest("s3://bucket/none")
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "tar.gz", "zip", "nested"])
+def test_raw_files_in_a_bucket_read_like_those_on_disk(server, tmp_path, form):
+    files = {"a/1.jpg": b"one", "a/2.jpg": b"two", "b/1.jpg": b"three"}
+    url = f"s3://bucket/raw-{form}"
+    if form == "folder":
+        for name, content in files.items():
+            write_file(place(url) / name, content)
+    elif form == "nested":
+        write_file(place(url) / "outer.tar", tar_bytes({"inner.tar": tar_bytes(files)}))
+        files = {f"outer.tar/inner.tar/{name}": content for name, content in files.items()}
+    else:
+        url = f"{url}/raw.{form}"
+        write_file(place(url), zip_bytes(files) if form == "zip" else tar_bytes(files, "w:gz" if "gz" in form else "w"))
+    raw = RawFiles(url, nested=form == "nested")
+    assert {name: raw.read(name) for name in raw.names} == files
+    assert RawFiles(url).refused == []
+    with pytest.raises(InputError, match="s3://bucket/none: no such folder or archive"):
+        RawFiles("s3://bucket/none")
+
+
+def test_urls_are_shown_without_keys():
+    assert shown("s3://id:secret@bucket/a/b?token=t") == "s3://bucket/a/b"
+    assert shown(Path("/a/b")) == "/a/b"
+
+
+def test_urls_that_nothing_reads_name_the_cure():
+    with pytest.raises(InputError, match=r"nosuch://x/y: Unsupported filesystem: 'nosuch': install what it names, or"):
+        place("nosuch://x/y")
+    if importlib.util.find_spec("gcsfs") is None:
+        with pytest.raises(InputError, match=r"gs://x/y: .*gcsfs.*: install what it names, or use a folder"):
+            place("gs://x/y")
+
+
+def test_keys_in_urls_are_refused_without_being_shown():
+    with pytest.raises(InputError, match=r"^s3://bucket/a: it was given with a user or key, .* the environment$"):
+        place("s3://id:secret@bucket/a")
+
+
+def test_a_url_of_a_local_file_is_a_path(tmp_path):
+    assert place(f"file://{tmp_path}/x") == tmp_path / "x"
