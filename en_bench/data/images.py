@@ -137,13 +137,11 @@ class ImageEncoder:
                 return Encoded(raw, "jpg", True, size, size)
             if self.encoding != "jpeg":
                 return None
-            colours = "RGB" if image.mode == "RGB" else "GRAY"
+            colours: Literal["RGB", "GRAY"] = "RGB" if image.mode == "RGB" else "GRAY"
             width, height = self._target_size(size)
-            pixels = simplejpeg.decode_jpeg(raw, colours, min_height=height, min_width=width, min_factor=2)
+            pixels = reduced_pixels(raw, colours, height, width)
         except ValueError:
             return None
-        if pixels.shape[:2] != (height, width):
-            pixels = _resized(pixels, height, width)
         subsampling = "420" if colours == "RGB" else "Gray"
         payload = simplejpeg.encode_jpeg(pixels, self.quality, colours, subsampling)
         return Encoded(payload, "jpg", False, (width, height), size)
@@ -161,6 +159,12 @@ class ImageEncoder:
             return Encoded(out.getvalue(), "jpg", False, image.size, raw_size)
         plain.save(out, "PNG")
         return Encoded(out.getvalue(), "png", False, image.size, raw_size)
+
+
+def reduced_pixels(raw: bytes, colours: Literal["RGB", "GRAY"], height: int, width: int) -> NDArray[np.uint8]:
+    """A plain JPEG, decoded and reduced to (height, width, C). Raises ValueError where libjpeg warns of the data."""
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(raw, colours, min_height=height, min_width=width, min_factor=2)
+    return pixels if pixels.shape[:2] == (height, width) else _resized(pixels, height, width)
 
 
 def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from en_bench.data.images import ImageEncoder
@@ -16,7 +16,7 @@ from en_bench.data.order import write_order
 from en_bench.data.places import Place, place, shown
 from en_bench.data.progress import Progress
 from en_bench.data.sources import Skipped, Source
-from en_bench.data.split_job import SHARD_BYTES, SHARD_SAMPLES
+from en_bench.data.split_job import SHARD_BYTES, SHARD_SAMPLES, SPREAD
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
 
@@ -25,12 +25,14 @@ SHORT_SIDE = 352  # pixels; enough for crops at 224 and a third of the bytes of 
 
 @dataclass(frozen=True)
 class Split:
-    """What a script found for one split."""
+    """What a script found for one split: its samples, what it had to leave out, and for its manifest alone the noise
+    of its label columns and additions to the provenance."""
 
     name: str
     samples: Sequence[Source]
     skipped: Sequence[Skipped] = ()
-    noise: Mapping[str, Mapping[str, Any]] | None = None
+    noise: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -42,7 +44,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         type=_shards,
         metavar="N",
         help=f"shards per split; auto, the default: about {SHARD_BYTES >> 20} MiB and at most {SHARD_SAMPLES:,} "
-        "samples each",
+        f"samples each, smaller ones for a set that would have less than {SPREAD}",
     )
     parser.add_argument(
         "--workers", type=_positive, default=_cores(), metavar="N", help="processes (%(default)s here, one per core)"
@@ -126,7 +128,7 @@ def write_splits(
                 encode=encode,
                 encode_mask=encode_mask,
                 image=encode.describe(),
-                source={**source, **({"limit": args.limit} if hasattr(args, "limit") else {})},
+                source={**source, **split.source, **({"limit": args.limit} if hasattr(args, "limit") else {})},
                 noise=split.noise,
                 seed=args.seed,
                 shards=args.shards,
@@ -151,6 +153,8 @@ def run_script(
 ) -> int:
     """Parses, works, and returns the exit code: 0, or 1 after one line on stderr. Wrong usage exits with 2."""
     args = parser.parse_args(argv)
+    # For torch, before it is imported: an image is too small to share, and threads on a busy machine only wait.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         work(args)
     except InputError as error:

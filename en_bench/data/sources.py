@@ -13,6 +13,7 @@ from en_bench.data.manifest import GIVEN
 from en_bench.errors import InputError
 
 _MAX_KEY_BYTES = 240  # key and extension must fit into a file name when somebody unpacks the tar
+_FORBIDDEN = {"", ".", ".."}  # as parts of a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def check_sources(samples: Sequence[Source], classes: int, masks: bool) -> tuple
     if not masks and (not columns or columns[0] != GIVEN):
         raise ValueError(f"the first label column must be {GIVEN!r}, got {columns}")
     origins: dict[str, str] = {}
+    checked: dict[int, Mapping[str, int]] = {}  # by identity: the samples of a class may share their labels
     for sample in samples:
         _check_key(sample)
         if sample.key in origins:
@@ -63,22 +65,30 @@ def check_sources(samples: Sequence[Source], classes: int, masks: bool) -> tuple
         origins[sample.key] = sample.origin
         if (sample.mask is not None) != masks:
             raise ValueError(f"{sample.origin}: masks must be there for all samples, or for none")
-        if tuple(sample.labels) != columns or not all(-1 <= label < classes for label in sample.labels.values()):
-            raise ValueError(f"{sample.origin}: labels {dict(sample.labels)} do not fit {columns}, {classes} classes")
+        labels = sample.labels
+        if id(labels) in checked:
+            continue
+        if tuple(labels) != columns or not all(-1 <= label < classes for label in labels.values()):
+            raise ValueError(f"{sample.origin}: labels {dict(labels)} do not fit {columns}, {classes} classes")
+        checked[id(labels)] = labels
     return columns
 
 
 def fingerprint(samples: Sequence[Source]) -> str:
     """sha256 (hex) over the keys and labels."""
     digest = hashlib.sha256()
+    encoded: dict[int, tuple[Mapping[str, int], bytes]] = {}  # by identity, which lasts as the labels are held here
     for sample in samples:
-        digest.update(json.dumps([sample.key, dict(sample.labels)]).encode() + b"\n")
+        found = encoded.get(id(sample.labels))
+        if found is None:
+            found = encoded[id(sample.labels)] = (sample.labels, json.dumps(dict(sample.labels)).encode())
+        digest.update(sample.key.encode() + b"\0" + found[1] + b"\n")
     return digest.hexdigest()
 
 
 def _check_key(sample: Source) -> None:
     parts = sample.key.split("/")
-    bad = any(part in ("", ".", "..") for part in parts) or "." in parts[-1] or not sample.key.isprintable()
+    bad = not _FORBIDDEN.isdisjoint(parts) or "." in parts[-1] or not sample.key.isprintable()
     if bad or len(sample.key.encode()) > _MAX_KEY_BYTES:
         raise InputError(
             f"{sample.origin}: {sample.key!r} cannot be a key: at most {_MAX_KEY_BYTES} bytes, printable, relative, "

@@ -26,6 +26,7 @@ from en_bench.errors import InputError
 
 SHARD_BYTES = 256 * 2**20  # of a shard whose number is left to us
 SHARD_SAMPLES = 10_000  # at most
+SPREAD, SPREAD_SAMPLES = 16, 1_000  # shards that a smaller set is cut into, for its workers, if they hold so many
 _PROBED = 64  # samples that are encoded to estimate the size of the set
 
 Progress = Callable[[int, int, int], None]  # called with (samples done, samples in all, bytes written)
@@ -104,7 +105,10 @@ class SplitJob:
         return number
 
     def _estimated_shards(self) -> int:
-        """Shards of about SHARD_BYTES and at most SHARD_SAMPLES, from the size of the first samples to be written."""
+        """Shards of about SHARD_BYTES and at most SHARD_SAMPLES, from the size of the first samples to be written.
+
+        Of a set that needs fewer than SPREAD of them, up to SPREAD shards of SPREAD_SAMPLES or more.
+        """
         sizes = []
         for position in self.order[:_PROBED].tolist():
             try:
@@ -112,8 +116,10 @@ class SplitJob:
             except (UnreadableImage, OSError):
                 continue
             sizes.append(size_in_tar(files))
-        total = len(self.samples) * (sum(sizes) / len(sizes) if sizes else 0)
-        return max(1, math.ceil(total / SHARD_BYTES), math.ceil(len(self.samples) / SHARD_SAMPLES))
+        count = len(self.samples)
+        total = count * (sum(sizes) / len(sizes) if sizes else 0)
+        spread = min(SPREAD, count // SPREAD_SAMPLES)
+        return max(1, spread, math.ceil(total / SHARD_BYTES), math.ceil(count / SHARD_SAMPLES))
 
     def _task(self, number: int, shards: int) -> ShardTask:
         count = len(self.samples)

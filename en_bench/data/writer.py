@@ -59,7 +59,8 @@ def write_split(
         noise: per label column what is known of its noise, such as kind, rate and seed. The realised rate is added
             here, over the samples written whose label in it and in column "clean" is known.
         seed: of the permutation.
-        shards: their number. By default as many as make shards of about 256 MiB and at most 10,000 samples.
+        shards: their number. By default as many as make shards of about 256 MiB and at most 10,000 samples; of a set
+            that needs fewer than 16, up to 16 of 1,000 samples or more.
         workers: processes. `encode` and the samples must be picklable for more than one.
         resume: go on with what an interrupted run left, if there is something.
         skipped: what the caller had to leave out already; listed first in skipped.csv.

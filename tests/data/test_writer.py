@@ -134,6 +134,10 @@ def test_the_number_of_shards_follows_from_size_and_samples(tmp_path, monkeypatc
     assert len(write(tmp_path / "few", samples, shards=None).shards) == 1
     monkeypatch.setattr(split_job, "SHARD_SAMPLES", 20)
     assert [shard.samples for shard in write(tmp_path / "many", samples, shards=None).shards] == [16, 17, 17]
+    monkeypatch.setattr(split_job, "SPREAD_SAMPLES", 12)
+    assert len(write(tmp_path / "spread", samples, shards=None).shards) == 4
+    monkeypatch.setattr(split_job, "SPREAD", 3)
+    assert len(write(tmp_path / "spread less", samples, shards=None).shards) == 3
     monkeypatch.setattr(split_job, "SHARD_SAMPLES", 10_000)
     monkeypatch.setattr(split_job, "SHARD_BYTES", 60_000)
     shards = write(tmp_path / "large", samples, shards=None).shards
