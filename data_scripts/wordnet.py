@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def require_imagenet_classes(found: Iterable[str], where: str) -> None:
     if len(listed) == len(wanted) and set(listed) == wanted:
         return
     missing, strange = sorted(wanted - set(listed)), sorted(set(listed) - wanted)
-    twice = sorted({name for name in listed if listed.count(name) > 1}) if len(listed) < 10_000 else []
+    twice = sorted(name for name, count in Counter(listed).items() if count > 1)
     details = [
         f"{len(names)} {what}, first {names[0]}"
         for what, names in (("missing", missing), ("not of ImageNet", strange), ("listed twice", twice))

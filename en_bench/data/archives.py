@@ -96,8 +96,8 @@ class RawFiles:
             self.refused.append((name, "a later member of the archive has the same name"))
         self._sources[name] = source
 
-    def _acceptable(self, name: str, size: int) -> bool:
-        """Notes why a file is refused, if it is."""
+    def _acceptable(self, name: str, size: int, prefix: str = "") -> bool:
+        """Notes why a file of the archive that `prefix` leads to is refused, if it is."""
         path = PurePosixPath(name)
         reason = ""
         if path.is_absolute() or ".." in path.parts:
@@ -107,7 +107,7 @@ class RawFiles:
         elif size > MAX_FILE:
             reason = f"{size:,} bytes: too large for an image"
         if reason:
-            self.refused.append((name, reason))
+            self.refused.append((prefix + name, reason))
         return not reason
 
     def _list_folder(self) -> None:
@@ -155,11 +155,11 @@ class RawFiles:
                     inner = tar.extractfile(member)
                     assert inner is not None
                     try:
-                        if self._acceptable(name, 0):
+                        if self._acceptable(member.name, 0, prefix):
                             self._list_tar(inner, path, start + member.offset_data, f"{name}/")
                     except tarfile.TarError as error:
                         raise tarfile.ReadError(f"{member.name}: {error}") from error
-                elif self._acceptable(member.name, member.size):
+                elif self._acceptable(member.name, member.size, prefix):
                     self._add(name, SpanBytes(path, start + member.offset_data, member.size))
 
     def _list_zip(self, path: str, prefix: str) -> None:
@@ -170,7 +170,7 @@ class RawFiles:
                 self.refused.append((prefix + member.filename, "is a link or no regular file"))
             elif member.flag_bits & 1:
                 self.refused.append((prefix + member.filename, "is encrypted"))
-            elif self._acceptable(member.filename, member.file_size):
+            elif self._acceptable(member.filename, member.file_size, prefix):
                 self._add(prefix + str(PurePosixPath(member.filename)), ZipBytes(path, member.filename))
 
     def _unpack(self, packed_file: IO[bytes], where: str, opener: _Opener) -> tuple[IO[bytes], str]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from en_bench.data.images import Encoded, UnreadableImage
 
+_PNG_BIT_DEPTH = 24  # offset of the IHDR chunk's bit depth in a PNG file
 IGNORE = 255  # the value of pixels that no class is asked of, in the masks of every set
 
 
@@ -36,14 +37,18 @@ class MaskEncoder:
         """
         try:
             with Image.open(io.BytesIO(raw), formats=("PNG",)) as mask:
-                mask.load()
                 if mask.mode not in ("L", "P"):
                     raise UnreadableImage(f"mask of mode {mask.mode}, not an index per pixel")
                 if mask.size != image.raw_size:
                     raise UnreadableImage(f"mask of {mask.size}, image of {image.raw_size} pixels")
                 values = np.asarray(mask)
+                if mask.mode == "L" and (depth := raw[_PNG_BIT_DEPTH]) < 8:
+                    # Pillow stretches grey of 2 and 4 bits to 0..255, which no index may be.
+                    values = values // (255 // (2**depth - 1))
         except UnreadableImage:
             raise
+        except UnidentifiedImageError:  # whose message is the address of a buffer
+            raise UnreadableImage("mask: not a PNG" if raw else "mask: empty file") from None
         except Exception as error:  # Pillow's decoders raise nearly any type on a damaged file
             raise UnreadableImage(f"mask: {' '.join(str(error).split()) or type(error).__name__}") from error
         lookup = np.full(256, -1, dtype=np.int16)

@@ -111,10 +111,12 @@ def write_splits(
         splits: at least one.
         dataset, classes, encode, encode_mask: as for `write_split`.
         source: provenance for the manifests.
-        notes: what to say before the closing line, such as what was left out.
+        notes: what to say before hours of work, such as what is left out.
         out: the folder of the splits, if it is not `--out` itself.
     """
     out = place(args.out) if out is None else out
+    for note in notes:
+        print(note, flush=True)
     written = []
     for split in splits:
         samples = limited(split.samples, args) if hasattr(args, "limit") else split.samples
@@ -138,8 +140,6 @@ def write_splits(
                 progress=progress,
             )
         written.append(manifest)
-    for note in notes:
-        print(note)
     samples_in_all, skipped = sum(m.count for m in written), sum(m.skipped for m in written)
     print(
         f"{shown(out)}: {samples_in_all:,} samples in {len(written)} split{'s' * (len(written) != 1)}, "
