@@ -137,7 +137,7 @@ class RecalibrateCLI(EnBenchCLI):
         data.open("fit" if given.split == "train" else "validate")
         name, manifest = _images_of(data, given.split)
         if given.split == "train":
-            there = order.train_steps(manifest.count, data.batch_size, ranks=1)
+            there = order.train_steps(data.train_count or 0, data.batch_size, ranks=1)
         else:
             there = order.eval_steps(manifest.count, data.val_batch_size, ranks=1)
         if given.batches is not None and given.batches > there:

@@ -179,7 +179,7 @@ class EnBenchCLI(LightningCLI):
         self._write_result(
             [self._folder() / FIT_RESULT],
             {
-                "train": _set_facts(data.train, data.train_manifest, data.labels),
+                "train": {**_set_facts(data.train, data.train_manifest, data.labels), "n": data.train_count},
                 "val": _set_facts(data.val, data.val_manifest, data.val_column),
                 "classes_digest": classes_digest(data.classes),
                 "epochs": self.trainer.current_epoch,

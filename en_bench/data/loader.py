@@ -46,48 +46,86 @@ class Batch(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the sampler asks the dataset for: the samples `indices` as they look in `epoch`."""
+    """What the sampler asks the dataset for: the samples at positions `indices` as they look in `epoch`."""
 
     epoch: int
     indices: NDArray[np.int64]
 
 
+def labelled_rows(manifest: Manifest, index: Index, labels: str) -> NDArray[np.int64]:
+    """Rows of the index whose label in column `labels` is known, ascending: those that can train.
+
+    Raises InputError for a column that the manifest lacks, and where no label is known.
+    """
+    if not manifest.columns:
+        raise InputError(f"{manifest.folder} has masks and no labels: name a set of labelled images")
+    if labels not in index.labels:
+        raise InputError(
+            f"{manifest.folder} has no label column '{labels}': choose one of {', '.join(manifest.columns)}"
+        )
+    rows = np.flatnonzero(index.labels[labels] >= 0)
+    if not len(rows):
+        raise InputError(
+            f"no sample of {manifest.folder} has a label in column '{labels}': choose another column or prepare the "
+            "set with that label"
+        )
+    return rows
+
+
 class StreamDataset(Dataset[Batch]):
     """The samples of one split, a whole batch at a time.
 
-    `labels` names the label column. Augmentation is a function of (seed, epoch, key). Raises InputError for a column
-    that the manifest lacks or that has unknown labels, and for an image that cannot be read or decoded.
+    Augmentation is a function of (seed, epoch, key). Raises InputError for a column that the manifest lacks or that has
+    unknown labels, and for an image that cannot be read or decoded.
+
+    Args:
+        manifest: of the split.
+        index: what `manifest.load_index()` returned.
+        labels: label column.
+        transform: from a decoded image to the network's input.
+        seed: of the augmentation.
+        skip_unknown: samples without a label in the column take no part, instead of the error. For training: noisy
+            labels outside a subset of the classes are unknown.
+
+    Attributes:
+        rows: row in the index by position in the data set, which is what requests hold.
     """
 
-    def __init__(self, manifest: Manifest, index: Index, labels: str, transform: Transform, seed: int) -> None:
-        if labels not in index.labels:
+    def __init__(
+        self,
+        manifest: Manifest,
+        index: Index,
+        labels: str,
+        transform: Transform,
+        seed: int,
+        skip_unknown: bool = False,
+    ) -> None:
+        self.rows = labelled_rows(manifest, index, labels)
+        unknown = len(index) - len(self.rows)
+        if unknown and not skip_unknown:
             raise InputError(
-                f"{manifest.folder} has no label column '{labels}': choose one of {', '.join(manifest.columns)}"
-            )
-        self.targets = index.labels[labels]
-        unknown = int((self.targets < 0).sum())
-        if unknown:
-            raise InputError(
-                f"{unknown} of {len(self.targets)} samples of {manifest.folder} have no label in column '{labels}': "
+                f"{unknown} of {len(index)} samples of {manifest.folder} have no label in column '{labels}': "
                 "choose another column or prepare the set with that label"
             )
+        self.targets = index.labels[labels]
         self.keys = index.keys
         self.reader = ShardReader(manifest, index)
         self.transform = transform
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.rows)
 
     def __getitem__(self, request: Request) -> Batch:
         epoch, indices = request
         size = self.transform.size
         valid = indices != PADDING
-        image = torch.zeros(len(indices), 3, size, size, dtype=torch.uint8)
-        for row in np.flatnonzero(valid):
-            image[row] = self._sample(int(indices[row]), epoch)
-        target = np.where(valid, self.targets[indices], 0).astype(np.int64)
-        return Batch(image, torch.from_numpy(target), torch.from_numpy(valid), torch.from_numpy(indices.copy()))
+        rows = np.where(valid, self.rows[indices], PADDING)
+        image = torch.zeros(len(rows), 3, size, size, dtype=torch.uint8)
+        for position in np.flatnonzero(valid):
+            image[position] = self._sample(int(rows[position]), epoch)
+        target = np.where(valid, self.targets[rows], 0).astype(np.int64)
+        return Batch(image, torch.from_numpy(target), torch.from_numpy(valid), torch.from_numpy(rows))
 
     def _sample(self, i: int, epoch: int) -> Tensor:
         data = self.reader.read(i)

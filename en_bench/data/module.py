@@ -10,7 +10,8 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from en_bench.data import order
-from en_bench.data.loader import Batch, EvalSampler, StreamDataset, TrainSampler, make_loader
+from en_bench.data.index import Index
+from en_bench.data.loader import Batch, EvalSampler, StreamDataset, TrainSampler, labelled_rows, make_loader
 from en_bench.data.manifest import Manifest, load_manifest, require_same_classes
 from en_bench.data.transforms import Transform, normalise
 from en_bench.errors import InputError
@@ -35,7 +36,7 @@ class ShardDataModule(LightningDataModule):
         train_transform: from a decoded image to the network's input, with augmentation.
         val_transform: the same for validation.
         root: the folder that all sets lie in (default: EN_BENCH_SHARDS, else `data`).
-        labels: label column that trains.
+        labels: label column that trains. Samples whose label in it is unknown take no part.
         val_labels: label column that validation scores against (default: `clean` where the set has it, else `given`).
         batch_size: training samples per rank and step.
         val_batch_size: validation samples per rank and step (default: `batch_size`). Scores do not depend on it.
@@ -78,6 +79,8 @@ class ShardDataModule(LightningDataModule):
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.train_manifest: Manifest | None = None
         self.val_manifest: Manifest | None = None
+        self.train_count: int | None = None  # samples that train, those with a label, once `open` has counted them
+        self._train_index: Index | None = None
         self._train_set: StreamDataset | None = None
         self._val_set: StreamDataset | None = None
 
@@ -99,8 +102,8 @@ class ShardDataModule(LightningDataModule):
     def open(self, stage: str, ranks: int = 1) -> None:
         """Opens and checks what `stage` ("fit" or "validate") needs, without any process group.
 
-        Raises InputError for a missing or damaged set, for classes of the two splits that differ, and for fewer
-        training samples than `ranks` x `batch_size`.
+        Raises InputError for a missing or damaged set, for classes of the two splits that differ, for a label column
+        that cannot train, and for fewer training samples with a label than `ranks` x `batch_size`.
         """
         if self.val_manifest is None:
             self.val_manifest = load_manifest(self.root / self.val)
@@ -109,15 +112,18 @@ class ShardDataModule(LightningDataModule):
             self.train_manifest = load_manifest(self.root / self.train)
             self.train_manifest.check_shards()
             require_same_classes(self.train_manifest.classes, self.val_manifest.classes, self.train, self.val)
-        if self.train_manifest is not None:
-            order.check_trainable(self.train_manifest.count, self.batch_size, ranks)
+            self._train_index = self.train_manifest.load_index()
+            self.train_count = len(labelled_rows(self.train_manifest, self._train_index, self.labels))
+        if self.train_count is not None:
+            order.check_trainable(self.train_count, self.batch_size, ranks)
 
     def setup(self, stage: str) -> None:
         self.open(stage, ranks=self._ranks())
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        if self.train_manifest is not None and self._train_set is None:
-            index = self.train_manifest.load_index()
-            self._train_set = StreamDataset(self.train_manifest, index, self.labels, self.train_transform, seed)
+        if self.train_manifest is not None and self._train_index is not None and self._train_set is None:
+            self._train_set = StreamDataset(
+                self.train_manifest, self._train_index, self.labels, self.train_transform, seed, skip_unknown=True
+            )
         if self.val_manifest is not None and self._val_set is None:
             index = self.val_manifest.load_index()
             self._val_set = StreamDataset(self.val_manifest, index, self.val_column, self.val_transform, seed)
