@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from data_scripts.mask_pairs import (
+from data_scripts.layouts.mask_pairs import (
     IMAGE_SUFFIXES,
     Layout,
     Role,

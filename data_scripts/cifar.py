@@ -29,8 +29,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from data_scripts.cifar_files import Found, find_set
-from data_scripts.cifar_labels import HumanLabels, Selection, read_human_labels, select_classes
+from data_scripts.layouts.cifar_files import Found, find_set
+from data_scripts.layouts.cifar_labels import HumanLabels, Selection, read_human_labels, select_classes
 from en_bench.data.archives import RawFiles
 from en_bench.data.classes import read_class_map
 from en_bench.data.prepare import (

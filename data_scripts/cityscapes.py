@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from data_scripts.mask_pairs import IMAGE_SUFFIXES, Layout, Role, mask_classes, pair_masks
+from data_scripts.layouts.mask_pairs import IMAGE_SUFFIXES, Layout, Role, mask_classes, pair_masks
 from en_bench.data.archives import RawFiles
 from en_bench.data.prepare import add_raw_options, image_encoder, make_parser, run_script, write_splits
 

@@ -13,6 +13,7 @@ and blurred a little. Every fifth typeface validates and the others train, so no
 the draws come from the sample's key, so none repeats and another --seed leaves the pictures as they are.
 
 Both are bright on dark, grey, 32x32, PNG. --noise flips labels of `given` in train only; `clean` keeps the truth.
+--class-map keeps and renames digits by a CSV, such as 0 to 9 to even and odd; labels flip among what this leaves.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import importlib.metadata
 import io
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from en_bench.data.classes import ClassMap, read_class_map
 from en_bench.data.images import ImageEncoder
 from en_bench.data.places import place
 from en_bench.data.prepare import Split, make_parser, run_script, write_splits
@@ -136,21 +138,34 @@ def prepare(args: argparse.Namespace) -> None:
     """Writes the four splits, after a look at the options."""
     if not 0 <= args.noise <= 1:
         raise InputError(f"--noise {args.noise} is not a rate: use 0 to 1")
+    class_map = read_class_map(args.class_map) if args.class_map else None
+    classes = list(class_map.classes) if class_map else CLASSES
+    if class_map and (strange := sorted(set(class_map.mapping) - set(CLASSES))):
+        raise InputError(f"{args.class_map}: maps {strange[0]!r}, no digit: use 0 to 9")
+    if len(classes) < 2 and args.noise:
+        raise InputError(f"{args.class_map}: one class has no other to flip to: leave --noise out")
     for name, splits in {"handwritten": handwritten_samples(), "typeset": typeset_samples()}.items():
         found = []
         for split, samples in splits.items():
-            noise = None
+            noise: dict[str, dict[str, object]] = {}
+            if class_map:
+                samples = [renamed for sample in samples if (renamed := _mapped(sample, class_map)) is not None]
             if split == "train" and args.noise > 0:
                 noise = {"given": {"kind": args.noise_kind, "rate": args.noise, "seed": args.seed}}
-                samples = [_flipped(sample, args.noise, args.seed) for sample in samples]
+                samples = [_flipped(sample, args.noise, len(classes), args.seed) for sample in samples]
             found.append(Split(split, samples, noise=noise))
         write_splits(
             args,
             found,
             out=place(args.out) / name,
             dataset=f"digits/{name}",
-            classes=CLASSES,
-            source={"script": "digits.py", "variant": name, "versions": _versions(name)},
+            classes=classes,
+            source={
+                "script": "digits.py",
+                "variant": name,
+                "versions": _versions(name),
+                **({"class_map": class_map.describe()} if class_map else {}),
+            },
             encode=ImageEncoder(encoding="png"),
         )
 
@@ -159,13 +174,19 @@ def _versions(variant: str) -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in _MADE_WITH[variant]}
 
 
-def _source(key: str, label: int, load: "partial[bytes]", origin: str) -> Source:
+def _source(key: str, label: int, load: Callable[[], bytes], origin: str) -> Source:
     return Source(key, {"given": label, "clean": label}, load, origin)
 
 
-def _flipped(sample: Source, rate: float, seed: int) -> Source:
+def _mapped(sample: Source, class_map: ClassMap) -> Source | None:
+    """The sample with the label that the map gives its digit; None where it gives none."""
+    target = class_map.mapping.get(CLASSES[sample.labels["clean"]])
+    return None if target is None else _source(sample.key, class_map.classes.index(target), sample.load, sample.origin)
+
+
+def _flipped(sample: Source, rate: float, classes: int, seed: int) -> Source:
     clean = sample.labels["clean"]
-    given = flip_label(clean, sample.key, rate=rate, classes=len(CLASSES), seed=seed)
+    given = flip_label(clean, sample.key, rate=rate, classes=classes, seed=seed)
     return Source(sample.key, {"given": given, "clean": clean}, sample.load, sample.origin)
 
 
@@ -181,6 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--noise", type=float, default=0.0, metavar="RATE", help="share of train labels to flip (%(default)s)"
     )
     parser.add_argument("--noise-kind", choices=["symmetric"], default="symmetric", help="how they flip (%(default)s)")
+    parser.add_argument(
+        "--class-map", metavar="CSV", help="columns source,target: the digits to keep, and what they are called"
+    )
     return run_script(parser, prepare, argv)
 
 

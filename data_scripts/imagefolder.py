@@ -1,164 +1,49 @@
-r"""Prepares any folder or tar of `<split>/<class>/<file>` images, or of images that a CSV lists.
+r"""Prepares any folder or archive of images in folders by class, or in another layout that --layout names.
 
     python data_scripts/imagefolder.py --raw cifar10.tar.xz --out data/cifar7 --dataset cifar7 \
-        --class-map seven.csv --split-map test=val
-    python data_scripts/imagefolder.py --raw tiny.tar.xz --out data/tiny7 --dataset tiny7 --short-side 32 \
-        --csv labels.csv --csv-columns class=cifar10_class
+        --class-map data_scripts/classes/cifar7.csv --split-map test=val
+    python data_scripts/imagefolder.py --raw photos --out data/mine --dataset mine --csv labels.csv
 
-Each split becomes DIR/<split>. Classes are sorted by name and the same in all splits. Only `given` labels are known.
+Each split becomes DIR/<split>. The layouts:
+
+    tree      <split>/<class>/<file>; with --split NAME, <class>/<file>; with --csv, as the CSV says
+    cub200    CUB-200-2011: images.txt, image_class_labels.txt, classes.txt, train_test_split.txt, images/
+    cars      Stanford Cars: the devkit's .mat files with cars_test_annos_withlabels.mat, cars_train/, cars_test/
+    aircraft  FGVC-Aircraft 2013b: data/images, data/images_variant_*.txt, data/variants.txt
+    arrays    CIFAR-10.1: NAME_data.npy, NAME_labels.npy; CIFAR-10-C: CORRUPTION.npy, labels.npy
+
+Classes are sorted by name, or as the set publishes them, and the same in all splits. Only `given` labels are known.
+docs/datasets.md has a recipe for each.
 """
 
 import argparse
-import hashlib
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 
+from data_scripts.layouts.aircraft import list_aircraft
+from data_scripts.layouts.arrays import SEVERITIES, list_corruption, list_pair
+from data_scripts.layouts.cars import list_cars
+from data_scripts.layouts.cub200 import list_cub200
+from data_scripts.layouts.listing import Listing
+from data_scripts.layouts.naming import add_class_options, write_listing
+from data_scripts.layouts.table import list_table
+from data_scripts.layouts.tree import list_class_folders, list_tree
 from en_bench.data.archives import RawFiles
-from en_bench.data.classes import ClassMap, read_class_map
-from en_bench.data.prepare import (
-    Split,
-    add_raw_options,
-    image_encoder,
-    make_parser,
-    run_script,
-    shortened,
-    write_splits,
-)
-from en_bench.data.sources import Skipped, Source
-from en_bench.data.tables import parse_csv, table_bytes
+from en_bench.data.prepare import add_raw_options, make_parser, run_script
 from en_bench.errors import InputError
 
-_CSV_COLUMNS = ("path", "class", "split")
-_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
-
-
-@dataclass(frozen=True)
-class Item:
-    """One file with its place in the data set. `refusal` says why it cannot be read, empty if it can."""
-
-    name: str
-    split: str
-    category: str
-    key: str
-    refusal: str = ""
-
-
-@dataclass
-class Listing:
-    """What was found, and in words what was left out."""
-
-    items: list[Item] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def note(self, count: int, what: str, names: Iterable[str] = ()) -> None:
-        if count:
-            first = next(iter(names), None)
-            self.notes.append(f"left out {count:,} {what}" + (f" (first: {first!r})" if first is not None else ""))
-
-
-def list_tree(raw: RawFiles, split_map: dict[str, str]) -> Listing:
-    """Places files by their path, `<split>/<class>/...`; a common folder above the splits is passed over.
-
-    Raises InputError where a class is named like a split and its split is not, and where nothing tells whether the
-    only top-level folder is a split or a folder above the splits.
-    """
-    paths = {name: PurePosixPath(name).parts for name in raw.names}
-    reasons = dict(raw.refused)
-    refused = {name: tuple(p for p in PurePosixPath(name).parts if p not in ("/", "..")) for name in reasons}
-
-    def is_split(part: str) -> bool:
-        return part in split_map or part.lower() in _SPLIT_NAMES
-
-    deep = [(name, parts) for name, parts in paths.items() if len(parts) > 2]
-    misplaced = [(name, parts) for name, parts in deep if is_split(parts[1]) and not is_split(parts[0])]
-    single = len({parts[0] for _, parts in deep}) == 1
-    wrapped = single and any(len(parts) > 3 for _, parts in misplaced)
-    if misplaced and not wrapped:
-        name, parts = misplaced[0]
-        raise InputError(
-            f"{raw.path}: {name!r} would be of split {parts[0]!r} and class {parts[1]!r}, which is named like a split: "
-            f"--raw must hold <split>/<class>/<file>; if {parts[0]!r} is a split, use --split-map {parts[0]}=NAME"
-        )
-    if single and not wrapped and not is_split(deep[0][1][0]) and any(len(parts) > 3 for _, parts in deep):
-        top = deep[0][1][0]
-        raise InputError(
-            f"{raw.path}: {top!r} may be a split or a folder above the splits: use --split-map {top}=NAME if it is a "
-            "split, else --split-map FOLDER=NAME for the splits in it, or name the folder that holds them with --raw"
-        )
-    listing, outside = Listing(), []
-    for name, parts in [*paths.items(), *refused.items()]:
-        parts = parts[1:] if wrapped else parts
-        if len(parts) < 3:
-            outside.append(name)
-            continue
-        key = _key(parts[1:])
-        listing.items.append(Item(name, split_map.get(parts[0], parts[0]), parts[1], key, reasons.get(name, "")))
-    listing.note(len(outside), "files that are not in <split>/<class>/", outside)
-    return listing
-
-
-def list_table(raw: RawFiles, table: str, columns: dict[str, str], split_map: dict[str, str]) -> Listing:
-    """Places the files that a CSV names."""
-    rows = parse_csv(table_bytes(table, raw), table, list(columns.values()))
-    known, reasons = set(raw.names), dict(raw.refused)
-    listing = Listing()
-    listed = set()
-    for row in rows:
-        name = str(PurePosixPath(row[columns["path"]]))
-        split = row[columns["split"]]
-        refusal = reasons.get(name, "" if name in known else f"listed in {table}, not in {raw.path.name}")
-        key = _key(PurePosixPath(name).parts)
-        listing.items.append(Item(name, split_map.get(split, split), row[columns["class"]], key, refusal))
-        listed.add(name)
-    others = sorted((known | set(reasons)) - listed - {table})
-    listing.note(len(others), f"files that {table} does not list", others)
-    return listing
-
-
-def tell_apart(listing: Listing) -> None:
-    """Adds the extension to the keys of files that differ in nothing else: `a_jpg` and `a_png`."""
-    longer = [item.key + PurePosixPath(item.name).suffix.replace(".", "_") for item in listing.items]
-    while True:
-        uses = Counter((item.split, item.key) for item in listing.items)
-        changed = False
-        for position, item in enumerate(listing.items):
-            if uses[item.split, item.key] > 1 and item.key != longer[position]:
-                listing.items[position] = replace(item, key=longer[position])
-                changed = True
-        if not changed:  # a longer key may meet another file's, which then becomes longer too
-            return
-
-
-def note_uneven_classes(listing: Listing) -> None:
-    """Says which classes occur in some of the splits only. Subsets may be so; misread folders are."""
-    splits: dict[str, set[str]] = {}
-    for item in listing.items:
-        if not item.refusal:
-            splits.setdefault(item.category, set()).add(item.split)
-    every = set().union(*splits.values())
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for category in sorted(splits):
-        if splits[category] != every:
-            groups.setdefault(tuple(sorted(splits[category])), []).append(category)
-    for where, names in sorted(groups.items()):
-        listing.notes.append(f"{len(names):,} classes occur in {' and '.join(where)} only: {shortened(names)}")
-
-
-def apply_class_map(listing: Listing, class_map: ClassMap) -> None:
-    """Renames the classes of the listing and drops those that the map lacks."""
-    mapping, table = class_map.mapping, class_map.name
-    found = Counter(item.category for item in listing.items)
-    dropped = sorted(found.keys() - mapping.keys())
-    listing.items = [
-        replace(item, category=mapping[item.category]) for item in listing.items if item.category in mapping
-    ]
-    count = sum(found[category] for category in dropped)
-    listing.note(count, f"files of {len(dropped)} classes that {table} does not map", dropped)
-    absent = sorted(mapping.keys() - found.keys())
-    listing.note(len(absent), f"classes of {table} that have no files", absent)
+_PUBLISHED = {"cub200": list_cub200, "cars": list_cars, "aircraft": list_aircraft}
+# Options that only some layouts take, and the layouts: elsewhere they would be passed over without a word.
+_ONLY_WITH = {
+    "csv": ("tree",),
+    "csv_columns": ("tree",),
+    "subfolder": ("tree",),
+    "split": ("tree", "arrays"),
+    "split_map": ("tree", *_PUBLISHED),
+    "arrays": ("arrays",),
+    "corruption": ("arrays",),
+    "severity": ("arrays",),
+}
 
 
 def parse_pairs(text: str, option: str) -> dict[str, str]:
@@ -172,81 +57,91 @@ def parse_pairs(text: str, option: str) -> dict[str, str]:
     return pairs
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """Raises InputError for options that do not go together."""
+    for name, layouts in _ONLY_WITH.items():
+        if getattr(args, name) is not None and args.layout not in layouts:
+            raise InputError(f"--{name.replace('_', '-')} means nothing to --layout {args.layout}: leave it out")
+    if args.csv_columns and not args.csv:
+        raise InputError("--csv-columns means nothing without --csv: leave it out, or name the CSV")
+    if args.csv and args.subfolder:
+        raise InputError("--csv names every file: leave --subfolder out")
+    if args.split and args.split_map:
+        raise InputError("--split puts everything into one split: leave --split-map out")
+    if args.severity and not args.corruption:
+        raise InputError("--severity means nothing without --corruption: name one, such as gaussian_noise")
+    if args.corruption and args.arrays:
+        raise InputError("--arrays is for CIFAR-10.1, --corruption for CIFAR-10-C: leave one out")
+
+
+def read_layout(args: argparse.Namespace, raw: RawFiles, split_map: dict[str, str]) -> tuple[Listing, str]:
+    """What the layout finds among the raw files, and where it looks for images, in words."""
+    if args.layout in _PUBLISHED:
+        return _PUBLISHED[args.layout](raw, split_map), f"the layout of {args.layout}"
+    if args.layout == "arrays":
+        split = args.split or "val"
+        if args.corruption:
+            return list_corruption(raw, args.corruption, args.severity, split), f"{args.corruption}.npy"
+        name = args.arrays or "cifar10.1_v6"
+        return list_pair(raw, name, split), f"{name}_data.npy"
+    if args.csv:
+        renamed = parse_pairs(args.csv_columns, "--csv-columns") if args.csv_columns else {}
+        return list_table(raw, args.csv, renamed, split_map, args.split or ""), f"the files that {args.csv} names"
+    if args.split:
+        return list_class_folders(raw, args.split, args.subfolder or ""), "<class>/"
+    return list_tree(raw, split_map, args.subfolder or ""), "<split>/<class>/"
+
+
 def prepare(args: argparse.Namespace) -> None:
     """Writes every split that the raw files hold."""
+    check_options(args)
     split_map = parse_pairs(args.split_map, "--split-map") if args.split_map else {}
-    raw = RawFiles(args.raw)
+    raw = RawFiles(args.raw, nested=True)
+    listing, layout = read_layout(args, raw, split_map)
     source: dict[str, object] = {
         "script": "imagefolder.py",
         "raw": raw.path.resolve().name,
+        "layout": args.layout,
         "split_map": split_map,
     }
-    if args.csv:
-        renamed = parse_pairs(args.csv_columns, "--csv-columns") if args.csv_columns else {}
-        columns = {name: name for name in _CSV_COLUMNS} | renamed
-        if set(columns) != set(_CSV_COLUMNS):
-            raise InputError(f"--csv-columns {args.csv_columns}: only path, class and split can be called otherwise")
-        listing = list_table(raw, args.csv, columns, split_map)
-        source |= {"csv_sha256": hashlib.sha256(table_bytes(args.csv, raw)).hexdigest(), "csv_columns": columns}
-    else:
-        listing = list_tree(raw, split_map)
-    tell_apart(listing)
-    classes = sorted({item.category for item in listing.items if not item.refusal})
-    if args.class_map:
-        class_map = read_class_map(args.class_map, raw)
-        apply_class_map(listing, class_map)
-        classes = list(class_map.classes)
-        source["class_map"] = class_map.describe()
-    readable = {item.split for item in listing.items if not item.refusal}
-    if not readable:
-        left_out = f" ({'; '.join(listing.notes)})" if listing.notes else ""
-        raise InputError(f"{raw.path}: no images in <split>/<class>/{left_out}: correct --raw, or use --csv")
-    strays = [item.name for item in listing.items if item.split not in readable]
-    listing.note(len(strays), "files of splits in which nothing can be read", strays)
-    note_uneven_classes(listing)
-    number = {name: position for position, name in enumerate(classes)}
-    splits = []
-    for split in sorted(readable):
-        items = [item for item in listing.items if item.split == split]
-        samples = [
-            Source(item.key, {"given": number[item.category]}, raw.source(item.name), item.name)
-            for item in items
-            if not item.refusal
-        ]
-        splits.append(Split(split, samples, [Skipped(i.key, i.name, i.refusal) for i in items if i.refusal]))
-    write_splits(
-        args,
-        splits,
-        dataset=args.dataset,
-        classes=classes,
-        source=source,
-        encode=image_encoder(args),
-        notes=[f"{len(classes)} classes: {shortened(classes)}" + "".join(f"; {note}" for note in listing.notes)],
-    )
-
-
-def _key(parts: Sequence[str]) -> str:
-    """Path without its extension; further dots of the file's name would look like extensions to readers of shards."""
-    *folders, file = parts
-    return "/".join([*folders, file.rpartition(".")[0].replace(".", "_") or file])
+    chosen = ("split", "subfolder", "corruption", "severity")
+    source |= {name: getattr(args, name) for name in chosen if getattr(args, name) is not None}
+    write_listing(args, raw, listing, dataset=args.dataset, source=source, layout=layout)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__.partition("\n")[0])
     add_raw_options(parser)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="name of the data set in its manifests")
-    places = parser.add_mutually_exclusive_group()
-    places.add_argument(
-        "--csv", metavar="FILE", help="names path, class and split of each file; on disk or within --raw"
+    parser.add_argument(
+        "--layout",
+        choices=["tree", *_PUBLISHED, "arrays"],
+        default="tree",
+        help="how the files lie (%(default)s: <split>/<class>/<file>)",
     )
-    places.add_argument("--class-map", metavar="FILE", help="CSV source,target of the classes to keep")
+    add_class_options(parser)
+    parser.add_argument("--split", metavar="NAME", help="the one split of files that lie in <class>/<file>")
+    parser.add_argument(
+        "--subfolder", metavar="PATH", help="use only what lies in the folder of this path, such as motion_blur/1"
+    )
+    parser.add_argument("--split-map", metavar="PAIRS", help="splits to rename, for example test=val")
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="names path, class and split of each file (no split with --split); on disk or within --raw",
+    )
     parser.add_argument(
         "--csv-columns",
-        default="",
         metavar="PAIRS",
         help="what --csv calls its columns path, class and split, for example class=label",
     )
-    parser.add_argument("--split-map", metavar="PAIRS", help="splits to rename, for example test=val")
+    parser.add_argument(
+        "--arrays", metavar="NAME", help="of --layout arrays: NAME_data.npy, NAME_labels.npy (cifar10.1_v6)"
+    )
+    parser.add_argument("--corruption", metavar="NAME", help="of CIFAR-10-C, such as gaussian_noise")
+    parser.add_argument(
+        "--severity", type=int, choices=range(1, SEVERITIES + 1), help="of the corruption; by default all of them"
+    )
     return run_script(parser, prepare, argv)
 
 

@@ -27,8 +27,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_scripts.imagenet_files import PUBLISHED, SPLITS, Image, list_images, without_copies
-from data_scripts.imagenet_labels import (
+from data_scripts.layouts.imagenet_files import PUBLISHED, SPLITS, Image, list_images, without_copies
+from data_scripts.layouts.imagenet_labels import (
     Companions,
     Synsets,
     label_val,
@@ -36,7 +36,7 @@ from data_scripts.imagenet_labels import (
     read_solution,
     read_synsets,
 )
-from data_scripts.wordnet import imagenet_classes
+from data_scripts.layouts.wordnet import imagenet_classes
 from en_bench.data.archives import RawFiles
 from en_bench.data.classes import ClassMap, read_class_map
 from en_bench.data.places import shown
@@ -172,7 +172,8 @@ def prepare(args: argparse.Namespace) -> None:
     for split in found:
         if not any(image.wnid in labels for image in split.images):
             raise InputError(f"{args.class_map}: keeps no image of {split.name}: add its classes, or use --splits")
-    splits, notes = [], []
+    splits: list[Split] = []
+    notes: list[str] = []
     for split in found:
         samples = [
             Source(image.key, labels[image.wnid], raw.source(image.name), image.name)

@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_scripts.webvision_images import VALIDATION, Images, find_images
-from data_scripts.webvision_lists import (
+from data_scripts.layouts.webvision_images import VALIDATION, Images, find_images
+from data_scripts.layouts.webvision_lists import (
     TRAIN_LIST,
     VAL_LIST,
     Info,
@@ -38,7 +38,7 @@ from data_scripts.webvision_lists import (
     read_train_list,
     read_val_list,
 )
-from data_scripts.wordnet import imagenet_classes
+from data_scripts.layouts.wordnet import imagenet_classes
 from en_bench.data.archives import RawFiles
 from en_bench.data.classes import ClassMap, read_class_map
 from en_bench.data.prepare import Split, add_raw_options, image_encoder, make_parser, run_script, write_splits

@@ -25,6 +25,7 @@ def _execute(argv: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     from en_bench import norms_verbs
     from en_bench.benchmark import verbs as bench_verbs
+    from en_bench.data import verbs as data_verbs
     from en_bench.matrix.verbs import add_verbs
 
     parser = argparse.ArgumentParser(
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb, meaning in TRAINING_VERBS.items():
         verbs.add_parser(verb, help=meaning, add_help=False)
     add_verbs(verbs)
+    data_verbs.add_verbs(verbs)
     norms_verbs.add_verbs(verbs)
     bench_verbs.add_verbs(verbs)
     return parser

@@ -18,23 +18,6 @@ def tables(record: Mapping[str, Any]) -> dict[str, list[Table]]:
     return {section: list(made[section](record)) for section in record["sections"]}
 
 
-def notes(record: Mapping[str, Any]) -> list[str]:
-    """What the figures depend on."""
-    commit = record["commit"]
-    sha = "unknown" if commit["sha"] is None else commit["sha"][:12] + (" and changes" if commit["dirty"] else "")
-    packages = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    load = record["load_average"]
-    return [
-        *([] if record["complete"] else ["incomplete: the command ended before its last section"]),
-        f"device: {record['device']}",
-        f"load average over a minute: {load['before']:.2f} before, {load['after']:.2f} after",
-        f"versions: {packages}",
-        f"commit: {sha}; EN_BENCH_NORMS: {record['mode']}",
-        f"measured: {record['started']} to {record['finished']}",
-        *(f"warning: {text}" for text in record["warnings"]),
-    ]
-
-
 def _layers(record: Mapping[str, Any]) -> Iterator[Table]:
     section, settings = record["sections"]["layers"], record["settings"]
     for dtype in settings["dtypes"]:

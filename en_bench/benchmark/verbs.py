@@ -1,4 +1,5 @@
-"""The verb `en-bench bench norms`. What is imported when `en-bench` starts is here, and needs no torch.
+"""The verbs `en-bench bench norms` and `en-bench bench prepare`. What is imported when `en-bench` starts is here, and
+needs no torch.
 
 The results in benchmarks/results/norms are those of a machine that does nothing else, two cores and 20 minutes:
 
@@ -6,7 +7,9 @@ The results in benchmarks/results/norms are those of a machine that does nothing
     en-bench bench norms --steps --threads 2 --norms bn,sn,en --no-obvious
     en-bench bench norms --memory --first-use --threads 2 --norms bn,sn,en,bin --no-obvious
 
-each with `--json FILE --markdown FILE`.
+each with `--json FILE --markdown FILE`; those in benchmarks/results/prepare come of
+
+    en-bench bench prepare imagenet_sample_250.tar --json FILE --markdown FILE
 """
 
 import argparse
@@ -48,12 +51,45 @@ def add_verbs(subparsers: "Subparsers") -> None:
     norms.add_argument("--no-obvious", action="store_true", help="leave out the obvious formulations of EN and SN")
     norms.add_argument("--peak-gbs", type=float, metavar="GB/S", help="memory bandwidth (default: what the GPU tells)")
     norms.add_argument("--quick", action="store_true", help="tiny shapes and networks: shows that it runs, and no more")
-    norms.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, after every section")
-    norms.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
-    norms.add_argument(
+    _add_files(norms)
+    norms.set_defaults(handler=_bench_norms)
+    _add_prepare(verbs)
+
+
+def _add_prepare(verbs: "Subparsers") -> None:
+    description = (
+        "write_split on the JPEGs of an archive, beside decoding, encoding and copying alone, interleaved in one run; "
+        "workers; quality of resized images; hours for ImageNet and WebVision. Use a machine that does no more."
+    )
+    prepare = verbs.add_parser("prepare", help="raw images into shards", description=description)
+    prepare.add_argument("archive", nargs="?", type=Path, metavar="ARCHIVE", help="tar, zip or folder of JPEGs")
+    prepare.add_argument("--gb", type=float, metavar="GB", help="repeat the images to so many gigabytes (2)")
+    prepare.add_argument(
+        "--short-side", type=int, default=352, metavar="PIXELS", help="of resized images (%(default)s)"
+    )
+    prepare.add_argument("--quality", type=int, default=90, help="of resized images, 1 to 95 (%(default)s)")
+    prepare.add_argument("--workers", default="1,2", metavar="LIST", help="numbers of processes (%(default)s)")
+    prepare.add_argument("--repeats", type=int, metavar="N", help="times of which the median is taken (8, 5 and 3)")
+    prepare.add_argument(
+        "--scratch", type=Path, metavar="DIR", help="disk with room for twice the images (default: for temporary files)"
+    )
+    prepare.add_argument("--quick", action="store_true", help="few images, twice: shows that it runs, and no more")
+    _add_files(prepare)
+    prepare.set_defaults(handler=_bench_prepare)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, after every section")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    parser.add_argument(
         "--from", type=Path, metavar="FILE", dest="source", help="measure nothing: tables of a --json FILE"
     )
-    norms.set_defaults(handler=_bench_norms)
+
+
+def _bench_prepare(args: argparse.Namespace, execute: "Execute") -> int:
+    from en_bench.benchmark.prepare import bench_prepare
+
+    return bench_prepare(args)
 
 
 def _bench_norms(args: argparse.Namespace, execute: "Execute") -> int:

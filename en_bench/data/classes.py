@@ -13,7 +13,7 @@ from en_bench.data.archives import RawFiles
 from en_bench.data.tables import parse_csv, table_bytes
 from en_bench.errors import InputError
 
-_VERSION = re.compile(rb"^#\s*version:?\s*(\S+)", re.MULTILINE)
+_VERSION = re.compile(rb"^#.*\bversion:?\s*(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

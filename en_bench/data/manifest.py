@@ -123,7 +123,7 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
         raise InputError(f"{path}: format version {version}, this en_bench reads {VERSION}: prepare the split again")
     try:
         return _from_fields(folder, fields, hashlib.sha256(content).hexdigest())
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}: {error}): prepare the split again") from error
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from en_bench.data.images import Encoded, UnreadableImage
+from en_bench.data.images import PNG_BIT_DEPTH, Encoded, UnreadableImage
 
-_PNG_BIT_DEPTH = 24  # offset of the IHDR chunk's bit depth in a PNG file
 IGNORE = 255  # the value of pixels that no class is asked of, in the masks of every set
 
 
@@ -42,7 +41,7 @@ class MaskEncoder:
                 if mask.size != image.raw_size:
                     raise UnreadableImage(f"mask of {mask.size}, image of {image.raw_size} pixels")
                 values = np.asarray(mask)
-                if mask.mode == "L" and (depth := raw[_PNG_BIT_DEPTH]) < 8:
+                if mask.mode == "L" and (depth := raw[PNG_BIT_DEPTH]) < 8:
                     # Pillow stretches grey of 2 and 4 bits to 0..255, which no index may be.
                     values = values // (255 // (2**depth - 1))
         except UnreadableImage:

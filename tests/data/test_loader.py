@@ -76,9 +76,7 @@ def test_two_ranks_see_what_one_rank_with_both_batches_sees(shards):
     ranks=st.integers(1, 8),
     batch=st.integers(1, 24),
 )
-def test_evaluation_sees_each_sample_once_for_any_shards_ranks_and_batch(
-    tmp_path_factory, count, shards, ranks, batch
-):
+def test_evaluation_sees_each_sample_once_for_any_shards_ranks_and_batch(tmp_path_factory, count, shards, ranks, batch):
     folder = make_split(tmp_path_factory.mktemp("drawn") / "val", count, shards=shards)
     manifest = load_manifest(folder)
     data = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), 0)

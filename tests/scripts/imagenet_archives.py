@@ -12,7 +12,7 @@ import pytest
 from scipy.io import savemat
 
 from data_scripts import imagenet
-from data_scripts.wordnet import imagenet_classes
+from data_scripts.layouts.wordnet import imagenet_classes
 from tests.scripts.raw import jpeg, png, tar_bytes, truncated_jpeg, turned_jpeg, write_tree
 
 TENCH, GOLDFISH, SHARK, TISSUE = "n01440764", "n01443537", "n01484850", "n15075141"  # labels 0, 1, 2, 999

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_scripts import cifar
-from data_scripts.cifar_sets import CIFAR10, CIFAR100
+from data_scripts.layouts.cifar_sets import CIFAR10, CIFAR100
 from en_bench.data.manifest import load_manifest, to_fields
 from tests.scripts.raw import (
     fit_and_validate,

@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 from collections import Counter
@@ -24,6 +25,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def hashed(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
+
+
 def arrays(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     manifest = load_manifest(folder)
     index = manifest.load_index()
@@ -36,7 +41,7 @@ def arrays(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 @pytest.mark.parametrize(("split", "count"), SPLITS.items())
 def test_every_split_is_whole_and_balanced(prepared, split, count):
     manifest = load_manifest(prepared / split)
-    manifest.verify_shards()
+    assert hashed(prepared / split) == {shard.name: shard.sha256 for shard in manifest.shards}
     assert (manifest.dataset, manifest.count, manifest.skipped) == (f"digits/{split.split('/')[0]}", count, 0)
     assert manifest.classes == tuple("0123456789")
     assert manifest.columns == ("given", "clean")
@@ -50,10 +55,10 @@ def test_noise_is_in_the_given_labels_of_train_only(prepared, split):
     labels = manifest.load_index().labels
     flipped = labels["given"] != labels["clean"]
     if split.endswith("val"):
-        assert manifest.noise is None
+        assert manifest.noise == {}
         assert not flipped.any()
     else:
-        assert manifest.noise == {"kind": "symmetric", "rate": 0.4, "seed": 0, "realised": flipped.mean()}
+        assert manifest.noise == {"given": {"kind": "symmetric", "rate": 0.4, "seed": 0, "realised": flipped.mean()}}
         assert abs(flipped.mean() - 0.4) < 4 * (0.4 * 0.6 / manifest.count) ** 0.5
 
 
@@ -133,7 +138,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(prepared, tmp_pat
     command = [sys.executable, digits.__file__, "--out", tmp_path, "--noise", "0.4"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     for split, count in SPLITS.items():
-        assert f"{split}: {count:,} of {count:,} samples" in run.stderr
+        assert f"{split.partition('/')[2]}: {count:,} of {count:,} samples" in run.stderr
         assert f"wrote {count:,} samples" in run.stdout
         assert load_manifest(tmp_path / split).digest == load_manifest(prepared / split).digest
     assert "\r" not in run.stderr
@@ -152,7 +157,32 @@ def test_digits_drawn_by_other_versions_are_not_taken_for_the_same(tmp_path, cap
     assert source["versions"] == digits._versions("handwritten")
     monkeypatch.setattr(digits, "_versions", lambda variant: {"pillow": "9.0.0", "scikit-learn": "1.0"})
     assert digits.main(["--out", str(tmp_path)]) == 1
-    assert "made with other source: remove it" in capsys.readouterr().err
+    assert "made with other source.versions.pillow, source.versions.scikit-learn: remove it" in capsys.readouterr().err
+
+
+def test_a_class_map_makes_even_and_odd(tmp_path, capsys, monkeypatch):
+    # the first 40 digits: three times 0 to 9, then 0 9 5 5 6 5 0 9 8 9: 15 + 4 even, 15 + 6 odd, of which three are 1
+    few = {"train": digits.handwritten_samples()["train"][:40]}
+    monkeypatch.setattr(digits, "typeset_samples", dict)
+    monkeypatch.setattr(digits, "handwritten_samples", lambda: few)
+    table = tmp_path / "parity.csv"
+    rows = [f"{digit},{'odd' if digit % 2 else 'even'}" for digit in range(10) if digit != 1]
+    table.write_text("\n".join(["# version: 3", "source,target", *rows]) + "\n")
+    options = ["--out", str(tmp_path / "out"), "--class-map", str(table), "--workers", "1"]
+    assert digits.main([*options, "--noise", "0.5"]) == 0
+    manifest = load_manifest(tmp_path / "out" / "handwritten" / "train")
+    assert manifest.classes == ("even", "odd")
+    assert (manifest.source["class_map"]["file"], manifest.source["class_map"]["version"]) == ("parity.csv", "3")
+    labels = manifest.load_index().labels
+    assert np.bincount(labels["clean"]).tolist() == [19, 18]
+    assert set(labels["given"].tolist()) == {0, 1} and (labels["given"] != labels["clean"]).any()
+    for content, message in (
+        ("11,x", "maps '11', no digit: use 0 to 9"),
+        ("1,x\n2,x", "one class has no other to flip to"),
+    ):
+        table.write_text(f"source,target\n{content}\n")
+        assert digits.main([*options, "--noise", "0.5"]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_wrong_rates_and_options_end_with_their_codes(tmp_path, capsys):

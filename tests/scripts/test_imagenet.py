@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from data_scripts import imagenet
-from data_scripts.imagenet_files import list_images
-from data_scripts.wordnet import imagenet_classes
+from data_scripts.layouts.imagenet_files import list_images
+from data_scripts.layouts.wordnet import imagenet_classes
 from en_bench.data.manifest import load_manifest, to_fields
 from tests.scripts import raw
 from tests.scripts.imagenet_archives import (

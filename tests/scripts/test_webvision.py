@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data_scripts import webvision
-from data_scripts.wordnet import imagenet_classes
+from data_scripts.layouts.wordnet import imagenet_classes
 from en_bench.data.manifest import load_manifest
 from tests.scripts.raw import (
     REPO,

@@ -5,7 +5,7 @@ import re
 import pytest
 from timm.data import ImageNetInfo
 
-from data_scripts.wordnet import imagenet_classes, require_imagenet_classes
+from data_scripts.layouts.wordnet import imagenet_classes, require_imagenet_classes
 from en_bench.errors import InputError
 
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from data_scripts.cifar_sets import SETS, Cifar
+from data_scripts.layouts.cifar_sets import SETS, Cifar
 from en_bench.data.archives import RawFiles
 from en_bench.data.pickles import read_mapping
 from en_bench.data.places import shown

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from data_scripts.wordnet import imagenet_classes
+from data_scripts.layouts.wordnet import imagenet_classes
 from en_bench.data.archives import RawFiles
 from en_bench.data.sources import Skipped
 

@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data_scripts.imagenet_files import PUBLISHED, VAL_PREFIX, Image
-from data_scripts.wordnet import imagenet_classes, require_imagenet_classes
+from data_scripts.layouts.imagenet_files import PUBLISHED, VAL_PREFIX, Image
+from data_scripts.layouts.wordnet import imagenet_classes, require_imagenet_classes
 from en_bench.data.archives import RawFiles
 from en_bench.data.places import shown
 from en_bench.data.tables import parse_csv

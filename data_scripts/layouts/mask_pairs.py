@@ -75,7 +75,7 @@ def mask_classes(table: str, ignored: Iterable[int]) -> tuple[ClassMap, MaskEnco
         table: name of the file in `classes`.
         ignored: further published values, of pixels that no class is asked of.
     """
-    class_map = read_class_map(str(Path(__file__).parent / "classes" / table))
+    class_map = read_class_map(str(Path(__file__).parents[1] / "classes" / table))
     numbers = {int(value): number for number, value in enumerate(class_map.mapping)}
     return class_map, MaskEncoder({**dict.fromkeys(ignored, IGNORE), **numbers}, len(numbers))
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from data_scripts.wordnet import require_imagenet_classes
+from data_scripts.layouts.wordnet import require_imagenet_classes
 from en_bench.data.archives import RawFiles
 from en_bench.errors import InputError
 

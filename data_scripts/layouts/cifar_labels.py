@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_scripts.cifar_files import Found
-from data_scripts.cifar_sets import Cifar
+from data_scripts.layouts.cifar_files import Found
+from data_scripts.layouts.cifar_sets import Cifar
 from en_bench.data.archives import RawFiles
 from en_bench.data.classes import ClassMap
 from en_bench.data.pickles import read_mapping

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from data_scripts.webvision_lists import VERSION_2
+from data_scripts.layouts.webvision_lists import VERSION_2
 from en_bench.data.archives import RawFiles
 from en_bench.data.images import ImageEncoder, UnreadableImage
 from en_bench.errors import InputError

@@ -10,7 +10,7 @@ from pathlib import Path
 from en_bench.data.tables import parse_csv, table_bytes
 from en_bench.errors import InputError
 
-_TABLE = Path(__file__).parent / "classes" / "imagenet1k.csv"
+_TABLE = Path(__file__).parents[1] / "classes" / "imagenet1k.csv"
 
 
 @functools.lru_cache(maxsize=1)

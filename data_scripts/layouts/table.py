@@ -1,0 +1,45 @@
+"""A CSV that names each file with its class and split."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import PurePath, PurePosixPath
+
+from data_scripts.layouts.listing import Item, Listing, key_of
+from en_bench.data.archives import RawFiles
+from en_bench.data.tables import parse_csv, table_bytes
+from en_bench.errors import InputError
+
+COLUMNS = ("path", "class", "split")
+
+
+def list_table(raw: RawFiles, table: str, renamed: dict[str, str], split_map: dict[str, str], split: str) -> Listing:
+    """Places the files that a CSV names.
+
+    Args:
+        raw: the raw files; the CSV may be one of them.
+        table: the CSV.
+        renamed: what the CSV calls its columns, where not `path`, `class` and `split`.
+        split_map: splits to rename.
+        split: where all files belong, if the CSV has no such column; else empty.
+    """
+    if not set(renamed) <= set(COLUMNS):
+        raise InputError(f"--csv-columns {renamed}: only path, class and split can be called otherwise")
+    columns = {name: name for name in COLUMNS if name != "split" or not split} | renamed
+    content = table_bytes(table, raw)
+    known, reasons = set(raw.names), dict(raw.refused)
+    listing = Listing(source={"csv_sha256": hashlib.sha256(content).hexdigest(), "csv_columns": columns})
+    listed = set()
+    name_of_table = PurePath(table).name
+    for row in parse_csv(content, table, list(columns.values())):
+        name = str(PurePosixPath(row[columns["path"]]))
+        where = row[columns["split"]] if "split" in columns else split
+        missing = reasons.get(name, f"listed in {name_of_table}, not in {raw.path.name}")
+        key = key_of(PurePosixPath(name).parts)
+        listing.items.append(
+            Item(name, split_map.get(where, where), row[columns["class"]], key, "" if name in known else missing)
+        )
+        listed.add(name)
+    others = sorted((known | set(reasons)) - listed - {table})
+    listing.note(len(others), f"files that {name_of_table} does not list", others)
+    return listing
