@@ -176,7 +176,7 @@ def _resized(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
     import torch  # here, since it takes a second and most files need no resizing
     from torch.nn.functional import interpolate
 
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # in this order of steps torch sees channels_last
     resized = interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 

@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,27 @@ from en_bench.data.sources import Source
 from en_bench.errors import InputError
 
 _BUFFER = 2**20
+_CHUNK = 16  # samples that are read, and written, at a time
+_UNREAD = "cannot be read"
 _FEW = 20  # unreadable raw files in a shard that never end a run
 
 Report = Callable[[int, int], None]  # called with (samples, bytes) done since the last call; may raise to stop
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The raw files of a sample, or why they could not be read."""
+
+    image: bytes = b""
+    mask: bytes | None = None
+    error: UnreadableImage | OSError | None = None
+
+    @classmethod
+    def of(cls, sample: Source) -> Loaded:
+        try:
+            return cls(sample.load(), None if sample.mask is None else sample.mask())
+        except (UnreadableImage, OSError) as error:
+            return cls(error=error)
 
 
 @dataclass(frozen=True)
@@ -32,17 +51,19 @@ class Encoders:
     image: Callable[[bytes], Encoded]
     mask: MaskEncoder | None = None
 
-    def files(self, sample: Source) -> tuple[list[tuple[str, bytes]], bool]:
+    def files(self, sample: Source, loaded: Loaded) -> tuple[list[tuple[str, bytes]], bool]:
         """(name, payload) of the files of a sample, those that are read first, and whether the image's bytes were kept.
 
-        Raises UnreadableImage, with the reason, or OSError if a raw file cannot be read.
+        Raises UnreadableImage, with the reason, or the OSError of a raw file that could not be read.
         """
-        image = self.image(sample.load())
+        if loaded.error is not None:
+            raise loaded.error
+        image = self.image(loaded.image)
         read = [(f"{sample.key}.{image.extension}", image.payload)]
         about: dict[str, Any] = {"source": sample.origin}
         if self.mask is not None:
-            assert sample.mask is not None
-            read.append((f"{sample.key}.mask.png", self.mask(sample.mask(), image)))
+            assert loaded.mask is not None
+            read.append((f"{sample.key}.mask.png", self.mask(loaded.mask, image)))
         else:
             about["labels"] = dict(sample.labels)
             read.append((f"{sample.key}.cls", str(sample.labels[GIVEN]).encode()))
@@ -125,30 +146,54 @@ def fill_shard(task: ShardTask, report: Report, *, folder: Place, encoders: Enco
 
 
 def _fill(task: ShardTask, tar: TarWriter, encoders: Encoders, report: Report) -> tuple[Part, str, int]:
+    """Encodes the samples in their order, while threads read those that come next and write those that are done."""
     part = Part()
-    unread = 0
-    members = 1 if encoders.mask is None else 2
-    for position, sample in zip(task.positions, task.samples, strict=True):
-        before = tar.size
-        try:
-            files, kept = encoders.files(sample)
-        except UnreadableImage as error:
-            part.refused.append((position, str(error)))
-        except OSError as error:  # of the raw file: the shard is not touched here
-            reason = f"cannot be read: {error.strerror or error}"
-            part.refused.append((position, reason))
-            unread += 1
-            if unread > max(_FEW, len(task.samples) // 2):
-                raise InputError(
-                    f"{sample.origin}: {reason}, as {unread:,} of {len(part.refused) + len(part.rows):,} files before "
-                    "it: the raw data are out of reach; see to them and run again with --resume"
-                ) from error
-        else:
-            offsets = tar.add(files)
-            part.rows.append(position)
-            part.places.append(
-                [(offset, len(payload)) for offset, (_, payload) in zip(offsets[:members], files, strict=False)]
-            )
-            part.reencoded += not kept
-        report(1, tar.size - before)
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(task.samples), _CHUNK)]
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        ahead = threads.submit(_load, task.samples[chunks[0]])
+        behind: Future[None] | None = None
+        for number, chunk in enumerate(chunks):
+            loaded = ahead.result()
+            if number + 1 < len(chunks):
+                ahead = threads.submit(_load, task.samples[chunks[number + 1]])
+            for position, sample, raw in zip(task.positions[chunk], task.samples[chunk], loaded, strict=True):
+                before = tar.size
+                _add(part, position, sample, raw, tar, encoders)
+                report(1, tar.size - before)
+            if behind is not None:
+                behind.result()
+            behind = threads.submit(tar.write, tar.take())
+            _check_reach(part, task)
+        if behind is not None:
+            behind.result()
     return part, tar.close(), tar.size
+
+
+def _load(samples: Sequence[Source]) -> list[Loaded]:
+    return [Loaded.of(sample) for sample in samples]
+
+
+def _add(part: Part, position: int, sample: Source, raw: Loaded, tar: TarWriter, encoders: Encoders) -> None:
+    """Adds a sample to tar and part, or its refusal to the part."""
+    try:
+        files, kept = encoders.files(sample, raw)
+    except UnreadableImage as error:
+        part.refused.append((position, str(error)))
+    except OSError as error:
+        part.refused.append((position, f"{_UNREAD}: {error.strerror or error}"))
+    else:
+        members = 1 if encoders.mask is None else 2
+        places = zip(tar.add(files)[:members], files, strict=False)
+        part.places.append([(offset, len(payload)) for offset, (_, payload) in places])
+        part.rows.append(position)
+        part.reencoded += not kept
+
+
+def _check_reach(part: Part, task: ShardTask) -> None:
+    """Raises InputError where the raw files can no longer be read, which would list the rest of them as broken."""
+    unread = [reason for _, reason in part.refused if reason.startswith(_UNREAD)]
+    if len(unread) > max(_FEW, len(task.samples) // 2):
+        raise InputError(
+            f"{task.name}: {len(unread):,} of {len(part.refused) + len(part.rows):,} raw files {unread[-1]}: "
+            "see to the raw data and run again with --resume"
+        )

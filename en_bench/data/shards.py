@@ -24,34 +24,40 @@ class TarWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hash = hashlib.sha256()
+        self._added: list[bytes] = []
         self.size = 0
 
     def add(self, files: Iterable[tuple[str, bytes]]) -> list[int]:
-        """Writes (name, payload) files; returns the offset of each payload."""
-        parts: list[bytes] = []
+        """Appends (name, payload) files; returns the offset of each payload. They are written by `write` or `close`."""
         offsets = []
-        end = self.size
         for name, payload in files:
             header = _header(name, len(payload))
-            offsets.append(end + len(header))
+            offsets.append(self.size + len(header))
             padding = -len(payload) % tarfile.BLOCKSIZE
-            end += len(header) + len(payload) + padding
-            parts += [header, payload, bytes(padding)]
-        self._write(b"".join(parts))
+            self.size += len(header) + len(payload) + padding
+            self._added += [header, payload, bytes(padding)]
         return offsets
 
+    def take(self) -> list[bytes]:
+        """What was added since the last call, for `write`: another thread may write while more is added."""
+        taken, self._added = self._added, []
+        return taken
+
+    def write(self, taken: list[bytes]) -> None:
+        """Writes what `take` returned. Calls must come in the order of the takes, one after the other."""
+        content = b"".join(taken)
+        self._file.write(content)
+        self._hash.update(content)
+
     def close(self) -> str:
-        """Ends the tar, makes it durable, and returns its sha256 (hex). The file stays open."""
+        """Writes the rest, ends the tar, makes it durable, and returns its sha256 (hex). The file stays open."""
         end = self.size + 2 * tarfile.BLOCKSIZE
-        self._write(bytes(end + -end % tarfile.RECORDSIZE - self.size))
+        padding = bytes(end + -end % tarfile.RECORDSIZE - self.size)
+        self.size += len(padding)
+        self.write([*self.take(), padding])
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._hash.hexdigest()
-
-    def _write(self, content: bytes) -> None:
-        self._file.write(content)
-        self._hash.update(content)
-        self.size += len(content)
 
 
 def size_in_tar(files: Iterable[tuple[str, bytes]]) -> int:

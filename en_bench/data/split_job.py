@@ -19,7 +19,7 @@ from en_bench.data.order import write_order
 from en_bench.data.places import names_in, remove, shown, write_file
 from en_bench.data.pool import fill_all
 from en_bench.data.preparing import clear, read_parts, read_plan, sweep, write_plan
-from en_bench.data.shard_task import Encoders, Part, ShardTask, fill_shard
+from en_bench.data.shard_task import Encoders, Loaded, Part, ShardTask, fill_shard
 from en_bench.data.shards import size_in_tar
 from en_bench.data.sources import Skipped, Source, skipped_bytes
 from en_bench.errors import InputError
@@ -112,7 +112,7 @@ class SplitJob:
         sizes = []
         for position in self.order[:_PROBED].tolist():
             try:
-                files, _ = self.encoders.files(self.samples[position])
+                files, _ = self.encoders.files(self.samples[position], Loaded.of(self.samples[position]))
             except (UnreadableImage, OSError):
                 continue
             sizes.append(size_in_tar(files))

@@ -285,3 +285,15 @@ def test_written_labels_stand_in_the_tar(tmp_path):
     assert texts == {"000": b"-1", "001": b"0", "002": b"1", "003": b"2"}
     assert sorted(item["labels"]["given"] for item in about) == [-1, 0, 1, 2]
     assert np.sort(manifest.load_index().labels["given"]).tolist() == [-1, 0, 1, 2]
+
+
+def test_raw_data_that_go_out_of_reach_end_the_run(tmp_path):
+    # A disk that is unmounted in the middle must not turn the rest of the set into skipped files.
+    samples = sources(60)
+    samples[10:] = [Source(s.key, s.labels, fails, s.origin) for s in samples[10:]]
+    with pytest.raises(InputError, match=r"tar: \d+ of \d+ raw files cannot be read: Input/output error: see to the"):
+        write(tmp_path / "train", samples, shards=1)
+    assert os.listdir(tmp_path) == []
+    few = sources(60)
+    few[40:] = [Source(s.key, s.labels, fails, s.origin) for s in few[40:]]
+    assert write(tmp_path / "train", few, shards=1).skipped == 20
