@@ -75,7 +75,8 @@ def _workers(record: Mapping[str, Any]) -> Iterator[Table]:
         rows.append([_WAYS[row["work"]], str(row["workers"]), *figures, row["goal"], row["verdict"]])
     header = ["images", "workers", "images/s", "per worker", "of W x one", "encoders alone", "n", "goal", "verdict"]
     told = [
-        f"all images in {section['shards']:,} shards; start of processes left out; {record['cores']} cores",
+        f"all images in {section['shards']:,} shards; start of processes left out; W processes on W of "
+        f"{record['cores']} cores",
         "encoders alone: the same of processes that write nothing and start together, which is what the machine gives",
     ]
     yield Table("Several workers", "lrrrrrrll", header, rows, [*told, *_verdicts(record, "workers")])

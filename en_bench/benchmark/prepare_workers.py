@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -46,10 +47,27 @@ def measure_workers(settings: Settings, material: Material, tell: Callable[[str]
             calls: dict[str, Callable[[], float]] = {}
             for workers in settings.workers:
                 calls[alone(workers)] = functools.partial(seconds_alone, encoder, workers)
-                calls[writing(workers)] = functools.partial(write, workers=workers)
+                calls[writing(workers)] = functools.partial(
+                    _on_cores, workers, functools.partial(write, workers=workers)
+                )
             timings = interleaved(calls, OwnClock(), settings.repeats["workers"], warm_ups=0)
             cases.append({"work": work, "images": len(samples), "workers": settings.workers, "timings": timings})
     return {"shards": shards, "cases": cases}
+
+
+def _on_cores(cores: int, work: Callable[[], float]) -> float:
+    """What `work` returns, done by this process and those it starts on so many cores, where the system can see to it.
+
+    One process alone would read and write its files on a second core, which several have not.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return work()
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(allowed)[:cores]))
+    try:
+        return work()
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @contextlib.contextmanager
