@@ -27,7 +27,7 @@ $(INSTALLED):
 	@touch $@
 
 demo: install
-	@$(BIN)/python data_scripts/digits.py --out $(SHARDS)/digits
+	@$(BIN)/python data_scripts/digits.py --out $(SHARDS)/digits --resume
 	@$(BIN)/en-bench matrix run experiments/digits.yaml --data-root $(SHARDS)
 
 test: install

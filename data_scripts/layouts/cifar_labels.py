@@ -158,7 +158,8 @@ def select_classes(cifar: Cifar, names: str | None, class_map: ClassMap | None) 
                 f"{class_map.name}: maps no class of {cifar.name}, first {absent[0]!r}: choose from "
                 f"{', '.join(cifar.classes)}"
             )
-        notes = (f"left out {len(absent)} classes of {class_map.name} that have no images (first: {absent[0]!r})",)
+        first = ", ".join(absent[:1])
+        notes = (f"left out {len(absent)} classes of {class_map.name} that have no images (first: {first!r})",)
         table = _table(cifar, class_map.mapping, class_map.classes)
         return Selection(class_map.classes, table, {"class_map": class_map.describe()}, notes if absent else ())
     return Selection(cifar.classes, np.arange(len(cifar.classes)), {})

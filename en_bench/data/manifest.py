@@ -209,6 +209,14 @@ def _from_fields(folder: Place, fields: Mapping[str, Any], digest: str) -> Manif
     )
     if fields["index"]["file"] != INDEX_NAME:
         raise ValueError(f"index file {fields['index']['file']!r} is not {INDEX_NAME!r}")
+    if manifest.members not in (("image",), ("image", "mask")):
+        raise ValueError(f"members {manifest.members} are not an image, nor an image and its mask")
+    texts = (*manifest.classes, *manifest.columns, *(text for s in manifest.shards for text in (s.name, s.sha256)))
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("names that are not text")
+    sizes = [number for shard in manifest.shards for number in (shard.samples, shard.bytes)]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError("shards without samples or bytes")
     if GIVEN not in manifest.columns and "mask" not in manifest.members:
         raise ValueError(f"no label column {GIVEN!r}")
     if manifest.count < 1 or sum(shard.samples for shard in manifest.shards) != manifest.count:

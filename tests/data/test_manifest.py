@@ -114,6 +114,11 @@ def test_foreign_files_are_refused_in_one_line(tmp_path, content, message):
     [
         {"count": 59},
         {"columns": ["clean"]},
+        {"columns": ["given", 7]},
+        {"members": []},
+        {"members": ["mask", "image"]},
+        {"shards": [{"name": "a.tar", "samples": 60, "bytes": "1", "sha256": ""}]},
+        {"shards": [{"name": 5, "samples": 60, "bytes": 1, "sha256": ""}]},
         {"noise": {"given": None}},
         {"noise": None},
         {"shards": [{"name": "../outside.tar", "samples": 60, "bytes": 1, "sha256": ""}]},

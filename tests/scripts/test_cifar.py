@@ -229,6 +229,9 @@ def test_a_class_map_makes_several_classes_one(tmp_path, run):
     assert "left out 1 classes of map.csv that have no images (first: 'yak')" in said
     assert train.source["dropped"]["worst"] == 0 and train.noise["worst"]["realised"] == 0  # within vehicle, within pet
     assert train.source["class_map"]["file"] == "map.csv"
+    table.write_text("source,target\ntruck,vehicle\nautomobile,vehicle\ncat,pet\n")
+    code, said, error = run(raw, tmp_path / "all there", "--noisy", noisy, "--class-map", table)
+    assert (code, "that have no images" in said) == (0, False), error
 
 
 def cifar100_files(form: str) -> dict[str, bytes]:
