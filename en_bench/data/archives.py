@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import os
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -15,24 +16,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from en_bench.data.places import is_remote, place, shown
-from en_bench.data.raw_bytes import (
-    MAX_FILE,
-    FileBytes,
-    SpanBytes,
-    ZipBytes,
-    forget_opened,
-    opened,
-    opened_zip,
-)
+from en_bench.data.names import fault_of_name
+from en_bench.data.places import files_below, is_file, is_folder, is_remote, place, shown
+from en_bench.data.raw_bytes import MAX_FILE, FileBytes, SpanBytes, ZipBytes, forget_opened, opened
+from en_bench.data.tar_members import tar_members
 from en_bench.errors import InputError
 
 _BOMB_RATIO = 100  # images hardly shrink: an archive that unpacks to more than this is none of images
-_BOMB_START = 2**30  # bytes unpacked before the ratio is looked at
+_BOMB_START = 2**30  # bytes of an archive unpacked before the ratio is looked at
+_BOMB_MEMBER = 2**24  # bytes of a zip's member
 _Opener = Callable[[IO[bytes]], AbstractContextManager[Any]]
 _COMPRESSED: dict[bytes, _Opener] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ\x00": lzma.open, b"BZh": bz2.open}
 _ZIP = b"PK\x03\x04"
-_BROKEN = (tarfile.TarError, lzma.LZMAError, EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile)
+_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".zip")  # looked into in folders
+_MAX_NESTING = 4  # tars within tars
+_DAMAGED = (tarfile.TarError, lzma.LZMAError, EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile)
+# What the readers of archives raise on headers of somebody's own making.
+_STRANGE = (MemoryError, RecursionError, ValueError, OverflowError, NotImplementedError, struct.error)
 
 
 class RawFiles:
@@ -65,9 +65,9 @@ class RawFiles:
         self._unpacked: list[IO[bytes]] = []  # temporary files, which vanish when closed
         forget_opened()
         try:
-            if self.path.is_dir():
+            if is_folder(self.path):
                 self._list_folder()
-            elif self.path.is_file():
+            elif is_file(self.path):
                 self._list_archive(str(self.path), "")
             else:
                 raise InputError(f"{shown(self.path)}: no such folder or archive: correct --raw")
@@ -78,7 +78,7 @@ class RawFiles:
     @property
     def name(self) -> str:
         """Last part of the path, for provenance."""
-        return self.path.name if is_remote(self.path) else self.path.resolve().name
+        return shown(self.path).rpartition("/")[2] if is_remote(self.path) else self.path.resolve().name
 
     def source(self, name: str) -> Callable[[], bytes]:
         """What reads one file; small when pickled. It raises OSError where the file cannot be read whole.
@@ -102,8 +102,8 @@ class RawFiles:
         reason = ""
         if path.is_absolute() or ".." in path.parts:
             reason = "leads outside the archive"
-        elif not name.isprintable():
-            reason = "its name holds a line break or bytes that are not UTF-8"
+        elif fault_of_name(name):
+            reason = fault_of_name(name)
         elif size > MAX_FILE:
             reason = f"{size:,} bytes: too large for an image"
         if reason:
@@ -111,12 +111,31 @@ class RawFiles:
         return not reason
 
     def _list_folder(self) -> None:
-        for name in _walk_remote(self.path) if is_remote(self.path) else _walk(self.path):
+        for name in files_below(self.path) if is_remote(self.path) else self._walk():
+            if _hidden(name):
+                continue
             path = str(self.path / name)
-            if self._nested and name.endswith((".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")):
+            if self._nested and name.lower().endswith(_SUFFIXES):
                 self._list_archive(path, f"{name}/")
             elif self._acceptable(name, 0):
                 self._add(name, FileBytes(path))
+
+    def _walk(self) -> Iterator[str]:
+        """Relative names of the files in the folder, in an order of names: links to folders come after folders."""
+        visited = set()
+        for folder, subfolders, files in os.walk(self.path, followlinks=True, onerror=_raise):
+            relative = PurePosixPath(Path(folder).relative_to(self.path))
+            found = os.stat(folder)
+            if (found.st_dev, found.st_ino) in visited:
+                self.refused.append((str(relative), "a link to a folder that is read already"))
+                subfolders.clear()
+                continue
+            visited.add((found.st_dev, found.st_ino))
+            subfolders[:] = sorted(
+                (name for name in subfolders if not _hidden(name)),
+                key=lambda name: (os.path.islink(os.path.join(folder, name)), name),
+            )
+            yield from (str(relative / name) for name in sorted(files))
 
     def _list_archive(self, path: str, prefix: str) -> None:
         where = shown(path)
@@ -133,45 +152,59 @@ class RawFiles:
                     self._list_tar(file, path, 0, prefix)
                 else:
                     self._list_tar(*self._unpack(file, where, opener), 0, prefix)
-        except _BROKEN as error:
+        except _DAMAGED as error:
             raise InputError(f"{where}: not a whole archive ({error}): download it again") from error
+        except _STRANGE as error:
+            raise InputError(f"{where}: no archive that can be trusted ({type(error).__name__}: {error})") from error
         except OSError as error:
             raise InputError(
                 f"{where}: cannot be read or unpacked into {tempfile.gettempdir()} ({error.strerror or error}): "
                 "set TMPDIR to a place with room, or unpack it yourself and name the folder"
             ) from error
 
-    def _list_tar(self, file: IO[bytes], path: str, start: int, prefix: str) -> None:
+    def _list_tar(self, file: IO[bytes], path: str, start: int, prefix: str, depth: int = 0) -> None:
         """Lists the tar that `file` holds, which lies at `start` of the file `path`."""
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if member.isdir() or _hidden(member.name):
-                    continue
-                if not member.isreg() or member.issparse():
-                    self.refused.append((prefix + member.name, "is a link or no regular file"))
-                    continue
-                name = prefix + str(PurePosixPath(member.name))
-                if self._nested and name.endswith(".tar"):
-                    inner = tar.extractfile(member)
-                    assert inner is not None
-                    try:
-                        if self._acceptable(member.name, 0, prefix):
-                            self._list_tar(inner, path, start + member.offset_data, f"{name}/")
-                    except tarfile.TarError as error:
-                        raise tarfile.ReadError(f"{member.name}: {error}") from error
-                elif self._acceptable(member.name, member.size, prefix):
-                    self._add(name, SpanBytes(path, start + member.offset_data, member.size))
+        for tar, member in tar_members(file):
+            if member.isdir() or _hidden(member.name):
+                continue
+            if not member.isreg() or member.issparse():
+                self.refused.append((prefix + member.name, "is a link or no regular file"))
+                continue
+            name = prefix + str(PurePosixPath(member.name))
+            if self._nested and depth < _MAX_NESTING and name.endswith(".tar"):
+                inner = tar.extractfile(member)
+                assert inner is not None
+                try:
+                    if self._acceptable(member.name, 0, prefix):
+                        self._list_tar(inner, path, start + member.offset_data, f"{name}/", depth + 1)
+                except tarfile.TarError as error:
+                    raise tarfile.ReadError(f"{member.name}: {error}") from error
+            elif self._acceptable(member.name, member.size, prefix):
+                self._add(name, SpanBytes(path, start + member.offset_data, member.size))
 
     def _list_zip(self, path: str, prefix: str) -> None:
-        for member in opened_zip(path).infolist():
+        with zipfile.ZipFile(opened(path)) as packed:
+            members = packed.infolist()
+        for member in members:
             if member.is_dir() or _hidden(member.filename):
                 continue
+            reason = ""
             if member.external_attr >> 16 & 0o170000 == 0o120000:
-                self.refused.append((prefix + member.filename, "is a link or no regular file"))
+                reason = "is a link or no regular file"
             elif member.flag_bits & 1:
-                self.refused.append((prefix + member.filename, "is encrypted"))
+                reason = "is encrypted"
+            elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                reason = "is neither stored nor deflated in the zip"
+            elif member.file_size > _BOMB_MEMBER and member.file_size > _BOMB_RATIO * member.compress_size:
+                reason = f"unpacks to more than {_BOMB_RATIO} times its size, which no image does"
+            if reason:
+                self.refused.append((prefix + member.filename, reason))
             elif self._acceptable(member.filename, member.file_size, prefix):
-                self._add(prefix + str(PurePosixPath(member.filename)), ZipBytes(path, member.filename))
+                deflated = member.compress_type == zipfile.ZIP_DEFLATED
+                source = ZipBytes(
+                    path, member.header_offset, member.compress_size, member.file_size, member.CRC, deflated
+                )
+                self._add(prefix + str(PurePosixPath(member.filename)), source)
 
     def _unpack(self, packed_file: IO[bytes], where: str, opener: _Opener) -> tuple[IO[bytes], str]:
         """A temporary file with the tar, and a name by which worker processes can open it."""
@@ -199,23 +232,9 @@ class RawFiles:
         return unpacked, name
 
 
-def _walk(root: Path) -> Iterator[str]:
-    visited = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        found = os.stat(folder)
-        if (found.st_dev, found.st_ino) in visited:
-            subfolders.clear()  # a symbolic link back to where we have been
-            continue
-        visited.add((found.st_dev, found.st_ino))
-        relative = PurePosixPath(Path(folder).relative_to(root))
-        yield from (str(relative / name) for name in files if not _hidden(name))
-
-
-def _walk_remote(root: Any) -> Iterator[str]:
-    names = root.fs.find(root.path)
-    start = len(root.path.rstrip("/")) + 1
-    yield from (name[start:] for name in names if not _hidden(name))
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _hidden(name: str) -> bool:
-    return PurePosixPath(name).name.startswith(".")
+    return any(part.startswith(".") and part != ".." for part in PurePosixPath(name).parts)

@@ -10,10 +10,11 @@ from pathlib import PurePath
 from typing import Any
 
 from en_bench.data.archives import RawFiles
-from en_bench.data.tables import parse_csv, table_bytes
+from en_bench.data.places import shown
+from en_bench.data.tables import comment_lines, parse_csv, table_bytes
 from en_bench.errors import InputError
 
-_VERSION = re.compile(rb"^#.*\bversion:?\s*(\S+)", re.MULTILINE)
+_VERSION = re.compile(r"#.*\bversion:?\s*(\S+)")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ClassMap:
         name: of its file.
         mapping: target by source class.
         sha256: of the file.
-        version: what a line `# version: X` of the file says, None without one.
+        version: what a line `# version: X` above the header says, None without one.
     """
 
     name: str
@@ -51,12 +52,12 @@ def read_class_map(table: str, raw: RawFiles | None = None) -> ClassMap:
     mapping: dict[str, str] = {}
     for row in parse_csv(content, table, ["source", "target"]):
         if row["source"] in mapping:
-            raise InputError(f"{table}: maps {row['source']!r} a second time: keep one of its rows")
+            raise InputError(f"{shown(table)}: maps {row['source']!r} a second time: keep one of its rows")
         mapping[row["source"]] = row["target"]
-    version = _VERSION.search(content)
+    versions = [found[1] for line in comment_lines(content) if (found := _VERSION.match(line))]
     return ClassMap(
         PurePath(table).name,
         mapping,
         hashlib.sha256(content).hexdigest(),
-        version.group(1).decode(errors="replace") if version else None,
+        versions[0] if versions else None,
     )

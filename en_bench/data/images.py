@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from en_bench.errors import InputError
 
@@ -20,6 +20,17 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 # libjpeg reduces by leaving out high frequencies. Resized from so many times the size, the result is within 0.01 dB
 # PSNR of that from the whole image (`en-bench bench prepare`); from twice the size up to 0.6 dB are lost.
 _MARGIN = 3
+# EXIF orientations that are not upright. What undoes them: `ImageOps.exif_transpose` would also write the rest of the
+# metadata anew, and fails on values of a wrong type in them.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 PNG_BIT_DEPTH = 24  # offset of the IHDR chunk's bit depth in a PNG file
 
 
@@ -99,7 +110,7 @@ class ImageEncoder:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             try:
                 with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
-                    turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+                    turned = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
                     if not (turned or caught):
                         plain = self._plain_jpeg(raw, image)
                         if plain is not None:
@@ -107,7 +118,7 @@ class ImageEncoder:
                     image.load()
                     if not (turned or caught or self._too_large(image)) and _is_plain_png(raw, image):
                         return Encoded(raw, "png", True, image.size, image.size)
-                    return self._encode(image)
+                    return self._encode(image if turned is None else image.transpose(turned))
             except MemoryError:
                 raise
             except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -150,7 +161,7 @@ class ImageEncoder:
         return Encoded(payload, "jpg", False, (width, height), size)
 
     def _encode(self, image: Image.Image) -> Encoded:
-        image = _to_plain_mode(ImageOps.exif_transpose(image))
+        image = _to_plain_mode(image)
         raw_size = image.size
         if self._too_large(image):
             image = image.resize(self._target_size(raw_size), Image.Resampling.BICUBIC)

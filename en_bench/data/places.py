@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from en_bench.errors import InputError
@@ -108,6 +108,30 @@ def names_in(where: Place) -> list[str]:
         return []
     own = remote.path.rstrip("/")
     return sorted({name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != own})
+
+
+def is_folder(where: Place) -> bool:
+    """Whether there is a folder. Raises OSError."""
+    return _asked(where, where.is_dir)
+
+
+def is_file(where: Place) -> bool:
+    """Whether there is a file. Raises OSError."""
+    return _asked(where, where.is_file)
+
+
+def files_below(where: Place) -> list[str]:
+    """Relative names of all files below a URL. Raises OSError."""
+    remote: Any = where
+    start = len(remote.path.rstrip("/")) + 1
+    return [name[start:] for name in _asked(where, lambda: remote.fs.find(remote.path))]
+
+
+def open_remote(where: Place) -> IO[bytes]:
+    """A file at a URL, read in large blocks. Raises OSError when opening."""
+    remote: Any = where
+    file: IO[bytes] = _asked(where, lambda: remote.fs.open(remote.path, "rb", block_size=2**22))
+    return file
 
 
 def remove(where: Place) -> None:

@@ -18,6 +18,7 @@ from en_bench.data.shard_task import Report
 from en_bench.errors import InputError
 
 _SECONDS_PER_REPORT = 0.2
+_SECONDS_PER_DRAIN = 0.02
 
 
 class Numbered(Protocol):
@@ -78,16 +79,18 @@ def fill_all(
         raise InputError(f"a worker process was killed, which the system does when memory runs out: {cure}") from error
     finally:
         stop.set()
-        drain = threading.Thread(target=_drain, args=(news,), daemon=True)
+        ended = threading.Event()
+        drain = threading.Thread(target=_drain, args=(news, ended), daemon=True)
         drain.start()  # a worker that waits to report would never see that it is to stop
         pool.shutdown(cancel_futures=True)
-        news.put(None)
+        ended.set()
 
 
-def _drain(news: Any) -> None:
+def _drain(news: Any, ended: threading.Event) -> None:
     with contextlib.suppress(EOFError, OSError):
-        while news.get() is not None:
-            pass
+        while not ended.wait(_SECONDS_PER_DRAIN):
+            while not news.empty():
+                news.get()
 
 
 # What the initializer leaves in a worker process.

@@ -156,6 +156,10 @@ def run_script(
     # For torch, before it is imported: an image is too small to share, and threads on a busy machine only wait.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
+        if sys.getfilesystemencoding().lower() != "utf-8":
+            raise InputError(
+                f"names of files are read as {sys.getfilesystemencoding()}: set PYTHONUTF8=1, or a UTF-8 locale"
+            )
         work(args)
     except InputError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import functools
 import os
-import zipfile
+import stat
+import struct
 import zlib
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
-from en_bench.data.places import place, read_bytes, read_range
+from en_bench.data.places import open_remote, place, read_bytes, read_range
 
-MAX_FILE = 2**30  # bytes; what is larger is no image
+MAX_FILE = 2**28  # bytes; what is larger is no image, nor the arrays of a small set
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: signature, length of the name and of the extra field
+
+
+class DamagedFile(OSError):  # noqa: N818 - of the file, whoever reads it: it is listed, and reading goes on
+    """A raw file that is not whole, or no file. Any other OSError means that the raw data are out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +29,20 @@ class FileBytes:
     def __call__(self) -> bytes:
         if is_url(self.path):
             return read_bytes(place(self.path))
-        with open(self.path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_FILE:
-                raise OSError(f"larger than {MAX_FILE} bytes")
-            return file.read()
+        try:
+            # A pipe must not make us wait for somebody to write into it.
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        except FileNotFoundError as error:
+            if os.path.lexists(self.path):
+                raise DamagedFile("a link to nothing") from error
+            raise
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DamagedFile("no regular file")
+            content = file.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            raise DamagedFile(f"larger than {MAX_FILE:,} bytes")
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +54,40 @@ class SpanBytes:
     size: int
 
     def __call__(self) -> bytes:
-        if is_url(self.path):
-            content = read_range(place(self.path), self.offset, self.size)
-        else:
-            content = os.pread(opened(self.path).fileno(), self.size, self.offset)
+        content = read_span(self.path, self.offset, self.size)
         if len(content) != self.size:
-            raise OSError(f"the archive ends after {len(content)} of {self.size} bytes")
+            raise DamagedFile(f"the archive ends after {len(content):,} of {self.size:,} bytes")
         return content
 
 
 @dataclass(frozen=True, slots=True)
 class ZipBytes:
-    """Reads a member of a zip, with its checksum. Raises OSError."""
+    """Reads a member of a zip whose header lies at `offset`, stored or deflated, and checks its size and checksum.
+
+    Raises OSError.
+    """
 
     path: str
-    name: str
+    offset: int
+    packed_size: int
+    size: int
+    checksum: int
+    deflated: bool
 
     def __call__(self) -> bytes:
-        try:
-            return opened_zip(self.path).read(self.name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise OSError(" ".join(str(error).split())) from error
+        header = read_span(self.path, self.offset, _LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+            raise DamagedFile("no member of the zip lies at its place")
+        _, name, extra = _LOCAL_HEADER.unpack(header)
+        content = read_span(self.path, self.offset + len(header) + name + extra, self.packed_size)
+        if self.deflated:
+            try:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, self.size + 1)
+            except zlib.error as error:
+                raise DamagedFile(str(error)) from error
+        if len(content) != self.size or zlib.crc32(content) != self.checksum:
+            raise DamagedFile("bad checksum in the zip")
+        return content
 
 
 def is_url(path: str) -> bool:
@@ -70,19 +99,17 @@ def is_url(path: str) -> bool:
 def opened(path: str) -> IO[bytes]:
     """A file that stays open in this process until others have taken its place."""
     if is_url(path):
-        remote: Any = place(path)
-        file: IO[bytes] = remote.fs.open(remote.path, "rb", block_size=2**22)
-        return file
+        return open_remote(place(path))
     return open(path, "rb")
 
 
-@functools.lru_cache(maxsize=8)
-def opened_zip(path: str) -> zipfile.ZipFile:
-    """A zip that stays open in this process until others have taken its place."""
-    return zipfile.ZipFile(opened(path))
+def read_span(path: str, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` of a file or URL, fewer at its end. Raises OSError."""
+    if is_url(path):
+        return read_range(place(path), offset, size)
+    return os.pread(opened(path).fileno(), size, offset)
 
 
 def forget_opened() -> None:
     """Closes what is open: a path may name another file by now."""
-    opened_zip.cache_clear()
     opened.cache_clear()

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,32 +17,46 @@ from en_bench.data.images import Encoded, UnreadableImage
 from en_bench.data.manifest import GIVEN, PREPARING, Shard
 from en_bench.data.masks import MaskEncoder
 from en_bench.data.places import Place, is_remote, upload, write_file
+from en_bench.data.raw_bytes import DamagedFile
 from en_bench.data.shards import TarWriter
 from en_bench.data.sources import Source
 from en_bench.errors import InputError
 
 _BUFFER = 2**20
 _CHUNK = 16  # samples that are read, and written, at a time
-_UNREAD = "cannot be read"
-_FEW = 20  # unreadable raw files in a shard that never end a run
+_CHUNK_BYTES = 2**26
+_SECONDS_TO_RETRY = 1.0
 
 Report = Callable[[int, int], None]  # called with (samples, bytes) done since the last call; may raise to stop
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The raw files of a sample, or why they could not be read."""
+    """The raw files of a sample, or why they cannot be used."""
 
     image: bytes = b""
     mask: bytes | None = None
-    error: UnreadableImage | OSError | None = None
+    refusal: str = ""
 
     @classmethod
     def of(cls, sample: Source) -> Loaded:
-        try:
-            return cls(sample.load(), None if sample.mask is None else sample.mask())
-        except (UnreadableImage, OSError) as error:
-            return cls(error=error)
+        """Reads them. Raises InputError if they are out of reach, also at a second try."""
+        for last in (False, True):
+            try:
+                return cls(sample.load(), None if sample.mask is None else sample.mask())
+            except UnreadableImage as error:
+                return cls(refusal=str(error))
+            except DamagedFile as error:
+                return cls(refusal=f"cannot be read: {error}")
+            except OSError as error:
+                if last:
+                    # To list it as broken would leave out whatever an unmounted disk or a lost bucket holds.
+                    raise InputError(
+                        f"{sample.origin}: cannot be read: {error.strerror or error}: see to the raw data (an empty "
+                        "file in place of a lost one is left out) and run again with --resume"
+                    ) from error
+                time.sleep(_SECONDS_TO_RETRY)
+        raise AssertionError  # not reached
 
 
 @dataclass(frozen=True)
@@ -54,10 +69,10 @@ class Encoders:
     def files(self, sample: Source, loaded: Loaded) -> tuple[list[tuple[str, bytes]], bool]:
         """(name, payload) of the files of a sample, those that are read first, and whether the image's bytes were kept.
 
-        Raises UnreadableImage, with the reason, or the OSError of a raw file that could not be read.
+        Raises UnreadableImage, with the reason.
         """
-        if loaded.error is not None:
-            raise loaded.error
+        if loaded.refusal:
+            raise UnreadableImage(loaded.refusal)
         image = self.image(loaded.image)
         read = [(f"{sample.key}.{image.extension}", image.payload)]
         about: dict[str, Any] = {"source": sample.origin}
@@ -124,7 +139,7 @@ def fill_shard(task: ShardTask, report: Report, *, folder: Place, encoders: Enco
 
     Both appear in one step each and are durable, so that a part that can be read stands for a whole shard.
 
-    Raises OSError where the shard cannot be written, InputError where most of its raw files cannot be read.
+    Raises OSError where the shard cannot be written, InputError where a raw file is out of reach.
     """
     scratch = None if not is_remote(folder) else tempfile.TemporaryDirectory(prefix="en_bench-")
     unfinished = Path(scratch.name if scratch else folder / PREPARING) / f"{task.name}.{os.getpid()}"
@@ -148,7 +163,7 @@ def fill_shard(task: ShardTask, report: Report, *, folder: Place, encoders: Enco
 def _fill(task: ShardTask, tar: TarWriter, encoders: Encoders, report: Report) -> tuple[Part, str, int]:
     """Encodes the samples in their order, while threads read those that come next and write those that are done."""
     part = Part()
-    chunks = [slice(start, start + _CHUNK) for start in range(0, len(task.samples), _CHUNK)]
+    chunks = list(_chunks(task.samples))
     with ThreadPoolExecutor(max_workers=2) as threads:
         ahead = threads.submit(_load, task.samples[chunks[0]])
         behind: Future[None] | None = None
@@ -163,10 +178,21 @@ def _fill(task: ShardTask, tar: TarWriter, encoders: Encoders, report: Report) -
             if behind is not None:
                 behind.result()
             behind = threads.submit(tar.write, tar.take())
-            _check_reach(part, task)
         if behind is not None:
             behind.result()
     return part, tar.close(), tar.size
+
+
+def _chunks(samples: Sequence[Source]) -> Iterator[slice]:
+    """Neighbouring samples that are read at a time: at most _CHUNK, and _CHUNK_BYTES as far as sizes are known."""
+    start = size = 0
+    for position, sample in enumerate(samples):
+        more = getattr(sample.load, "size", 0)
+        if position - start == _CHUNK or (position > start and size + more > _CHUNK_BYTES):
+            yield slice(start, position)
+            start, size = position, 0
+        size += more
+    yield slice(start, len(samples))
 
 
 def _load(samples: Sequence[Source]) -> list[Loaded]:
@@ -179,21 +205,9 @@ def _add(part: Part, position: int, sample: Source, raw: Loaded, tar: TarWriter,
         files, kept = encoders.files(sample, raw)
     except UnreadableImage as error:
         part.refused.append((position, str(error)))
-    except OSError as error:
-        part.refused.append((position, f"{_UNREAD}: {error.strerror or error}"))
     else:
         members = 1 if encoders.mask is None else 2
         places = zip(tar.add(files)[:members], files, strict=False)
         part.places.append([(offset, len(payload)) for offset, (_, payload) in places])
         part.rows.append(position)
         part.reencoded += not kept
-
-
-def _check_reach(part: Part, task: ShardTask) -> None:
-    """Raises InputError where the raw files can no longer be read, which would list the rest of them as broken."""
-    unread = [reason for _, reason in part.refused if reason.startswith(_UNREAD)]
-    if len(unread) > max(_FEW, len(task.samples) // 2):
-        raise InputError(
-            f"{task.name}: {len(unread):,} of {len(part.refused) + len(part.rows):,} raw files {unread[-1]}: "
-            "see to the raw data and run again with --resume"
-        )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from en_bench.data.manifest import GIVEN
+from en_bench.data.names import fault_of_name
 from en_bench.errors import InputError
 
 _MAX_KEY_BYTES = 240  # key and extension must fit into a file name when somebody unpacks the tar
@@ -24,7 +25,8 @@ class Source:
         key: unique name in the split; "/" may group, the last part has no dot. Readers see `<key>.jpg`.
         labels: per column the class number, -1 where unknown. The same columns for all samples of a split. Empty where
             masks take the place of labels.
-        load: returns the bytes of the raw image file; may raise UnreadableImage or OSError, then it is skipped.
+        load: returns the bytes of the raw image file. Where it raises UnreadableImage or DamagedFile the sample is
+            skipped; any other OSError ends the run.
         origin: where the user finds the raw file, for skipped.csv.
         mask: None, or returns the bytes of the raw mask; for all samples of a split or for none.
     """
@@ -88,11 +90,11 @@ def fingerprint(samples: Sequence[Source]) -> str:
 
 def _check_key(sample: Source) -> None:
     parts = sample.key.split("/")
-    bad = not _FORBIDDEN.isdisjoint(parts) or "." in parts[-1] or not sample.key.isprintable()
+    bad = not _FORBIDDEN.isdisjoint(parts) or "." in parts[-1] or fault_of_name(sample.key)
     if bad or len(sample.key.encode()) > _MAX_KEY_BYTES:
         raise InputError(
-            f"{sample.origin}: {sample.key!r} cannot be a key: at most {_MAX_KEY_BYTES} bytes, printable, relative, "
-            "without '..', and no dot in its last part; rename the file"
+            f"{sample.origin}: {sample.key!r} cannot be a key: at most {_MAX_KEY_BYTES} bytes of UTF-8, relative, "
+            "without '..' and control characters, and no dot in its last part; rename the file"
         )
 
 

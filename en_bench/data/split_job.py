@@ -27,6 +27,7 @@ from en_bench.errors import InputError
 SHARD_BYTES = 256 * 2**20  # of a shard whose number is left to us
 SHARD_SAMPLES = 10_000  # at most
 SPREAD, SPREAD_SAMPLES = 16, 1_000  # shards that a smaller set is cut into, for its workers, if they hold so many
+_COMPARED = 16  # raw files that must be the same when a run is resumed
 _PROBED = 64  # samples that are encoded to estimate the size of the set
 
 Progress = Callable[[int, int, int], None]  # called with (samples done, samples in all, bytes written)
@@ -44,7 +45,12 @@ class SplitJob:
     def run(self, shards: int | None, workers: int, resume: bool, progress: Progress) -> Manifest:
         """Makes what is missing, then index and manifest."""
         folder = self.plan.folder
-        number = self._begin(shards, resume)
+        try:
+            number = self._begin(shards, resume)
+        except BaseException:
+            if read_plan(folder) is None:
+                clear(folder)
+            raise
         parts = read_parts(folder, number)
         done = sum(len(part.rows) + len(part.refused) for part in parts.values())
         written = sum(part.shard.bytes for part in parts.values() if part.shard)
@@ -61,6 +67,7 @@ class SplitJob:
             return self._finish([parts[n] for n in range(number)])
         except BaseException:
             if not any(part.shard for part in read_parts(folder, number).values()):
+                self._remove_shards()
                 clear(folder)  # nothing was achieved, so nothing stays
             raise
 
@@ -71,10 +78,10 @@ class SplitJob:
             "split": to_fields(self.plan),
             "--shards": shards,
             "versions": getattr(self.encoders.image, "versions", dict)(),
+            "raw files": self._raw_files(),
         }
         left = read_plan(folder)
         if left is None and (others := [name for name in names_in(folder) if not name.startswith(".")]):
-            clear(folder)
             raise InputError(
                 f"{shown(folder)}: holds something that is not a prepared split ({others[0]}): "
                 "remove it, or choose another output folder"
@@ -96,13 +103,30 @@ class SplitJob:
             if finished:
                 sweep(folder)
                 return number
-            for name in names_in(folder):
-                if name.endswith(".tar"):  # of a run that was killed before it could write down that it is whole
-                    remove(folder / name)
+            self._remove_shards()
         sweep(folder)
         number = min(shards or self._estimated_shards(), len(self.samples))
         write_plan(folder, {**wanted, "shards": number})
         return number
+
+    def _remove_shards(self) -> None:
+        """Removes tars of ours of which no part tells: the run was cut off before it could write that down."""
+        for name in names_in(self.plan.folder):
+            if name.startswith(self._stem) and name.endswith(".tar"):
+                remove(self.plan.folder / name)
+
+    def _raw_files(self) -> str:
+        """sha256 (hex) over the raw files of a few samples: whether it is the same set, wherever it lies by now."""
+        digest = hashlib.sha256()
+        for position in self.order[:_COMPARED].tolist():
+            loaded = Loaded.of(self.samples[position])
+            for content in (loaded.image, loaded.mask or b""):
+                digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
+
+    @property
+    def _stem(self) -> str:
+        return f"{self.plan.dataset.replace('/', '-')}-{self.plan.split}-"
 
     def _estimated_shards(self) -> int:
         """Shards of about SHARD_BYTES and at most SHARD_SAMPLES, from the size of the first samples to be written.
@@ -113,7 +137,7 @@ class SplitJob:
         for position in self.order[:_PROBED].tolist():
             try:
                 files, _ = self.encoders.files(self.samples[position], Loaded.of(self.samples[position]))
-            except (UnreadableImage, OSError):
+            except UnreadableImage:
                 continue
             sizes.append(size_in_tar(files))
         count = len(self.samples)
@@ -124,7 +148,7 @@ class SplitJob:
     def _task(self, number: int, shards: int) -> ShardTask:
         count = len(self.samples)
         positions = self.order[number * count // shards : (number + 1) * count // shards].tolist()
-        name = f"{self.plan.dataset.replace('/', '-')}-{self.plan.split}-{number:06d}.tar"
+        name = f"{self._stem}{number:06d}.tar"
         return ShardTask(number, name, positions, [self.samples[position] for position in positions])
 
     def _finish(self, parts: Sequence[Part]) -> Manifest:

@@ -16,6 +16,7 @@ from en_bench.data.findings import LISTED, Findings
 from en_bench.data.index import Index
 from en_bench.data.manifest import GIVEN, Manifest
 from en_bench.data.shard_task import Report
+from en_bench.data.tar_members import tar_members
 
 _FORMATS = {"jpg": "JPEG", "png": "PNG"}
 _COLUMNS = {"jpg": 0, "png": 0, "mask.png": 1}  # of offset and size in the index
@@ -73,7 +74,7 @@ class TarCheck:
         """(key, members) of neighbours in the tar. Raises TarError after those that could be found."""
         key, neighbours, broken = "", list[tarfile.TarInfo](), None
         try:
-            for member in self._members():
+            for _, member in tar_members(self.file):
                 folder, slash, name = member.name.rpartition("/")
                 own = folder + slash + name.partition(".")[0]
                 if neighbours and own != key:
@@ -87,23 +88,6 @@ class TarCheck:
             yield key, neighbours
         if broken is not None:
             raise broken
-
-    def _members(self) -> Iterator[tarfile.TarInfo]:
-        self.file.seek(0)
-        try:
-            with tarfile.open(fileobj=self.file, mode="r:") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # or those of a large shard would fill the memory
-                    yield member
-                end = tar.offset
-            self.file.seek(end)
-            block = self.file.read(tarfile.BLOCKSIZE)
-            if block.strip(b"\0"):  # `tarfile` takes a header that it cannot read for the end
-                raise tarfile.ReadError(f"no header that can be read at byte {end:,}")
-            if not block:
-                raise tarfile.ReadError("it has no end mark")
-        except (MemoryError, ValueError, OverflowError) as error:  # headers of somebody's own making
-            raise tarfile.ReadError(f"{type(error).__name__}: {error}") from error
 
     def _problems(self, key: str, members: list[tarfile.TarInfo], row: int) -> Iterator[str]:
         files: dict[str, bytes | None] = {}  # None: what is wrong with it is told already

@@ -113,6 +113,8 @@ def write_split(
             job = SplitJob(plan, samples, Encoders(encode, encode_mask), skipped)
             written = job.run(shards, workers, resume, progress)
             clear(folder)
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise InputError(f"{shown(folder)}: {error.strerror or error}: choose another --out") from error
     except OSError as error:
         raise InputError(
             f"{shown(folder)}: {error.strerror or error}: finished shards are kept; make room, or see to the "

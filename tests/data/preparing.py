@@ -33,16 +33,25 @@ class SlowEncoder:
         return ImageEncoder(short_side=24)(raw)
 
 
+LOST = "TEST_RAW_LOST"  # of the environment: the raw files can be read while the file of that name is not there
+
+
 def load(i: int) -> bytes:
+    if LOST in os.environ and os.path.exists(os.environ[LOST]):
+        raise OSError(5, "Input/output error")
     return b"broken" if i % 17 == 3 else coloured_png(i % 3, i)
 
 
-def prepare(folder: str, workers: int, resume: bool = False, seconds: float = 0.0, die_at: int = 0) -> None:
-    """`die_at`: kills itself, whichever process does the work, when so many samples are done."""
+def prepare(
+    folder: str, workers: int, resume: bool = False, seconds: float = 0.0, die_at: int = 0, lost_after: int = 0
+) -> None:
+    """When so many samples are done, `die_at` kills this process, and `lost_after` takes the raw files away."""
 
     def progress(done: int, total: int, size: int) -> None:
         if die_at and done >= die_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if lost_after and done >= lost_after:
+            Path(os.environ[LOST]).touch()
 
     samples = [Source(f"s/{i:03d}", {"given": i % 3}, partial(load, i), f"raw/{i}") for i in range(SAMPLES)]
     write_split(
@@ -72,13 +81,17 @@ if __name__ == "__main__":
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--die-at", type=int, default=0)
+    parser.add_argument("--raw-lost-after", type=int, default=0)
+    parser.add_argument("--lost-mark", default="")
     parser.add_argument("--file-limit", type=int, default=0)
     args = parser.parse_args()
     if args.file_limit:  # refuses writes in the middle of a shard, as a full disk does
         resource.setrlimit(resource.RLIMIT_FSIZE, (args.file_limit, args.file_limit))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if args.lost_mark:
+        os.environ[LOST] = args.lost_mark
     try:
-        prepare(args.folder, args.workers, args.resume, args.seconds, args.die_at)
+        prepare(args.folder, args.workers, args.resume, args.seconds, args.die_at, args.raw_lost_after)
     except InputError as error:
         print(error)
         sys.exit(1)

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from en_bench.data.images import ImageEncoder, UnreadableImage
 from en_bench.errors import InputError
@@ -159,3 +159,25 @@ def test_metadata_that_readers_warn_of_is_dropped_in_silence():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError):
         ImageEncoder(**options)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_undone_as_pillow_does(orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue())))
+    found = ImageEncoder(encoding="png")(buffer.getvalue())
+    assert found.raw_size == found.size == expected.size
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.payload))), np.asarray(expected))
+
+
+def test_metadata_of_a_wrong_type_do_not_stop_a_turn():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = "seventy-two"  # XResolution, which is a number
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((24, 40, 3), dtype=np.uint8)).save(buffer, "JPEG", exif=exif)
+    assert ImageEncoder()(buffer.getvalue()).size == (24, 40)

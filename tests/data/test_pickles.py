@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -185,18 +186,57 @@ def test_an_npy_header_that_asks_for_too_much_is_refused():
         read_mapping(file.getvalue(), "x")
 
 
-def test_zips_that_are_no_label_files(monkeypatch):
-    def zipped(files: dict[str, bytes]) -> bytes:
-        out = io.BytesIO()
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
-        return out.getvalue()
+def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
 
+
+def test_zips_that_are_no_label_files(monkeypatch):
     with pytest.raises(InputError, match=r"a zip with 0 files data\.pkl"):
         read_mapping(zipped({"x.txt": b"hello"}), "x.pt")
     monkeypatch.setattr(pickles, "MAX_UNPACKED", 1000)
-    with pytest.raises(InputError, match=r"'archive/data\.pkl' unpacks to more than 1,000 bytes"):
+    with pytest.raises(InputError, match=r"x\.pt: its members unpack to more than 1,000 bytes"):
         read_mapping(zipped({"archive/data.pkl": b"0" * 1001}), "x.pt")
     bent = pickle.dumps({"labels": LABELS}, 2)
     assert read_mapping(zipped({"archive/data.pkl": bent}), "x.pt")["labels"].tolist() == [3, 1, 4, 1, 5]
+
+
+def claiming(content: bytes, true: int, claimed: int) -> bytes:
+    """A zip in which every size of `true` bytes is said to be `claimed`."""
+    assert content.count(struct.pack("<I", true)) == 2, "once beside the member, once in the directory"
+    return content.replace(struct.pack("<I", true), struct.pack("<I", claimed))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_packed_as_torch_never_does_is_not_unpacked(method):
+    small = zipped({"archive/data.pkl": pickle.dumps({"labels": LABELS}, 2)}, method)
+    with pytest.raises(
+        InputError, match=r"x\.pt: 'archive/data\.pkl' is packed in a way that torch\.save does not use"
+    ):
+        read_mapping(small, "x.pt")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_claims_fewer_bytes_than_it_holds_takes_no_memory(method):
+    bomb = claiming(zipped({"archive/data.pkl": bytes(3 * 10**8)}, method), 3 * 10**8, 1000)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"x\.pt: .*(packed in a way|CRC|not a whole)"):
+        read_mapping(bomb, "x.pt")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23  # bytes
+
+
+def test_one_member_for_many_tensors_counts_each_time(monkeypatch):
+    monkeypatch.setattr(pickles, "MAX_UNPACKED", 10_000)
+    for tensors, refused in ((4, False), (40, True)):
+        storage = torch.arange(100)
+        content = saved({f"t{number}": storage[number:] for number in range(tensors)}, "torch")
+        if refused:
+            with pytest.raises(InputError, match=r"x\.pt: its members unpack to more than 10,000 bytes"):
+                read_mapping(content, "x.pt")
+        else:
+            assert read_mapping(content, "x.pt")["t3"][0] == 3

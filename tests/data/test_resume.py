@@ -14,8 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from en_bench.data import shard_task
 from en_bench.data.manifest import PREPARING, load_manifest
 from en_bench.errors import InputError
+from tests.conftest import coloured_png
 from tests.data.preparing import SAMPLES, SHARDS, contents, prepare
 
 REPO = Path(__file__).resolve().parents[2]
@@ -231,3 +233,40 @@ def _session(pid: int) -> int | None:
         return os.getsid(pid)
     except OSError:
         return None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_raw_data_that_go_out_of_reach_end_the_run_and_come_back(whole, tmp_path, workers):
+    # A disk that is unmounted must not turn the rest of the set into skipped files.
+    folder, gone = tmp_path / "train", tmp_path / "gone"
+    code, said = finish(folder, workers, "--raw-lost-after", 70, "--lost-mark", gone)
+    assert (code, said.count("\n")) == (1, 1)
+    assert "cannot be read: Input/output error: see to the raw data" in said and "run again with --resume" in said
+    prepare(str(folder), workers=1, resume=True)
+    assert contents(folder) == whole
+
+
+def test_raw_files_with_other_content_are_not_taken_for_the_same(tmp_path, monkeypatch):
+    folder = tmp_path / "train"
+    assert finish(folder, 1, "--die-at", 70)[0] == -signal.SIGKILL
+    monkeypatch.setattr("tests.data.preparing.coloured_png", lambda label, seed: coloured_png(label, seed + 1))
+    with pytest.raises(InputError, match=r"an interrupted run with other raw files left \d of 8 shards"):
+        prepare(str(folder), workers=1, resume=True)
+
+
+def test_a_disk_that_fills_before_the_first_shard_is_written_down(whole, tmp_path, monkeypatch):
+    folder = tmp_path / "train"
+    write = shard_task.write_file
+
+    def full(where: Path, content: bytes) -> None:
+        if where.name.startswith("part-"):
+            raise OSError(28, "No space left on device")
+        write(where, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_task, "write_file", full)
+        with pytest.raises(InputError, match=r"No space left on device: .* run again with --resume"):
+            prepare(str(folder), workers=1)
+    assert os.listdir(tmp_path) == []
+    prepare(str(folder), workers=1, resume=True)
+    assert contents(folder) == whole
