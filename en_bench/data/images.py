@@ -111,12 +111,12 @@ class ImageEncoder:
             try:
                 with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
                     turned = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-                    if not (turned or caught):
+                    if turned is None and not caught:
                         plain = self._plain_jpeg(raw, image)
                         if plain is not None:
                             return plain
                     image.load()
-                    if not (turned or caught or self._too_large(image)) and _is_plain_png(raw, image):
+                    if turned is None and not (caught or self._too_large(image)) and _is_plain_png(raw, image):
                         return Encoded(raw, "png", True, image.size, image.size)
                     return self._encode(image if turned is None else image.transpose(turned))
             except MemoryError:

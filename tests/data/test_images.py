@@ -175,9 +175,11 @@ def test_every_exif_orientation_is_undone_as_pillow_does(orientation):
 
 
 def test_metadata_of_a_wrong_type_do_not_stop_a_turn():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    exif[0x011A] = "seventy-two"  # XResolution, which is a number
+    turn = struct.pack(">HHIHH", ORIENTATION, 3, 1, 6, 0)
+    resolution = struct.pack(">HHI4s", 0x011A, 2, 4, b"72\0\0")  # as text, though it is a number
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + turn + resolution + bytes(4)
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((24, 40, 3), dtype=np.uint8)).save(buffer, "JPEG", exif=exif)
+    with pytest.raises(TypeError):  # what this test is about
+        ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue())))
     assert ImageEncoder()(buffer.getvalue()).size == (24, 40)
