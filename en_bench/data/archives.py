@@ -153,9 +153,13 @@ class RawFiles:
                 else:
                     self._list_tar(*self._unpack(file, where, opener), 0, prefix)
         except _DAMAGED as error:
-            raise InputError(f"{where}: not a whole archive ({error}): download it again") from error
+            raise InputError(
+                f"{where}: not a whole archive ({error}): download it again, or name a tar, a zip or a folder"
+            ) from error
         except _STRANGE as error:
             raise InputError(f"{where}: no archive that can be trusted ({type(error).__name__}: {error})") from error
+        except PermissionError as error:
+            raise InputError(f"{where}: {error.strerror or error}: make it readable") from error
         except OSError as error:
             raise InputError(
                 f"{where}: cannot be read or unpacked into {tempfile.gettempdir()} ({error.strerror or error}): "

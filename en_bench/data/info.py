@@ -213,7 +213,9 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            yield f"{prefix}{name}", ", ".join(map(str, value)) or "none"
+            # Files stand there with their hashes, which --json tells.
+            told = [item.get("file", item) if isinstance(item, Mapping) else item for item in value]
+            yield f"{prefix}{name}", ", ".join(map(str, told)) or "none"
         elif value is not None:
             yield f"{prefix}{name}", str(value)
 

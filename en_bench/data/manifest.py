@@ -237,8 +237,13 @@ def _complain_of_missing(folder: Place, error: OSError) -> NoReturn:
         ) from error
     if is_remote(folder):
         raise InputError(f"{where}: no {MANIFEST_NAME} there: prepare the data set, or correct the URL") from error
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{where}: a file: name the folder of a prepared split") from error
     if not folder.is_dir():
-        raise InputError(f"{where}: no such folder: prepare the data set, or correct the path") from error
+        raise InputError(
+            f"{where}: no such folder: prepare the data set, or correct the path (--data.root or EN_BENCH_SHARDS say "
+            "where sets lie)"
+        ) from error
     found = [
         path.parent.relative_to(folder) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{MANIFEST_NAME}")
     ]

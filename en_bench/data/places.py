@@ -153,7 +153,7 @@ def _asked(where: Place, question: Callable[[], _T]) -> _T:
     except FileNotFoundError:
         raise
     except Exception as error:  # botocore, aiohttp and google-auth share no base class
-        raise OSError(f"{shown(where)}: {_one_line(error)}") from error
+        raise OSError(_one_line(error)) from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -38,7 +38,9 @@ class Split:
 def make_parser(description: str) -> argparse.ArgumentParser:
     """Parser with the options of every script: --out, --shards, --workers, --resume and --seed."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--out", required=True, metavar="DIR_OR_URL", help="where to put the splits, a folder or URL")
+    parser.add_argument(
+        "--out", required=True, type=_some, metavar="DIR_OR_URL", help="where to put the splits, a folder or URL"
+    )
     parser.add_argument(
         "--shards",
         type=_shards,
@@ -58,7 +60,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 def add_raw_options(parser: argparse.ArgumentParser, short_side: int | None = SHORT_SIDE) -> None:
     """Adds the options of scripts that read published files: --raw, --limit, --no-verify and those of images."""
-    parser.add_argument("--raw", required=True, metavar="DIR_OR_ARCHIVE", help="the files as published")
+    parser.add_argument("--raw", required=True, type=_some, metavar="DIR_OR_ARCHIVE", help="the files as published")
     parser.add_argument("--limit", type=_positive, metavar="N", help="at most N samples per split, drawn by --seed")
     default = "keep it" if short_side is None else str(short_side)
     size = parser.add_mutually_exclusive_group()
@@ -165,7 +167,9 @@ def run_script(
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; finished shards are kept, run again with --resume", file=sys.stderr)
+        print(
+            f"{parser.prog}: interrupted; run again with --resume: shards that were finished are kept", file=sys.stderr
+        )
         return 130
     return 0
 
@@ -183,15 +187,19 @@ def _shards(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
 
+def _some(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty, as where a variable of the shell is not set")
+    return text
+
+
 def _natural(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0 .. 2**63 - 1")
-    return value
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not in 0 .. 2**63 - 1")
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)

@@ -45,8 +45,9 @@ class Progress:
             return
         self._shown = now
         rate = (done - self._done_before) / max(now - self._start, 1e-9)
+        pace = f", {rate:,.0f}/s" if rate > 0 else ""
         left = f", {duration((total - done) / rate)} left" if rate > 0 and not finished else ""
-        text = f"{self._split}: {done:,} of {total:,} samples, {size / 1e6:,.1f} MB, {rate:,.0f}/s{left}"
+        text = f"{self._split}: {done:,} of {total:,} samples, {size / 1e6:,.1f} MB{pace}{left}"
         if self._terminal:
             filled = 30 * done // total
             bar = f"\r[{'#' * filled}{'.' * (30 - filled)}] {text}\033[K"

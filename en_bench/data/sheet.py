@@ -73,9 +73,12 @@ def draw_sheet(manifest: Manifest, wish: Wish, out: Path) -> str:
     masks = "mask" in manifest.members
     rows = samples.with_mask_of(wish) if masks else choose(samples.index, manifest, wish)
     if not rows:
-        raise InputError(f"{shown(manifest.folder)}: no sample {_meaning(wish)}: leave out --class or --wrong")
+        others = [column for column in manifest.columns if column not in (*wish.asked, CLEAN)]
+        cure = f"name another column with --labels ({', '.join(others)})" if others else "ask for others"
+        raise InputError(f"{shown(manifest.folder)}: no sample {_meaning(wish)}: {cure}")
     cells = [samples.cell(row, wish) for row in rows]
-    count = f"{len(rows):,} of {manifest.count:,} sample{'' if manifest.count == 1 else 's'}"
+    among = manifest.count if masks else len(candidates(samples.index, manifest, wish))
+    count = f"{len(rows):,} of {among:,} sample{'' if among == 1 else 's'}"
     meaning = _meaning(wish)
     kinds = f", {meaning}" if meaning else ""
     title = f"{manifest.dataset} / {manifest.split}"
@@ -95,15 +98,20 @@ def draw_sheet(manifest: Manifest, wish: Wish, out: Path) -> str:
 
 def choose(index: Index, manifest: Manifest, wish: Wish) -> list[int]:
     """Rows of the samples to show, drawn by the seed, ordered by given label and place."""
+    rows = candidates(index, manifest, wish)
+    drawn = rows[write_order(len(rows), wish.seed)[: wish.count]]
+    return [int(row) for row in drawn[np.lexsort((drawn, index.labels[GIVEN][drawn]))]]
+
+
+def candidates(index: Index, manifest: Manifest, wish: Wish) -> NDArray[np.int64]:
+    """Rows of all samples that the wish means."""
     fits = np.ones(len(index), dtype=bool)
     if wish.category is not None:
         number = manifest.classes.index(wish.category)
         fits &= np.any([index.labels[column] == number for column in wish.asked], axis=0)
     if wish.wrong:
         fits &= np.any([_wrong(index, column) for column in wish.asked], axis=0)
-    candidates = np.flatnonzero(fits)
-    drawn = candidates[write_order(len(candidates), wish.seed)[: wish.count]]
-    return [int(row) for row in drawn[np.lexsort((drawn, index.labels[GIVEN][drawn]))]]
+    return np.flatnonzero(fits)
 
 
 def _wrong(index: Index, column: str) -> NDArray[np.bool_]:
@@ -120,7 +128,7 @@ def _check_wish(manifest: Manifest, wish: Wish) -> None:
         raise InputError(f"{where}: holds masks, no labels: leave out --labels and --wrong")
     for column in wish.labels:
         if column not in manifest.columns:
-            raise InputError(f"{where}: no label column {column!r}: it has {', '.join(manifest.columns)}")
+            raise InputError(f"{where}: no label column {column!r}: choose from {', '.join(manifest.columns)}")
     if wish.wrong and (CLEAN not in manifest.columns or set(wish.asked) == {CLEAN}):
         told = f"no column {CLEAN!r}" if CLEAN not in manifest.columns else f"only {CLEAN!r} is asked for"
         raise InputError(f"{where}: {told}, so no label is known to be wrong: leave out --wrong")
@@ -184,10 +192,11 @@ class _Samples:
         captions, any_wrong = [], False
         for column in (GIVEN, *further):
             label = int(self.index.labels[column][row])
-            any_wrong |= label >= 0 and clean >= 0 and label != clean
-            captions.append(Caption(column if further else "", self._name(label)))
+            wrong = label >= 0 and clean >= 0 and label != clean
+            any_wrong |= wrong
+            captions.append(Caption(column if further else "", self._name(label), red=wrong))
         if any_wrong or CLEAN in wish.labels:
-            captions.append(Caption(CLEAN, self._name(clean), red=any_wrong))
+            captions.append(Caption(CLEAN, self._name(clean)))
         return Cell(self.read(row), key, captions=tuple(captions), wrong=any_wrong)
 
     def _name(self, label: int) -> str:

@@ -42,7 +42,9 @@ class SplitJob:
         self.plan, self.samples, self.encoders, self.skipped = plan, samples, encoders, skipped
         self.order = write_order(len(samples), plan.seed)
 
-    def run(self, shards: int | None, workers: int, resume: bool, progress: Progress) -> Manifest:
+    def run(
+        self, shards: int | None, workers: int, resume: bool, progress: Progress, say: Callable[[str], None]
+    ) -> Manifest:
         """Makes what is missing, then index and manifest."""
         folder = self.plan.folder
         try:
@@ -52,6 +54,8 @@ class SplitJob:
                 clear(folder)
             raise
         parts = read_parts(folder, number)
+        if parts:
+            say(f"{shown(folder)}: going on after {len(parts)} of {number} shards")
         done = sum(len(part.rows) + len(part.refused) for part in parts.values())
         written = sum(part.shard.bytes for part in parts.values() if part.shard)
 
@@ -95,7 +99,7 @@ class SplitJob:
                     "or remove the folder to begin again"
                 )
             if finished and wanted != {key: left.get(key) for key in wanted}:
-                differing = differing_fields({key: left.get(key) for key in wanted}, wanted)
+                differing = plain_names(differing_fields({key: left.get(key) for key in wanted}, wanted))
                 raise InputError(
                     f"{shown(folder)}: an interrupted run with other {', '.join(differing)} left {finished} of "
                     f"{number} shards: give the options it had, or remove the folder to begin again"
@@ -211,3 +215,13 @@ def differing_fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         else:
             found.append(name)
     return found
+
+
+def plain_names(fields: Sequence[str]) -> list[str]:
+    """Names of fields that differ as a user may know them: of another data set that one is enough."""
+    names = [name.removeprefix("split.").removeprefix("source.") for name in fields]
+    if "dataset" in names:
+        return ["dataset"]
+    if len(names) > 1 and "inputs.sha256" in names:
+        names.remove("inputs.sha256")  # the samples differ because the options do
+    return ["samples" if name == "inputs.sha256" else name for name in names]

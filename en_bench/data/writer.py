@@ -15,7 +15,7 @@ from en_bench.data.places import place, shown
 from en_bench.data.preparing import alone_in, clear, is_finished
 from en_bench.data.shard_task import Encoders
 from en_bench.data.sources import Skipped, Source, check_sources, fingerprint
-from en_bench.data.split_job import Progress, SplitJob, differing_fields, nothing_readable
+from en_bench.data.split_job import Progress, SplitJob, differing_fields, nothing_readable, plain_names
 from en_bench.errors import InputError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
@@ -111,9 +111,9 @@ def write_split(
             if is_finished(folder):
                 raise InputError(f"{shown(folder)}: another process has just written it: run again")
             job = SplitJob(plan, samples, Encoders(encode, encode_mask), skipped)
-            written = job.run(shards, workers, resume, progress)
+            written = job.run(shards, workers, resume, progress, say)
             clear(folder)
-    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+    except (NotADirectoryError, FileExistsError, PermissionError, FileNotFoundError) as error:
         raise InputError(f"{shown(folder)}: {error.strerror or error}: choose another --out") from error
     except OSError as error:
         raise InputError(
@@ -143,10 +143,8 @@ def _same(plan: Manifest, found: Manifest, shards: int | None) -> Manifest:
     differing = differing_fields(there, wanted)
     if shards is not None and len(found.shards) != min(shards, found.count):
         differing.append("--shards")
-    if len(differing) > 1 and "inputs.sha256" in differing:
-        differing.remove("inputs.sha256")  # the samples differ because the options do
     if differing:
-        names = ", ".join("samples" if name == "inputs.sha256" else name for name in differing)
+        names = ", ".join(plain_names(differing))
         raise InputError(
             f"{shown(found.folder)}: already there, made with other {names}: remove it, or choose another output folder"
         )

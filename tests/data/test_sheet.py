@@ -135,8 +135,8 @@ def test_wrong_labels_are_red_and_others_are_not(split, run):
         return [(caption.column, caption.name, caption.red) for caption in cell.captions]
 
     assert captions("01") == [("", "green", False)]
-    assert captions("15") == [("", "green", False), ("clean", "red", True)]
-    assert captions("06", "worst") == [("given", "red", False), ("worst", "green", False), ("clean", "red", True)]
+    assert captions("15") == [("", "green", True), ("clean", "red", False)]
+    assert captions("06", "worst") == [("given", "red", False), ("worst", "green", True), ("clean", "red", False)]
     assert captions("01", "worst", "clean") == [
         ("given", "green", False),
         ("worst", "green", False),
@@ -229,7 +229,7 @@ def test_wishes_that_cannot_be_fulfilled_end_in_one_line(split, masked, tmp_path
     assert fields["columns"] == ["given", "clean", "worst"]
     for folder, options, message in [
         (split, ["--class", "blue"], "no class 'blue' among red, green, 名前"),
-        (split, ["--labels", "random"], "no label column 'random': it has given, clean, worst"),
+        (split, ["--labels", "random"], "no label column 'random': choose from given, clean, worst"),
         (split, ["--labels", "clean", "--wrong"], "only 'clean' is asked for, so no label is known to be wrong"),
         (split, ["--count", "0"], "--count 0 is too small: use 1 or more"),
         (split, ["--count", "1001"], "--count 1001: at most 1,000 samples fit on a sheet"),
