@@ -33,6 +33,7 @@ from data_scripts.layouts.mask_pairs import (
     text_lines,
 )
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.data.prepare import add_raw_options, image_encoder, make_parser, run_script, write_splits
 from en_bench.errors import InputError
 
@@ -70,12 +71,22 @@ def refuse_full_set(raw: RawFiles) -> None:
     for name in raw.names:
         if PurePosixPath(name).stem.endswith("_seg"):
             raise InputError(
-                f"{raw.path}: {name} is a mask of the whole ADE20K, this is for SceneParse150: {LAYOUT.cure}"
+                f"{shown(raw.path)}: {name} is a mask of the whole ADE20K, this is for SceneParse150: {LAYOUT.cure}"
             )
 
 
 def check_names(raw: RawFiles, classes: Mapping[str, str], table: str) -> list[dict[str, Any]]:
-    """Identity of objectInfo150.txt, if there is one. Raises InputError unless its names are `classes`, by value."""
+    """Identity of objectInfo150.txt, if there is one.
+
+    It is published in two versions, which list the names of some classes in different orders.
+
+    Args:
+        raw: where it is.
+        classes: by mask value.
+        table: from which `classes` are, for messages.
+
+    Raises InputError unless each class is among the names that the file has for its value, and no value is left over.
+    """
     name = only_file(raw, "objectInfo150.txt")
     if name is None:
         return []
@@ -84,16 +95,17 @@ def check_names(raw: RawFiles, classes: Mapping[str, str], table: str) -> list[d
     try:
         index, label = header.index("Idx"), header.index("Name")
         rows = [[cell.strip() for cell in line.split("\t")] for line in lines[1:]]
-        found = {row[index]: row[label].partition(",")[0].strip() for row in rows}
+        found = {row[index]: row[label] for row in rows}
     except (ValueError, IndexError):
         raise InputError(
-            f"{name} in {raw.path}: not a table with columns Idx and Name: download the set again"
+            f"{name} in {shown(raw.path)}: not a table with columns Idx and Name: download the set again"
         ) from None
     for value in sorted(classes.keys() | found.keys(), key=lambda text: (len(text), text)):
-        if classes.get(value) != found.get(value):
+        names = [name.strip() for name in found.get(value, "").split(",")]
+        if value not in found or classes.get(value) not in names:
             raise InputError(
-                f"{name} in {raw.path}: class {value} is {found.get(value)!r}, in {table} {classes.get(value)!r}: "
-                f"not the 150 classes of SceneParse150; {LAYOUT.cure}"
+                f"{name} in {shown(raw.path)}: class {value} is {found.get(value)!r}, "
+                f"in {table} {classes.get(value)!r}: not the 150 classes of SceneParse150; {LAYOUT.cure}"
             )
     return [identity]
 
@@ -109,7 +121,9 @@ def listed_samples(raw: RawFiles) -> tuple[dict[str, SampleList], list[dict[str,
         key = line.split()[0]
         split = next((split for split in keys if key.startswith(f"ADE_{split}_")), None)
         if split is None:
-            raise InputError(f"{name} in {raw.path}: {key!r} is not ADE_train_N or ADE_val_N: download the set again")
+            raise InputError(
+                f"{name} in {shown(raw.path)}: {key!r} is not ADE_train_N or ADE_val_N: download the set again"
+            )
         keys[split].add(key)
     return {split: SampleList(identity["file"], listed) for split, listed in keys.items()}, [identity]
 
@@ -129,7 +143,7 @@ def prepare(args: argparse.Namespace) -> None:
         classes=list(class_map.mapping.values()),
         source={
             "script": "ade20k.py",
-            "raw": raw.path.resolve().name,
+            "raw": raw.name,
             "variant": "SceneParse150",
             "class_map": class_map.describe(),
             "lists": files + identity,

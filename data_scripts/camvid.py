@@ -32,6 +32,7 @@ from data_scripts.layouts.mask_pairs import (
     text_lines,
 )
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.data.prepare import add_raw_options, image_encoder, make_parser, run_script, write_splits
 from en_bench.errors import InputError
 
@@ -77,8 +78,8 @@ def listed_samples(raw: RawFiles) -> tuple[dict[str, SampleList], list[dict[str,
             image = roles[0]
             if image is None or roles != [Role("image", split, image.key), Role("mask", split, image.key)]:
                 raise InputError(
-                    f"{name} in {raw.path}: {line[:80]!r} does not name a file of {split} and the one of {split}annot "
-                    f"that has the same name: {LAYOUT.cure}"
+                    f"{name} in {shown(raw.path)}: {line[:80]!r} does not name a file of {split} and the one of "
+                    f"{split}annot that has the same name: {LAYOUT.cure}"
                 )
             keys.add(image.key)
         found[split] = SampleList(identity["file"], keys)
@@ -99,7 +100,7 @@ def prepare(args: argparse.Namespace) -> None:
         classes=list(class_map.mapping.values()),
         source={
             "script": "camvid.py",
-            "raw": raw.path.resolve().name,
+            "raw": raw.name,
             "variant": "SegNet",
             "class_map": class_map.describe(),
             "lists": identities,

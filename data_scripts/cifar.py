@@ -37,6 +37,7 @@ from en_bench.data.prepare import (
     Split,
     add_raw_options,
     image_encoder,
+    limited,
     make_parser,
     run_script,
     shortened,
@@ -74,6 +75,9 @@ def prepare(args: argparse.Namespace) -> None:
     selection = select_classes(found.cifar, args.classes, class_map)
     human = read_human_labels(args.noisy, raw, found) if args.noisy else None
     splits = [list_split(found, split, selection, human) for split in found.items]
+    kept = {split.name: len(split.samples) for split in splits}
+    # What is said of labels below is said of the samples that are written.
+    splits = [dataclasses.replace(split, samples=limited(split.samples, args)) for split in splits]
     dropped = dropped_labels(splits[0])
     if human:
         splits[0] = dataclasses.replace(splits[0], source={"noisy": human.about, "dropped": dropped})
@@ -90,25 +94,28 @@ def prepare(args: argparse.Namespace) -> None:
         classes=selection.classes,
         source=source,
         encode=dataclasses.replace(image_encoder(args), encoding="png"),
-        notes=_notes(found, selection, splits, dropped, human),
+        notes=_notes(found, selection, splits, kept, dropped, human),
     )
 
 
 def _notes(
-    found: Found, selection: Selection, splits: Sequence[Split], dropped: dict[str, int], human: HumanLabels | None
+    found: Found,
+    selection: Selection,
+    splits: Sequence[Split],
+    kept: dict[str, int],
+    dropped: dict[str, int],
+    human: HumanLabels | None,
 ) -> list[str]:
     notes = [
         f"{found.cifar.name}, {found.form} files, {len(selection.classes)} classes: {shortened(selection.classes)}"
     ]
     notes += [*found.notes, *selection.notes]
-    for split in splits:
-        there, published = len(found.items[split.name]), found.cifar.counts[split.name]
+    for split, count in kept.items():
+        there, published = len(found.items[split]), found.cifar.counts[split]
         if there != published:
-            notes.append(f"{split.name} has {there:,} images, the set as published {published:,}")
-        if len(split.samples) != there:
-            notes.append(
-                f"left out {there - len(split.samples):,} samples of {split.name} whose clean label is not kept"
-            )
+            notes.append(f"{split} has {there:,} images, the set as published {published:,}")
+        if count != there:
+            notes.append(f"left out {there - count:,} samples of {split} whose clean label is not kept")
     if human is not None:
         notes.append(f"human labels: {human.about['aligned']}")
     if any(dropped.values()):

@@ -86,7 +86,7 @@ def prepare(args: argparse.Namespace) -> None:
         classes=list(class_map.mapping.values()),
         source={
             "script": "cityscapes.py",
-            "raw": raw.path.resolve().name,
+            "raw": raw.name,
             "variant": "gtFine",
             "class_map": class_map.describe(),
         },

@@ -100,7 +100,7 @@ def prepare(args: argparse.Namespace) -> None:
     listing, layout = read_layout(args, raw, split_map)
     source: dict[str, object] = {
         "script": "imagefolder.py",
-        "raw": raw.path.resolve().name,
+        "raw": raw.name,
         "layout": args.layout,
         "split_map": split_map,
     }

@@ -132,6 +132,8 @@ def find_splits(raw: RawFiles, asked: Sequence[str]) -> list[Labelled]:
             raise InputError(f"{shown(raw.path)}: no images of {split}{reason}: correct --raw or --splits")
         elif skipped:
             general.append(f"left out {len(skipped):,} files of {split}, none can be used (first: {_why(skipped[0])})")
+        else:
+            general.append(f"no {split}: none of its images is there")
     if not found:
         raise InputError(
             f"{shown(raw.path)}: no images named like those of ILSVRC 2012 (n01440764_18.JPEG, "

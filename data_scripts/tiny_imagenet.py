@@ -27,6 +27,7 @@ from data_scripts.layouts.listing import Folder, Item, Listing, find_file, key_o
 from data_scripts.layouts.lists import lines_of, read_lines
 from data_scripts.layouts.naming import add_class_options, write_listing
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.data.prepare import add_raw_options, make_parser, run_script, shortened
 from en_bench.data.tables import parse_csv, table_bytes
 from en_bench.errors import InputError
@@ -96,9 +97,9 @@ def _val_labels(raw: RawFiles, listing: Listing) -> tuple[str, dict[str, str]]:
         rows = [(parts[-1], wnid) for parts, wnid in paths if parts[-3:-1] == ["val", "images"]]
     for image, wnid in rows:
         if not _WNID.fullmatch(wnid):
-            raise InputError(f"{raw.path}: {table}: {wnid!r} of {image!r} is no WordNet id: download it again")
+            raise InputError(f"{shown(raw.path)}: {table}: {wnid!r} of {image!r} is no WordNet id: download it again")
         if image in wnids:
-            raise InputError(f"{raw.path}: {table}: lists {image!r} twice: download it again")
+            raise InputError(f"{shown(raw.path)}: {table}: lists {image!r} twice: download it again")
         wnids[image] = wnid
     listing.source[f"{table}_sha256"] = digest
     return table, wnids
@@ -117,19 +118,23 @@ def list_tiny_imagenet(raw: RawFiles) -> Listing:
     list_train(raw, listing)
     trained = {item.category for item in listing.items}
     if not trained:
-        raise InputError(f"{raw.path}: no train/<WordNet id>/ in it: name the zip, a tar or the folder of {_NAME}")
+        raise InputError(
+            f"{shown(raw.path)}: no train/<WordNet id>/ in it: name the zip, a tar or the folder of {_NAME}"
+        )
     wanted, where = trained, "train/"
     if any(name.rpartition("/")[2] == "wnids.txt" for name in raw.names):
         lines, listing.source["wnids_sha256"] = read_lines(raw, "wnids.txt", _NAME)
         wanted, where = set(lines), "wnids.txt"
         if lone := sorted(wanted ^ trained):
             raise InputError(
-                f"{raw.path}: train/ has {len(trained):,} classes, wnids.txt {len(wanted):,}; in one only: "
+                f"{shown(raw.path)}: train/ has {len(trained):,} classes, wnids.txt {len(wanted):,}; in one only: "
                 f"{shortened(lone)}: unpack or download it again"
             )
     list_val(raw, listing)
     if strange := sorted({item.category for item in listing.items} - wanted):
-        raise InputError(f"{raw.path}: val/ has classes that {where} lacks: {shortened(strange)}: take both from one")
+        raise InputError(
+            f"{shown(raw.path)}: val/ has classes that {where} lacks: {shortened(strange)}: take both from one"
+        )
     listing.classes = sorted(wanted)
     unlabelled = sorted(Folder(raw, "test").names.values())
     listing.note(len(unlabelled), "files of test/, which are published without labels", unlabelled)
@@ -139,7 +144,7 @@ def list_tiny_imagenet(raw: RawFiles) -> Listing:
 def prepare(args: argparse.Namespace) -> None:
     """Writes train and val."""
     raw = RawFiles(args.raw, nested=True)
-    source: dict[str, object] = {"script": "tiny_imagenet.py", "raw": raw.path.resolve().name}
+    source: dict[str, object] = {"script": "tiny_imagenet.py", "raw": raw.name}
     write_listing(
         args, raw, list_tiny_imagenet(raw), dataset=args.dataset, source=source, layout="train/<WordNet id>/images/"
     )

@@ -140,7 +140,7 @@ def prepare(args: argparse.Namespace) -> None:
 
     described: dict[str, Any] = {
         "script": "webvision.py",
-        "raw": raw.path.resolve().name,
+        "raw": raw.name,
         "version": "1.0",
         "variant": variant,
         "resolution": _RESOLUTIONS[variant],

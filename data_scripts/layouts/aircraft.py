@@ -13,6 +13,7 @@ from data_scripts.layouts.listing import Folder, Listing
 from data_scripts.layouts.lists import read_lines, read_pairs
 from en_bench.data.archives import RawFiles
 from en_bench.data.images import ImageEncoder, UnreadableImage
+from en_bench.data.places import shown
 from en_bench.errors import InputError
 
 _NAME = "FGVC-Aircraft 2013b"
@@ -35,7 +36,9 @@ def list_aircraft(raw: RawFiles, split_map: dict[str, str]) -> Listing:
         variants, digests[table] = read_pairs(raw, table, _NAME)
         for number, variant in variants.items():
             if variant not in classes:
-                raise InputError(f"{raw.path}: {table}: {variant!r} is not in variants.txt: take both from one archive")
+                raise InputError(
+                    f"{shown(raw.path)}: {table}: {variant!r} is not in variants.txt: take both from one archive"
+                )
             item = folder.item(f"{number}.jpg", split_map.get(split, split), variant, number, table)
             if not item.refusal:
                 item = replace(item, load=functools.partial(without_banner, folder.load(item)))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_scripts.layouts.listing import Item, Listing, find_file
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.errors import InputError
 
 SEVERITIES = 5
@@ -44,7 +45,7 @@ def list_corruption(raw: RawFiles, corruption: str, severity: int | None, split:
     _check(raw, images, images_name, labels, labels_name)
     each, rest = divmod(len(labels), SEVERITIES)
     if rest or not np.array_equal(labels, np.tile(labels[:each], SEVERITIES)):
-        raise InputError(f"{raw.path}: {labels_name}: not the same labels {SEVERITIES} times: download it again")
+        raise InputError(f"{shown(raw.path)}: {labels_name}: not the same labels {SEVERITIES} times: download it again")
     listing = Listing(source={"arrays": [images_name, labels_name], "labels_sha256": digest})
     for level in range(1, SEVERITIES + 1) if severity is None else [severity]:
         rows = range((level - 1) * each, level * each)
@@ -84,20 +85,20 @@ def _array(raw: RawFiles, name: str) -> tuple[NDArray[Any], str, str]:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{raw.path}: {path}: not a whole array ({reason}): download it again") from error
+        raise InputError(f"{shown(raw.path)}: {path}: not a whole array ({reason}): download it again") from error
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{raw.path}: {path}: an archive of arrays, not one: download it again")
+        raise InputError(f"{shown(raw.path)}: {path}: an archive of arrays, not one: download it again")
     return array, path, hashlib.sha256(content).hexdigest()
 
 
 def _check(raw: RawFiles, images: NDArray[Any], images_name: str, labels: NDArray[Any], labels_name: str) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise InputError(
-            f"{raw.path}: {images_name}: {images.dtype} of shape {images.shape}, not uint8 of (n, height, width, 3): "
-            "name arrays of images"
+            f"{shown(raw.path)}: {images_name}: {images.dtype} of shape {images.shape}, not uint8 of "
+            "(n, height, width, 3): name arrays of images"
         )
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images):
         raise InputError(
-            f"{raw.path}: {labels_name}: {labels.dtype} of shape {labels.shape} cannot label {len(images):,} images: "
-            "take both from the same download"
+            f"{shown(raw.path)}: {labels_name}: {labels.dtype} of shape {labels.shape} cannot label {len(images):,} "
+            "images: take both from the same download"
         )

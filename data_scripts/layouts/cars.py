@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from data_scripts.layouts.listing import Folder, Listing, find_file, key_of
+from data_scripts.layouts.mat_files import load_mat
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.errors import InputError
 
 _NAME = "Stanford Cars"
@@ -40,7 +40,7 @@ def list_cars(raw: RawFiles, split_map: dict[str, str]) -> Listing:
         for path, number in _labels(raw, table, records):
             if not 1 <= number <= len(classes):
                 raise InputError(
-                    f"{raw.path}: {table}: {path} is of class {number}, cars_meta.mat has {len(classes)}: "
+                    f"{shown(raw.path)}: {table}: {path} is of class {number}, cars_meta.mat has {len(classes)}: "
                     "take both from the same devkit"
                 )
             key = key_of([name, path])
@@ -54,13 +54,13 @@ def _labels(raw: RawFiles, table: str, records: np.ndarray[Any, Any]) -> list[tu
     missing = [name for name in ("fname", "class") if name not in (records.dtype.names or ())]
     if missing:
         raise InputError(
-            f"{raw.path}: {table}: its records have no {missing[0]!r}: for cars_test/ it is "
+            f"{shown(raw.path)}: {table}: its records have no {missing[0]!r}: for cars_test/ it is "
             "cars_test_annos_withlabels.mat that has the labels"
         )
     try:
         return [(str(record["fname"]), int(record["class"])) for record in records]
     except (TypeError, ValueError) as error:
-        raise InputError(f"{raw.path}: {table}: damaged ({error}): download it again") from error
+        raise InputError(f"{shown(raw.path)}: {table}: damaged ({error}): download it again") from error
 
 
 def _variable(raw: RawFiles, name: str, variable: str) -> tuple[np.ndarray[Any, Any], str]:
@@ -68,10 +68,10 @@ def _variable(raw: RawFiles, name: str, variable: str) -> tuple[np.ndarray[Any, 
     path = find_file(raw, name, _NAME)
     try:
         content = raw.read(path)
-        found = scipy.io.loadmat(io.BytesIO(content), squeeze_me=True, variable_names=[variable])
+        found = load_mat(content, [variable])
     except Exception as error:  # scipy raises nearly any type on a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{raw.path}: {path}: not a MATLAB file ({reason}): download it again") from error
+        raise InputError(f"{shown(raw.path)}: {path}: not a MATLAB file ({reason}): download it again") from error
     if variable not in found:
-        raise InputError(f"{raw.path}: {path}: holds no {variable!r}: name the devkit of {_NAME}")
+        raise InputError(f"{shown(raw.path)}: {path}: holds no {variable!r}: name the devkit of {_NAME}")
     return np.atleast_1d(found[variable]), hashlib.sha256(content).hexdigest()

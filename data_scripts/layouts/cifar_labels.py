@@ -141,7 +141,7 @@ class Selection:
 def select_classes(cifar: Cifar, names: str | None, class_map: ClassMap | None) -> Selection:
     """All classes; or those in `names`, separated by commas, in the order of the set; or what a class map makes.
 
-    Raises InputError for a name that is no class of the set, or comes twice, and for a map of none of them.
+    Raises InputError for a name that is no class of the set, or comes twice.
     """
     if names is not None:
         wanted = [name.strip() for name in names.split(",")]
@@ -153,15 +153,12 @@ def select_classes(cifar: Cifar, names: str | None, class_map: ClassMap | None) 
         return Selection(kept, _table(cifar, {name: name for name in kept}, kept), {"classes": list(kept)})
     if class_map is not None:
         absent = sorted(class_map.mapping.keys() - set(cifar.classes))
-        if len(absent) == len(class_map.mapping):
+        if absent:
             raise InputError(
-                f"{class_map.name}: maps no class of {cifar.name}, first {absent[0]!r}: choose from "
-                f"{', '.join(cifar.classes)}"
+                f"{class_map.name}: {absent[0]!r} is no class of {cifar.name}: choose from {', '.join(cifar.classes)}"
             )
-        first = ", ".join(absent[:1])
-        notes = (f"left out {len(absent)} classes of {class_map.name} that have no images (first: {first!r})",)
         table = _table(cifar, class_map.mapping, class_map.classes)
-        return Selection(class_map.classes, table, {"class_map": class_map.describe()}, notes if absent else ())
+        return Selection(class_map.classes, table, {"class_map": class_map.describe()})
     return Selection(cifar.classes, np.arange(len(cifar.classes)), {})
 
 

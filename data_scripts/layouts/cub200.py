@@ -5,6 +5,7 @@ from __future__ import annotations
 from data_scripts.layouts.listing import Folder, Listing, key_of
 from data_scripts.layouts.lists import read_pairs, require_same_ids
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.errors import InputError
 
 _NAME = "CUB-200-2011"
@@ -36,9 +37,11 @@ def list_cub200(raw: RawFiles, split_map: dict[str, str]) -> Listing:
     folder = Folder(raw, "images")
     for number, path in images.items():
         if labels[number] not in classes:
-            raise InputError(f"{raw.path}: image_class_labels.txt: class {labels[number]!r} is not in classes.txt")
+            raise InputError(
+                f"{shown(raw.path)}: image_class_labels.txt: class {labels[number]!r} is not in classes.txt"
+            )
         if training[number] not in _SPLITS:
-            raise InputError(f"{raw.path}: train_test_split.txt: {training[number]!r} is neither 0 nor 1")
+            raise InputError(f"{shown(raw.path)}: train_test_split.txt: {training[number]!r} is neither 0 nor 1")
         split = _SPLITS[training[number]]
         key = key_of(path.split("/"))
         listing.items.append(folder.item(path, split_map.get(split, split), classes[labels[number]], key, "images.txt"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_scripts.layouts.imagenet_files import PUBLISHED, VAL_PREFIX, Image
+from data_scripts.layouts.mat_files import load_mat
 from data_scripts.layouts.wordnet import imagenet_classes, require_imagenet_classes
 from en_bench.data.archives import RawFiles
 from en_bench.data.places import shown
@@ -20,9 +18,6 @@ DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 SYNSETS = "meta.mat"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SOLUTION = "LOC_val_solution.csv"
-_MAX_MAT = 2**26  # bytes of meta.mat, unpacked; the published one has about 2**21
-_MAT_HEADER = 128  # bytes before the first element of a MATLAB 5 file
-_MAT_COMPRESSED = 15  # the kind of element that zlib has packed
 
 
 @dataclass(frozen=True)
@@ -103,10 +98,7 @@ def read_synsets(companions: Companions) -> Synsets | None:
     train_images: dict[str, int] = {}
     leaves = 0
     try:
-        _check_unpacked_size(content)
-        from scipy.io import loadmat
-
-        synsets = loadmat(io.BytesIO(content), squeeze_me=True, variable_names=["synsets"])["synsets"].reshape(-1)
+        synsets = load_mat(content, ["synsets"])["synsets"].reshape(-1)
         for synset in synsets:
             if int(synset["num_children"]) == 0:
                 leaves += 1
@@ -123,20 +115,6 @@ def read_synsets(companions: Companions) -> Synsets | None:
     if len(wnids) != leaves:
         raise InputError(f"{name}: {leaves - len(wnids)} ILSVRC2012_IDs are given twice: take {DEVKIT}'s")
     return Synsets(name, hashlib.sha256(content).hexdigest(), wnids, train_images)
-
-
-def _check_unpacked_size(content: bytes) -> None:
-    """Raises ValueError for what would unpack to far more than the table of classes."""
-    order = ">" if content[126:128] == b"MI" else "<"
-    offset, size = _MAT_HEADER, len(content)
-    while offset + 8 <= len(content) and size <= _MAX_MAT:
-        kind, length = struct.unpack_from(f"{order}II", content, offset)
-        offset += 8
-        if kind == _MAT_COMPRESSED:
-            size += len(zlib.decompressobj().decompress(content[offset : offset + length], _MAX_MAT))
-        offset += length
-    if size > _MAX_MAT:
-        raise ValueError(f"unpacks to more than {_MAX_MAT:,} bytes")
 
 
 def read_devkit(companions: Companions, synsets: Synsets | None, images: int) -> LabelTable | None:
@@ -186,12 +164,12 @@ def read_solution(companions: Companions) -> LabelTable | None:
     name, content = found
     known = set(imagenet_classes())
     wnids = {}
-    for number, row in enumerate(parse_csv(content, name, ["ImageId", "PredictionString"]), start=2):
+    for row in parse_csv(content, name, ["ImageId", "PredictionString"]):
         classes = set(row["PredictionString"].split()[::5])
         if len(classes) != 1 or not classes <= known:
             raise InputError(
-                f"{name}: row {number} ({row['ImageId']}) names {' and '.join(sorted(classes)) or 'no class'}, not one "
-                "of ImageNet's 1,000 classes: take the file of Kaggle's ImageNet Object Localization Challenge"
+                f"{name}: line {row.line} ({row['ImageId']}) names {' and '.join(sorted(classes)) or 'no class'}, not "
+                "one of ImageNet's 1,000 classes: take the file of Kaggle's ImageNet Object Localization Challenge"
             )
         wnids[row["ImageId"]] = classes.pop()
     return LabelTable(SOLUTION, wnids, {SOLUTION: hashlib.sha256(content).hexdigest()})

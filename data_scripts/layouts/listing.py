@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.data.prepare import Split, shortened
 from en_bench.data.sources import Skipped, Source
 from en_bench.errors import InputError
@@ -86,7 +87,7 @@ class Folder:
         """The sample of a file that `table` lists; refused, with the reason, where it cannot be read."""
         name = self.names.get(path)
         if name is None:
-            return Item(path, split, category, key, f"listed in {table}, not in {self._raw.path.name}")
+            return Item(path, split, category, key, f"listed in {table}, not in {self._raw.name}")
         return Item(name, split, category, key, self._reasons.get(name, ""))
 
     def load(self, item: Item) -> Callable[[], bytes]:
@@ -108,7 +109,7 @@ def find_file(raw: RawFiles, name: str, data_set: str) -> str:
     """
     found = [known for known in raw.names if f"/{known}".endswith(f"/{name}")]
     if not found:
-        raise InputError(f"{raw.path}: no {name} in it: name the folder or archive of {data_set} as published")
+        raise InputError(f"{shown(raw.path)}: no {name} in it: name the folder or archive of {data_set} as published")
     return min(found, key=lambda known: (len(known), known))
 
 
@@ -133,12 +134,21 @@ def tell_apart(listing: Listing) -> None:
 
 
 def note_uneven_classes(listing: Listing) -> None:
-    """Says which classes occur in some of the splits only. Subsets may be so; misread folders are."""
+    """Says which classes occur in some of the splits only. Subsets may be so; misread folders are.
+
+    Raises InputError where train and val have no class in common.
+    """
     splits: dict[str, set[str]] = {}
     for item in listing.items:
         if not item.refusal:
             splits.setdefault(item.category, set()).add(item.split)
     every = set().union(*splits.values())
+    if {"train", "val"} <= every and not any({"train", "val"} <= where for where in splits.values()):
+        own = {split: sorted(c for c, where in splits.items() if split in where) for split in ("train", "val")}
+        raise InputError(
+            f"train and val have no class in common (train: {shortened(own['train'])}; val: {shortened(own['val'])}): "
+            "--raw must hold <split>/<class>/<file>; name their labels with --csv, or use the script of the data set"
+        )
     groups: dict[tuple[str, ...], list[str]] = {}
     for category in sorted(splits):
         if splits[category] != every:

@@ -6,6 +6,7 @@ import hashlib
 
 from data_scripts.layouts.listing import find_file
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.errors import InputError
 
 
@@ -23,7 +24,7 @@ def lines_of(raw: RawFiles, path: str) -> tuple[list[str], str]:
         content = raw.read(path)
         lines = content.decode("utf-8-sig").splitlines()
     except (OSError, KeyError, UnicodeDecodeError) as error:
-        raise InputError(f"{raw.path}: {path} cannot be read as text ({error}): download it again") from error
+        raise InputError(f"{shown(raw.path)}: {path} cannot be read as text ({error}): download it again") from error
     return [line.strip() for line in lines if line.strip()], hashlib.sha256(content).hexdigest()
 
 
@@ -37,9 +38,9 @@ def read_pairs(raw: RawFiles, name: str, data_set: str) -> tuple[dict[str, str],
     for line in lines:
         number, _, value = line.partition(" ")
         if not value.strip():
-            raise InputError(f"{raw.path}: {name}: {line!r} is not 'id value': download it again")
+            raise InputError(f"{shown(raw.path)}: {name}: {line!r} is not 'id value': download it again")
         if number in pairs:
-            raise InputError(f"{raw.path}: {name}: id {number!r} comes twice: download it again")
+            raise InputError(f"{shown(raw.path)}: {name}: id {number!r} comes twice: download it again")
         pairs[number] = value.strip()
     return pairs, digest
 
@@ -49,6 +50,6 @@ def require_same_ids(raw: RawFiles, a: dict[str, str], a_name: str, b: dict[str,
     lone = sorted(a.keys() ^ b.keys())
     if lone:
         raise InputError(
-            f"{raw.path}: {a_name} has {len(a):,} ids, {b_name} has {len(b):,}; {lone[0]!r} is in one only: "
+            f"{shown(raw.path)}: {a_name} has {len(a):,} ids, {b_name} has {len(b):,}; {lone[0]!r} is in one only: "
             "take both from the same download"
         )

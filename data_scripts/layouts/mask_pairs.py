@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from en_bench.data.archives import RawFiles
 from en_bench.data.classes import ClassMap, read_class_map
 from en_bench.data.masks import IGNORE, MaskEncoder
+from en_bench.data.places import shown
 from en_bench.data.prepare import Split
 from en_bench.data.sources import Skipped, Source
 from en_bench.errors import InputError
@@ -109,9 +110,9 @@ def pair_masks(
             if (count := len(splits[-1].samples)) != layout.counts[split]:
                 notes.append(f"{split}: found {count:,} pairs; published are {layout.counts[split]:,}")
         else:
-            notes.append(f"{split}: no images and no masks in {raw.path}")
+            notes.append(f"{split}: no images and no masks in {shown(raw.path)}")
     if not splits:
-        raise InputError(f"{raw.path}: no {layout.images}: {layout.cure}")
+        raise InputError(f"{shown(raw.path)}: no {layout.images}: {layout.cure}")
     return splits, notes
 
 
@@ -127,7 +128,7 @@ def _pair_split(
         if files and not others:
             where = layout.masks if missing == "masks" else layout.images
             raise InputError(
-                f"{raw.path}: {split} has {len(files):,} {there} and no {missing} ({where}): {layout.cure}"
+                f"{shown(raw.path)}: {split} has {len(files):,} {there} and no {missing} ({where}): {layout.cure}"
             )
         _refuse_second_copy(raw, files)
     skipped, refused = [], set()
@@ -146,7 +147,7 @@ def _pair_split(
             samples.append(Source(key, {}, raw.source(image), image, mask=raw.source(mask)))
     if listed is not None:
         absent = sorted(set(listed.keys) - images.keys() - masks.keys() - refused)
-        skipped += [Skipped(key, key, f"listed in {listed.name}, not in {raw.path.resolve().name}") for key in absent]
+        skipped += [Skipped(key, key, f"listed in {listed.name}, not in {raw.name}") for key in absent]
     return Split(split, samples, skipped)
 
 
@@ -168,7 +169,7 @@ def _refuse_second_copy(raw: RawFiles, files: Mapping[str, list[str]]) -> None:
     for names in files.values():
         if len({PurePosixPath(name).parent for name in names}) > 1:
             raise InputError(
-                f"{raw.path}: holds the set more than once, {names[0]} and {names[1]}: "
+                f"{shown(raw.path)}: holds the set more than once, {names[0]} and {names[1]}: "
                 "name one of them, or move the other away"
             )
 
@@ -190,7 +191,9 @@ def only_file(raw: RawFiles, name: str) -> str | None:
     """The raw file whose last part is `name`, None if there is none. Raises InputError for several."""
     found = [candidate for candidate in raw.names if PurePosixPath(candidate).name == name]
     if len(found) > 1:
-        raise InputError(f"{raw.path}: holds {found[0]} and {found[1]}: leave the one that belongs to the images")
+        raise InputError(
+            f"{shown(raw.path)}: holds {found[0]} and {found[1]}: leave the one that belongs to the images"
+        )
     return found[0] if found else None
 
 
@@ -203,6 +206,6 @@ def text_lines(raw: RawFiles, name: str) -> tuple[list[str], dict[str, Any]]:
         content = raw.read(name)
         text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{name} in {raw.path}: cannot be read as text ({error}): download it again") from error
+        raise InputError(f"{name} in {shown(raw.path)}: cannot be read as text ({error}): download it again") from error
     identity = {"file": PurePosixPath(name).name, "sha256": hashlib.sha256(content).hexdigest()}
     return [line for line in text.splitlines() if line.strip()], identity

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from data_scripts.layouts.listing import Listing, note_uneven_classes, splits_of, tell_apart
 from en_bench.data.archives import RawFiles
 from en_bench.data.classes import ClassMap, read_class_map
+from en_bench.data.places import shown
 from en_bench.data.prepare import image_encoder, shortened, write_splits
 from en_bench.data.tables import parse_csv, table_bytes
 from en_bench.errors import InputError
@@ -83,15 +84,15 @@ def write_listing(
     found = {item.category for item in listing.items if not item.refusal}
     if not found:
         left_out = f" ({'; '.join(listing.notes)})" if listing.notes else ""
-        raise InputError(f"{raw.path}: no images in {layout}{left_out}: correct --raw, --layout or --class-map")
+        raise InputError(f"{shown(raw.path)}: no images in {layout}{left_out}: correct --raw, --layout or --class-map")
     classes = listing.classes or sorted(found)
     if args.class_list:
         classes, source["class_list"] = read_class_list(args.class_list, raw)
         strange = sorted(found - set(classes))
         if strange:
             raise InputError(
-                f"{args.class_list}: does not name {len(strange)} of the {len(found)} classes found in {raw.path} "
-                f"({shortened(strange)}): map them with --class-map, or name another list"
+                f"{args.class_list}: does not name {len(strange)} of the {len(found)} classes found in "
+                f"{shown(raw.path)} ({shortened(strange)}): map them with --class-map, or name another list"
             )
     splits = splits_of(listing, raw, classes)
     note_uneven_classes(listing)

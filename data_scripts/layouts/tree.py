@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from data_scripts.layouts.listing import Item, Listing, key_of
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.errors import InputError
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
@@ -33,15 +34,16 @@ def list_tree(raw: RawFiles, split_map: dict[str, str], subfolder: str = "") -> 
     if misplaced and not wrapped:
         name, parts = misplaced[0]
         raise InputError(
-            f"{raw.path}: {name!r} would be of split {parts[0]!r} and class {parts[1]!r}, which is named like a split: "
-            f"--raw must hold <split>/<class>/<file>; if {parts[0]!r} is a split, use --split-map {parts[0]}=NAME"
+            f"{shown(raw.path)}: {name!r} would be of split {parts[0]!r} and class {parts[1]!r}, which is named "
+            f"like a split: --raw must hold <split>/<class>/<file>; if {parts[0]!r} is a split, use --split-map "
+            f"{parts[0]}=NAME"
         )
     if single and not wrapped and not is_split(deep[0][1][0]) and any(len(parts) > 3 for _, parts in deep):
         top = deep[0][1][0]
         raise InputError(
-            f"{raw.path}: {top!r} may be a split or a folder above the splits: use --split-map {top}=NAME if it is a "
-            "split, else --split-map FOLDER=NAME for the splits in it, or name the folder that holds them with --raw; "
-            "if its folders are classes, add --split NAME"
+            f"{shown(raw.path)}: {top!r} may be a split or a folder above the splits: use --split-map {top}=NAME if it "
+            "is a split, else --split-map FOLDER=NAME for the splits in it, or name the folder that holds them with "
+            "--raw; if its folders are classes, add --split NAME"
         )
     listing, outside = Listing(), []
     for name, parts in paths.items():
@@ -94,11 +96,11 @@ def _paths(raw: RawFiles, subfolder: str) -> tuple[dict[str, Parts], dict[str, s
             below[name] = parts[start + len(wanted) :]
             above.add(parts[:start])
     if not below:
-        raise InputError(f"{raw.path}: no folder {subfolder} with files in it: correct --subfolder")
+        raise InputError(f"{shown(raw.path)}: no folder {subfolder} with files in it: correct --subfolder")
     if len(above) > 1:
         first, second = ("/".join(parts) or "the top" for parts in sorted(above)[:2])
         raise InputError(
-            f"{raw.path}: {subfolder} lies in {first} and in {second}: say more of its path with --subfolder"
+            f"{shown(raw.path)}: {subfolder} lies in {first} and in {second}: say more of its path with --subfolder"
         )
     return below, reasons
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from data_scripts.layouts.webvision_lists import VERSION_2
 from en_bench.data.archives import RawFiles
 from en_bench.data.images import ImageEncoder, UnreadableImage
+from en_bench.data.places import shown
 from en_bench.errors import InputError
 
 VALIDATION = "val"
@@ -118,22 +119,22 @@ def _choose(raw: RawFiles, variants: dict[str, dict[str, list[str]]], asked: str
     for group, found in variants.items():
         if not found:
             raise InputError(
-                f"{raw.path}: no images of {group}: put {_ARCHIVES[group]}, or its folder, there, "
+                f"{shown(raw.path)}: no images of {group}: put {_ARCHIVES[group]}, or its folder, there, "
                 "or leave it out with --sources or --splits"
             )
     there = sorted({variant for found in variants.values() for variant in found})
     if asked is None and len(there) > 1:
         where = "; ".join(
-            f"{variant} {group} in {places[0] or raw.path.name}"
+            f"{variant} {group} in {places[0] or raw.name}"
             for group, found in variants.items()
             for variant, places in sorted(found.items())
         )
-        raise InputError(f"{raw.path}: original and resized images are there ({where}): choose with --variant")
+        raise InputError(f"{shown(raw.path)}: original and resized images are there ({where}): choose with --variant")
     chosen = asked or there[0]
     lacking = [group for group, found in variants.items() if chosen not in found]
     if lacking:
         raise InputError(
-            f"{raw.path}: {chosen} images of {' and '.join(lacking)} are not there, only {' and '.join(there)} ones: "
-            "leave --variant out, or choose --sources and --splits that have them"
+            f"{shown(raw.path)}: {chosen} images of {' and '.join(lacking)} are not there, only {' and '.join(there)} "
+            "ones: leave --variant out, or choose --sources and --splits that have them"
         )
     return chosen

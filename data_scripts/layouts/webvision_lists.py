@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from data_scripts.layouts.wordnet import require_imagenet_classes
 from en_bench.data.archives import RawFiles
+from en_bench.data.places import shown
 from en_bench.errors import InputError
 
 TRAIN_LIST = "train_filelist_{}.txt"
@@ -33,11 +34,13 @@ class Info:
         """Lines of one of the files, without line ends. Raises InputError if it is not there, or there in two forms."""
         places = [found for found in self.raw.names if found.rpartition("/")[2] == name]
         if not places:
-            raise InputError(f"{self.raw.path}: no {name}: put info.tar, or its folder info, beside the images")
+            raise InputError(f"{shown(self.raw.path)}: no {name}: put info.tar, or its folder info, beside the images")
         try:
             contents = {self.raw.read(place): place for place in places}
             if len(contents) > 1:
-                raise InputError(f"{self.raw.path}: {' and '.join(contents.values())} differ: remove one of them")
+                raise InputError(
+                    f"{shown(self.raw.path)}: {' and '.join(contents.values())} differ: remove one of them"
+                )
             content = next(iter(contents))
             lines = content.decode().rstrip().replace("\r\n", "\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:

@@ -41,8 +41,9 @@ class RawFiles:
     A compressed tar is unpacked once into a temporary file (under TMPDIR), since permuted reads need seeking. Folders
     are walked through symbolic links. Hidden files (".DS_Store", "._x") are passed over.
 
-    Never read, and listed in `refused`: links in archives, members with absolute or ".." paths, names with line breaks
-    or bytes that are not UTF-8, files above 1 GiB, and of several members with one name all but the last.
+    Never read, and listed in `refused`: links in archives, members with absolute or ".." paths, names with control
+    characters or bytes that are not UTF-8, files above 256 MiB, members of a zip that unpack to over 100 times their
+    size, and of several members with one name all but the last.
 
     Args:
         path: folder, tar or zip, or the URL of one. A large tar is better listed on disk: each header is a read.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -16,6 +18,7 @@ from en_bench.files import write_bytes
 Place = Path
 
 _T = TypeVar("_T")
+_QUERY = re.compile(r"(\w+://[^\s'\"?]+)\?[^\s'\"]*")  # of a URL within a text: it may hold keys
 
 
 def place(text: str | os.PathLike[str]) -> Place:
@@ -150,12 +153,13 @@ def _asked(where: Place, question: Callable[[], _T]) -> _T:
         return question()
     try:
         return question()
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:  # whose text may hold the whole URL
+        raise FileNotFoundError(errno.ENOENT, _one_line(error), shown(where)) from error
     except Exception as error:  # botocore, aiohttp and google-auth share no base class
         raise OSError(_one_line(error)) from error
 
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    text = _QUERY.sub(r"\1", text)
     return text if len(text) <= 200 else f"{text[:200]}…"

@@ -136,7 +136,8 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(whole, tmp_path, workers):
     code, said = finish(folder, workers, "--resume", "--file-limit", 20_000)
     assert code == 1
     assert said == (
-        f"{folder}: going on after 4 of 8 shards\n{folder}: File too large: finished shards are kept; make room, or see to the connection, and run again "
+        f"{folder}: going on after 4 of 8 shards\n"
+        f"{folder}: File too large: finished shards are kept; make room, or see to the connection, and run again "
         "with --resume\n"
     )
     prepare(str(folder), workers=1, resume=True)

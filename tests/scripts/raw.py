@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,6 +85,16 @@ def zip_bytes(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) ->
         for name, content in files.items():
             packed.writestr(name, content)
     return out.getvalue()
+
+
+def mat_bomb(order: str = "<") -> bytes:
+    """A MATLAB file of 100 kB whose one element unpacks to 100 MB; the byte order ">" is said as scipy takes it, too.
+
+    What is no "IM" is big-endian to scipy, if the version before it is one that it knows.
+    """
+    packed = zlib.compress(bytes(10**8))
+    head = b"\x00\x01IM" if order == "<" else b"\x01\x00XX"
+    return b" " * 124 + head + struct.pack(f"{order}II", 15, len(packed)) + packed
 
 
 def write_tree(folder: Path, files: Mapping[str, bytes]) -> Path:

@@ -88,6 +88,14 @@ def test_classes_are_those_of_the_challenge(tmp_path, run):
     assert {number: classes[number] for number in known} == known
 
 
+def test_names_of_a_class_may_come_in_any_order(tmp_path, run):
+    # The published table exists in two versions, with television's and others' names in different orders.
+    names = {"class_90": "television receiver, television, television set", "class_2": "edifice,building ,house "}
+    files = changed("objectInfo150.txt", object_info(**names))
+    assert run("--raw", raw.write_tree(tmp_path / "raw", files), "--out", tmp_path / "out")[0] == 0
+    assert load_manifest(tmp_path / "out" / "train").classes[89] == "television"
+
+
 def test_pairs_of_both_splits_pixel_by_pixel(tmp_path, run):
     code, out, _ = run("--raw", raw.write_tree(tmp_path / "raw", layout()), "--out", tmp_path / "out")
     assert code == 0
@@ -203,8 +211,13 @@ FULL = "ADE20K_2016_07_26/images/training/a/abbey/ADE_train_00000970"
         ({f"{FULL}.jpg": raw.jpeg(1), f"{FULL}_seg.png": raw.png(1)}, "is a mask of the whole ADE20K, this is for"),
         (
             changed("objectInfo150.txt", object_info(class_3="floor, flooring", class_4="sky")),
-            "class 3 is 'floor', in ade20k150.csv 'sky': not the 150 classes of SceneParse150; name ADEChallengeData",
+            "class 3 is 'floor, flooring', in ade20k150.csv 'sky': not the 150 classes of SceneParse150; name ADEChall",
         ),
+        (  # parts of a name are not the name
+            changed("objectInfo150.txt", object_info(class_59="screen", class_131="screen door, screen")),
+            "class 59 is 'screen', in ade20k150.csv 'screen door': not the 150 classes",
+        ),
+        (changed("objectInfo150.txt", object_info(class_149="")), "class 149 is '', in ade20k150.csv 'clock'"),
         (changed("objectInfo150.txt", object_info(class_151="blade")), "class 151 is 'blade', in ade20k150.csv None"),
         (changed("objectInfo150.txt", b"1,wall\n"), "not a table with columns Idx and Name: download the set again"),
         (changed("objectInfo150.txt", b""), "not a table with columns Idx and Name: download the set again"),

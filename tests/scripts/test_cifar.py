@@ -218,20 +218,38 @@ def test_a_subset_by_clean_label_drops_and_counts_noisy_labels(tmp_path, run):
     }
 
 
+def test_dropped_labels_are_counted_over_what_a_limit_leaves(tmp_path, run):
+    raw, noisy = archive(tmp_path / "c.tar.gz", python_files()), human_file(tmp_path / "human.npy")
+    dropped = set()
+    for seed in range(4):
+        out = tmp_path / str(seed)
+        options = ("--noisy", noisy, "--classes", "truck,cat,bird", "--limit", 3, "--seed", seed)
+        code, said, error = run(raw, out, *options)
+        assert code == 0, error
+        train = load_manifest(out / "train")
+        assert (train.count, load_manifest(out / "val").count) == (3, 1)
+        unknown = {column: int((values < 0).sum()) for column, values in train.load_index().labels.items()}
+        assert unknown == {"given": 0, "clean": 0, **train.source["dropped"]}
+        assert "left out 10 samples of train whose clean label is not kept" in said
+        if any(train.source["dropped"].values()):
+            assert "of the 3 kept for train, labels outside the classes became unknown: aggre" in said
+        dropped.add(train.source["dropped"]["worst"])
+    assert len(dropped) > 1, "seeds draw others"
+
+
 def test_a_class_map_makes_several_classes_one(tmp_path, run):
     raw, noisy = archive(tmp_path / "c.tar.gz", binary_files()), human_file(tmp_path / "human.npy")
     table = tmp_path / "map.csv"
-    table.write_text("source,target\ntruck,vehicle\nautomobile,vehicle\ncat,pet\ndog,pet\nyak,cattle\n")
-    code, said, error = run(raw, tmp_path / "out", "--noisy", noisy, "--class-map", table)
+    table.write_text("source,target\ntruck,vehicle\nautomobile,vehicle\ncat,pet\ndog,pet\n")
+    code, _, error = run(raw, tmp_path / "out", "--noisy", noisy, "--class-map", table)
     assert code == 0, error
     train = load_manifest(tmp_path / "out" / "train")
-    assert (train.classes, train.count) == (("cattle", "pet", "vehicle"), 9)  # 2 automobiles, 5 trucks, 2 cats
-    assert "left out 1 classes of map.csv that have no images (first: 'yak')" in said
+    assert (train.classes, train.count) == (("pet", "vehicle"), 9)  # 2 automobiles, 5 trucks, 2 cats
     assert train.source["dropped"]["worst"] == 0 and train.noise["worst"]["realised"] == 0  # within vehicle, within pet
     assert train.source["class_map"]["file"] == "map.csv"
-    table.write_text("source,target\ntruck,vehicle\nautomobile,vehicle\ncat,pet\n")
-    code, said, error = run(raw, tmp_path / "all there", "--noisy", noisy, "--class-map", table)
-    assert (code, "that have no images" in said) == (0, False), error
+    table.write_text("source,target\ntruck,vehicle\nyak,cattle\n")
+    code, _, error = run(raw, tmp_path / "typo", "--noisy", noisy, "--class-map", table)
+    assert (code, "map.csv: 'yak' is no class of cifar10: choose from airplane, automobile" in error) == (1, True)
 
 
 def cifar100_files(form: str) -> dict[str, bytes]:

@@ -171,7 +171,7 @@ def test_image_files_are_counted_by_number_not_by_text(tmp_path):
     [
         (("--classes", "cat,lion"), "--classes cat,lion: 'lion' is no class of cifar10: choose from airplane, auto"),
         (("--classes", "cat,cat"), "--classes cat,cat: a class comes twice: choose from"),
-        (("--class-map", "map.csv"), "map.csv: maps no class of cifar10, first 'lion': choose from airplane"),
+        (("--class-map", "map.csv"), "map.csv: 'lion' is no class of cifar10: choose from airplane"),
         (("--short-side", "32", "--quality", "100"), "JPEG quality 100 is not usable"),
     ],
 )

@@ -157,7 +157,7 @@ def test_digits_drawn_by_other_versions_are_not_taken_for_the_same(tmp_path, cap
     assert source["versions"] == digits._versions("handwritten")
     monkeypatch.setattr(digits, "_versions", lambda variant: {"pillow": "9.0.0", "scikit-learn": "1.0"})
     assert digits.main(["--out", str(tmp_path)]) == 1
-    assert "made with other source.versions.pillow, source.versions.scikit-learn: remove it" in capsys.readouterr().err
+    assert "made with other versions.pillow, versions.scikit-learn: remove it" in capsys.readouterr().err
 
 
 def test_a_class_map_makes_even_and_odd(tmp_path, capsys, monkeypatch):

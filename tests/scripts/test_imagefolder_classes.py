@@ -38,7 +38,7 @@ def test_a_class_map_keeps_renames_and_counts(tmp_path, run):
     table.write_text(table.read_text().replace("cow", "yak"))
     code, _, err = run(*options, "--split-map", "test=val")
     assert code == 1
-    assert "made with other source" in err, "another class map is another data set"
+    assert "made with other class_map.sha256" in err, "another class map is another data set"
 
 
 def test_class_folders_without_a_split_need_its_name(tmp_path, run):
@@ -66,7 +66,7 @@ def test_a_subfolder_selects_one_of_many_sets(tmp_path, run):
         "n2/a": files["motion_blur/2/n2/a.JPEG"],
     }
     code, _, err = run(*options, "--subfolder", "glass_blur/2")
-    assert code == 1 and "made with other" in err and "source.subfolder" in err
+    assert code == 1 and "made with other" in err and "made with other subfolder" in err
     code, _, err = run(*options, "--subfolder", "2")
     assert code == 1 and "2 lies in blur/glass_blur and in blur/motion_blur: say more of its path" in err
     code, _, err = run(*options, "--subfolder", "snow/1")
@@ -165,10 +165,18 @@ def test_cifar10_and_tiny_imagenet_end_with_the_same_seven_classes(tmp_path, run
 
 
 def test_classes_that_some_splits_lack_are_said(tmp_path, run):
-    # as Tiny ImageNet comes: the images of val and test lie in a folder `images` instead of their classes
-    files = {f"tiny/train/n{c}/images/{i}.jpg": jpeg(i) for c in (1, 2) for i in range(3)} | {"tiny/words.txt": b"n1"}
-    files |= {f"tiny/{split}/images/{i}.jpg": jpeg(i) for split in ("val", "test") for i in range(3)}
+    files = {f"toy/train/n{c}/{i}.jpg": jpeg(i) for c in (1, 2) for i in range(3)} | {"toy/words.txt": b"n1"}
+    files |= {f"toy/{split}/n{c}/{i}.jpg": jpeg(i) for split in ("val", "test") for c in (2, 3) for i in range(3)}
     code, out, _ = run("--raw", write_tree(tmp_path / "raw", files), "--out", tmp_path / "out", "--dataset", "toy")
     assert code == 0
-    assert "3 classes: images, n1, n2; left out 1 files" in out
-    assert "; 1 classes occur in test and val only: images; 2 classes occur in train only: n1, n2\n" in out
+    assert "3 classes: n1, n2, n3; left out 1 files" in out
+    assert "; 1 classes occur in test and val only: n3; 1 classes occur in train only: n1\n" in out
+
+
+def test_splits_without_a_class_in_common_are_refused(tmp_path, run):
+    # as Tiny ImageNet comes: the images of val and test lie in a folder `images` instead of their classes
+    files = {f"tiny/train/n{c}/images/{i}.jpg": jpeg(i) for c in (1, 2) for i in range(3)}
+    files |= {f"tiny/{split}/images/{i}.jpg": jpeg(i) for split in ("val", "test") for i in range(3)}
+    code, _, err = run("--raw", write_tree(tmp_path / "raw", files), "--out", tmp_path / "out", "--dataset", "toy")
+    assert code == 1
+    assert "train and val have no class in common (train: n1, n2; val: images): --raw must hold" in err

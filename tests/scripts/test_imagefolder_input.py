@@ -79,8 +79,12 @@ def test_damaged_and_hidden_files_do_not_stop_it(tmp_path, run):
         (["--raw", "raw", "--csv", "map.csv"], "map.csv: no column 'path' (it has source, target)"),
         (["--raw", "raw", "--csv", "map.csv", "--csv-columns", "file=source"], "only path, class and split"),
         (["--raw", "raw", "--class-map", "empty.csv"], "empty.csv: no column 'source' (it has none)"),
-        (["--raw", "raw", "--class-map", "short.csv"], "short.csv: row 2 lacks a value of source, target"),
+        (["--raw", "raw", "--class-map", "short.csv"], "short.csv: line 2 lacks a value of source, target"),
         (["--raw", "raw", "--class-map", "raw/train/cat/000.jpg"], "not a CSV in UTF-8"),
+        (
+            ["--raw", "raw", "--csv", "again.csv"],
+            "again.csv: lines 3 and 5 name one file for train, 'train/cat/001.jpg' and './train/cat/001.jpg': keep one",
+        ),
         (["--raw", "raw", "--quality", "100"], "JPEG quality 100 is not usable"),
         (["--raw", "raw", "--class-map", "twice.csv"], "twice.csv: maps 'cat' a second time"),
         (["--raw", "same"], "key 'cat/v1_2_jpg' belongs to both train/cat/v1.2.jpg and train/cat/v1_2.jpg"),
@@ -100,6 +104,8 @@ def test_input_that_cannot_be_used_ends_in_one_line(tmp_path, run, monkeypatch, 
     write_tree(tmp_path / "flat", {"set/test/1.jpg": jpeg(1), "set/test/2.jpg": jpeg(2)})
     write_tree(tmp_path / "parts", {"set/one/cat/1.jpg": jpeg(1), "set/one/README": b"", "set/two/cat/1.jpg": jpeg(2)})
     as_csv(tmp_path / "twice.csv", [("source", "target"), ("cat", "a"), ("dog", "b"), ("cat", "b")])
+    listed = ["train/cat/001.jpg,cat", "train/cat/002.jpg,cat", "./train/cat/001.jpg,dog"]
+    (tmp_path / "again.csv").write_text("\n".join(["# mine", "path,class,split", *(f"{row},train" for row in listed)]))
     whole = as_tar(tmp_path / "whole.tar", tree()).read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[:3000])
     (tmp_path / "cut.tar.xz").write_bytes(lzma.compress(whole)[:-100])

@@ -15,6 +15,7 @@ from tests.scripts.raw import (
     encoded,
     fit_and_validate,
     jpeg,
+    mat_bomb,
     picture,
     png,
     samples_of,
@@ -265,6 +266,7 @@ def broken(files: dict[str, bytes], **changes: bytes | None) -> dict[str, bytes]
         ("cub200", broken(cub200(), classes__txt=b"1\n"), "classes.txt: '1' is not 'id value'"),
         ("cars", broken(cars(), cars_meta__mat=None), "no cars_meta.mat in it: name the folder or archive of Stanford"),
         ("cars", broken(cars(), cars_meta__mat=b"MATLAB 5.0"), "cars_meta.mat: not a MATLAB file ("),
+        ("cars", broken(cars(), cars_meta__mat=mat_bomb()), "cars_meta.mat: not a MATLAB file (unpacks to more than"),
         ("cars", broken(cars(), withlabels__mat=None), "no cars_test_annos_withlabels.mat in it: name the folder"),
         ("cars", broken(cars(), withlabels__mat=annotations([("00001.jpg",)])), "its records have no 'class'"),
         (
