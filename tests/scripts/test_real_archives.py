@@ -43,6 +43,11 @@ def test_seven_classes_of_cifar10_and_of_tiny_imagenet(tmp_path, archives):
     mapped = ["--class-map", CLASSES / "cifar7.csv", "--out", tmp_path / "cifar7"]
     assert cifar.main([str(o) for o in (*options, *mapped)]) == 0
     assert prepared(tmp_path / "cifar7") == {"train": (35_000, 0, 0), "val": (7_000, 0, 0)}
+    train = load_manifest(tmp_path / "cifar7/train")
+    dropped = {"aggre": 654, "random1": 1_502, "random2": 1_617, "random3": 1_567, "worst": 3_732}
+    assert train.source["dropped"] == dropped
+    rates = {"aggre": 7.27, "random1": 13.83, "random2": 14.47, "random3": 13.94, "worst": 34.13}
+    assert {column: round(100 * what["realised"], 2) for column, what in train.noise.items()} == rates
     options = ["--raw", archives / "tinyimagenet_cifar7.tar.xz", "--dataset", "tiny7", "--short-side", 32]
     mapped = ["--class-map", CLASSES / "tiny_cifar7.csv", "--out", tmp_path / "tiny7"]
     assert tiny_imagenet.main([str(o) for o in (*options, *mapped)]) == 0
