@@ -98,6 +98,7 @@ def test_a_bucket_gets_the_bytes_of_a_folder(server, whole, workers):
     prepare(url, workers)  # nothing to do
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_in_a_bucket(server, whole):
     url = "s3://bucket/killed/train"
     command = [sys.executable, "-m", "tests.data.preparing", url, "1"]
@@ -111,6 +112,7 @@ def test_killed_and_resumed_in_a_bucket(server, whole):
     assert in_bucket(url) == whole
 
 
+@pytest.mark.slow
 def test_a_lost_bucket_is_one_line_and_can_be_resumed(server, whole):
     url = "s3://bucket/lost/train"
     command = [sys.executable, "-m", "tests.data.preparing", url, "1", "--seconds", "0.03"]

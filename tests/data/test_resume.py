@@ -129,7 +129,7 @@ def test_killed_between_manifest_and_clearing_up(whole, tmp_path, capsys):
     assert contents(folder) == whole
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line_and_can_be_resumed(whole, tmp_path, workers):
     folder = tmp_path / "train"
     assert finish(folder, 1, "--die-at", 70)[0] == -signal.SIGKILL
@@ -182,7 +182,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_line(whole, tmp_path):
     assert contents(folder) == whole
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_interrupted_by_the_keyboard(whole, tmp_path, workers):
     folder = tmp_path / "train"
     process = start(folder, workers, "--seconds", 0.02)
@@ -236,7 +236,7 @@ def _session(pid: int) -> int | None:
         return None
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_raw_data_that_go_out_of_reach_end_the_run_and_come_back(whole, tmp_path, workers):
     # A disk that is unmounted must not turn the rest of the set into skipped files.
     folder, gone = tmp_path / "train", tmp_path / "gone"

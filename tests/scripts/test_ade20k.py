@@ -177,6 +177,7 @@ def test_the_folder_may_be_named_at_any_height(tmp_path, tmp_path_factory, run):
         same_masks(outputs / str(number) / "train", TRAIN)
 
 
+@pytest.mark.slow
 def test_two_processes_read_the_zip_as_one(tmp_path, run):
     archive = tmp_path / "ADEChallengeData2016.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:

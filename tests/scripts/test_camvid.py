@@ -172,6 +172,7 @@ def test_the_folder_may_be_named_itself(tmp_path, run, monkeypatch):
     assert raw.skipped_of(tmp_path / "out" / "train")["gone"] == "listed in train.txt, not in CamVid"
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_bytes_of_one(tmp_path, run):
     archive = tmp_path / "camvid.tar"
     archive.write_bytes(raw.tar_bytes(layout()))

@@ -156,6 +156,7 @@ def test_a_tar_gives_the_manifest_of_its_folder(tmp_path, run):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_two_processes_read_the_zips_as_one(tmp_path, run):
     folder = zips(tmp_path / "raw")
     common = ("--raw", folder, "--shards", 2)

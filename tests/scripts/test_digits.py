@@ -134,6 +134,7 @@ def test_the_sources_differ_but_can_be_carried_over(prepared):
         assert 0.3 < score[source, target] < score[source, source] - 0.1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_another_process(prepared, tmp_path):
     command = [sys.executable, digits.__file__, "--out", tmp_path, "--noise", "0.4"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

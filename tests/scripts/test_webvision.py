@@ -153,6 +153,7 @@ def test_every_layout_gives_the_manifest_of_the_tars(tmp_path: Path, run: Run, f
     assert ("10 google images are there more than once" in said) == (layout == "extracted beside the tars")
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same(tmp_path: Path, run: Run) -> None:
     raw = as_tars(tmp_path / "raw")
     for workers in (1, 2):
