@@ -358,7 +358,9 @@ def test_two_processes_train_as_one_with_the_joined_batch(shards, tmp_path, run_
         assert done.returncode == 0, done.stderr
         states.append(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     for name, weight in states[0].items():
-        torch.testing.assert_close(states[1][name], weight, rtol=1e-4, atol=1e-6, msg=name)
+        # Sums over 32 and over twice 16 samples are rounded otherwise, which makes 1e-5 on some processors; other
+        # samples in the batches make 5e-4 or more.
+        torch.testing.assert_close(states[1][name], weight, rtol=1e-4, atol=5e-5, msg=name)
 
 
 def test_too_few_samples_for_two_processes_is_told_at_once(shards, tmp_path, run_command):
