@@ -109,7 +109,7 @@ def _notes(
     notes = [
         f"{found.cifar.name}, {found.form} files, {len(selection.classes)} classes: {shortened(selection.classes)}"
     ]
-    notes += [*found.notes, *selection.notes]
+    notes += found.notes
     for split, count in kept.items():
         there, published = len(found.items[split]), found.cifar.counts[split]
         if there != published:

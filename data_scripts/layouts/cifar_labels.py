@@ -129,13 +129,11 @@ class Selection:
         classes: their names, in label order.
         table: (classes of CIFAR,) the new number of each, -1 of those that are left out.
         about: the options that chose them, for the manifest.
-        notes: what was left out, in words.
     """
 
     classes: tuple[str, ...]
     table: Labels
     about: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
 
 
 def select_classes(cifar: Cifar, names: str | None, class_map: ClassMap | None) -> Selection:
