@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 SHARDS := data
-PYTEST := $(BIN)/python -m pytest
+JOBS := 2
+# One thread each: processes that share cores slow each other down many times over if torch's threads spin.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help install demo test test-slow test-full lint format clean
 
@@ -31,7 +33,7 @@ demo: install
 	@$(BIN)/en-bench matrix run experiments/digits.yaml --data-root $(SHARDS)
 
 test: install
-	@$(PYTEST)
+	@$(PYTEST) -n $(JOBS) --dist worksteal
 
 test-slow: install
 	@$(PYTEST) -m slow

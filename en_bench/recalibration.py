@@ -14,14 +14,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
 from en_bench.data import order
-from en_bench.data.loader import Batch
+from en_bench.data.dataset import Batch
 from en_bench.data.manifest import Manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import write_bytes
 from en_bench.norms.recalibrate import Recalibration, recalibrate
 from en_bench.tasks.classification import ClassificationTask
-from en_bench.trainer import BatchAwareTrainer
+from en_bench.trainer import EnBenchTrainer
 from en_bench.training import EnBenchCLI, run_training_verb
 
 Split = Literal["train", "val"]
@@ -30,7 +30,7 @@ _MOMENTS = ("running_mean", "running_var", "num_batches_tracked")
 _TOLD_EVERY = 100  # batches
 
 
-class RecalibratingTrainer(BatchAwareTrainer):
+class RecalibratingTrainer(EnBenchTrainer):
     """The trainer of a run, with the verb for what is no training: its device, precision and options apply."""
 
     def recalibrate(
@@ -98,6 +98,8 @@ class RecalibratingTrainer(BatchAwareTrainer):
         loader = data.train_dataloader() if split == "train" else data.val_dataloader()
         steps = len(loader) if batches is None else batches
         for step, batch in enumerate(islice(loader, steps), start=1):
+            if not batch.valid.any():
+                continue
             here = Batch(*(tensor.to(self.strategy.root_device) for tensor in batch))
             image: Tensor = data.on_after_batch_transfer(here, 0).image[here.valid]
             yield self.precision_plugin.convert_input(image)

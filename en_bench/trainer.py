@@ -7,6 +7,10 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from en_bench.resume.checkpoint import AtomicCheckpointIO
+from en_bench.resume.loops import ResumableFitLoop
 
 CONFIG = "config.yaml"
 
@@ -30,12 +34,13 @@ class SaveFitConfig(SaveConfigCallback):
             self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
-class BatchAwareTrainer(Trainer):
-    """Lightning's Trainer, whose options that mean batches as integers and shares as floats are told apart for sure.
+class EnBenchTrainer(Trainer):
+    """Lightning's Trainer with loops that go on inside an epoch and checkpoints that are whole or not there.
 
-    Lightning writes them `Optional[Union[int, float]]`. The typing module takes that for equal to a union of float and
-    int that some other package made earlier, and then `1`, one batch, is read as 1.0, all of them, or not, depending on
-    what happens to be installed. Unions written with `|` keep their order.
+    Its options that mean batches as integers and shares as floats are told apart for sure. Lightning writes them
+    `Optional[Union[int, float]]`, which the typing module takes for equal to a union of float and int that some other
+    package made earlier, and then `1`, one batch, is read as 1.0, all of them, or not, depending on what happens to be
+    installed. Unions written with `|` keep their order.
     """
 
     def __init__(
@@ -54,3 +59,6 @@ class BatchAwareTrainer(Trainer):
             val_check_interval=val_check_interval,
             **kwargs,
         )
+        self.fit_loop = ResumableFitLoop.of(self)
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # no plugin was given
+            self.strategy.checkpoint_io = AtomicCheckpointIO()

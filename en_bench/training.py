@@ -8,10 +8,8 @@ when resuming takes effect.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
-import math
 import os
 import sys
 import warnings
@@ -22,36 +20,43 @@ import jsonargparse
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 
-from en_bench import provenance
-from en_bench.data.manifest import Manifest, classes_digest
+from en_bench import outcome, provenance
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.layer_sync import flag_as_plugin
+from en_bench.outcome import digest
+from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
-from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
+from en_bench.telemetry.cost import CostMeter
 from en_bench.telemetry.metrics_file import MetricsFile, set_aside
+from en_bench.telemetry.unreadable import Unreadable
 from en_bench.telemetry.wandb import WandbMirror
-from en_bench.trainer import BatchAwareTrainer, SaveFitConfig
+from en_bench.trainer import EnBenchTrainer, SaveFitConfig
 from en_bench.usage import broken_overlay, explain
 
-FIT_RESULT, CHECKPOINTS = "fit.json", "checkpoints"
+FIT_RESULT = "fit.json"
+IF_ANY = "last"  # as --ckpt_path: the checkpoint of the run's own folder, if there is one
+
+
+class AlreadyEnded(Exception):  # noqa: N818 - no error
+    """There is nothing to train; the message says so."""
 
 
 class EnBenchCLI(LightningCLI):
     """Overlays and flags to a trainer, a task and a data module, and their outcome to a file."""
 
     PROG: ClassVar[str] = "en-bench"
-    TRAINER: ClassVar[type[Trainer]] = BatchAwareTrainer
+    TRAINER: ClassVar[type[Trainer]] = EnBenchTrainer
     known_options: ClassVar[list[str]] = []
     trainer: Trainer
     model: ClassificationTask
     datamodule: ShardDataModule
+    _continues_if_any = False
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -65,6 +70,7 @@ class EnBenchCLI(LightningCLI):
             default=None,
             help="file for the outcome, JSON (fit: beside fit.json; validate: instead of one in the run's validate/)",
         )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Without the base's warning about arguments given from Python: ours come from there always.
@@ -73,10 +79,24 @@ class EnBenchCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
-        """Checks that the checkpoint can be read without running code of it; nothing in it configures the run."""
-        path = self.config[self.config.subcommand].ckpt_path
-        if path is None:
-            return
+        """Not as Lightning does, which lets what the checkpoint holds configure the run."""
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.config[self.config.subcommand]
+        if settings.data.seed is None:
+            settings.data.seed = settings.seed_everything
+        if settings.trainer.default_root_dir is None:
+            settings.trainer.default_root_dir = os.path.join("results", "runs", digest(self._dumped())[:16])
+        self._continues_if_any = settings.ckpt_path == IF_ANY
+        if self._continues_if_any:
+            last = last_checkpoint(settings.trainer.default_root_dir)
+            settings.ckpt_path = str(last) if last.is_file() else None
+        if settings.ckpt_path is not None:
+            self._check_checkpoint(settings.ckpt_path)
+
+    @staticmethod
+    def _check_checkpoint(path: str) -> None:
+        """Raises InputError unless the checkpoint can be read without running code of it."""
         if not Path(path).is_file():
             raise InputError(f"there is no checkpoint {path}: give the path of a .ckpt file with --ckpt_path")
         try:
@@ -88,13 +108,6 @@ class EnBenchCLI(LightningCLI):
         if not isinstance(saved, dict) or "state_dict" not in saved:
             raise InputError(f"{path} holds no state_dict of a task: give a checkpoint that en-bench fit has written")
 
-    def before_instantiate_classes(self) -> None:
-        settings = self.config[self.config.subcommand]
-        if settings.data.seed is None:
-            settings.data.seed = settings.seed_everything
-        if settings.trainer.default_root_dir is None:
-            settings.trainer.default_root_dir = os.path.join("results", "runs", _digest(self._dumped())[:16])
-
     def _dumped(self) -> str:
         return str(self._parser(self.config.subcommand).dump(self.config[self.config.subcommand], skip_unset=False))
 
@@ -105,14 +118,12 @@ class EnBenchCLI(LightningCLI):
         mirrors = [logger for logger in loggers if isinstance(logger, Logger)]
         for mirror in mirrors:
             if isinstance(mirror, WandbMirror):
-                mirror.attach(folder, _digest(self._dumped())[:8], self._plain_config())
+                mirror.attach(folder, digest(self._dumped())[:8], self._plain_config())
         terminal = sys.stdout.isatty()
         self.cost = CostMeter()
-        checkpoint = ModelCheckpoint(
-            dirpath=folder / CHECKPOINTS, filename="last", save_top_k=1, enable_version_counter=False
-        )
+        self.unreadable = Unreadable(folder)
         fixed: dict[str, Any] = {
-            "callbacks": [*(settings.callbacks or []), self.cost, ConsoleLines(steps=not terminal), checkpoint],
+            "callbacks": [*(settings.callbacks or []), self.cost, ConsoleLines(steps=not terminal), self.unreadable],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
             **flag_as_plugin(settings),
         }
@@ -127,6 +138,8 @@ class EnBenchCLI(LightningCLI):
 
     def before_fit(self) -> None:
         folder = self._folder()
+        if self._continues_if_any and self._has_ended(folder):
+            raise AlreadyEnded(f"{folder}: this training has ended already: nothing to do")
         if self._is_first_process() and (folder / FIT_RESULT).exists():
             raise InputError(
                 f"{folder} already holds a finished training: choose another --trainer.default_root_dir "
@@ -137,6 +150,15 @@ class EnBenchCLI(LightningCLI):
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             set_aside(folder)
+
+    def _has_ended(self, folder: Path) -> bool:
+        """Whether the outcome in `folder` is that of a training with this very configuration."""
+        try:
+            found = json.loads((folder / FIT_RESULT).read_text(encoding="utf-8"))["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        own = self._plain_config()
+        return all(found.get(name) == value for name, value in own.items() if name not in ("ckpt_path", "result"))
 
     @staticmethod
     def _is_first_process() -> bool:
@@ -155,7 +177,7 @@ class EnBenchCLI(LightningCLI):
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
-            last = self._folder() / CHECKPOINTS / "last.ckpt"
+            last = last_checkpoint(self._folder())
             cure = (
                 f"the same command with --ckpt_path {last} continues" if last.exists() else "there is no checkpoint yet"
             )
@@ -170,60 +192,18 @@ class EnBenchCLI(LightningCLI):
         if self.trainer.interrupted:
             return
         # Steps after the last full epoch (max_steps, max_time) are in no checkpoint yet. All ranks take part in saving.
-        self.trainer.save_checkpoint(self._folder() / CHECKPOINTS / "last.ckpt")
-        if not self.trainer.is_global_zero:
-            return
-        parameters = sum(p.numel() for p in self.model.parameters())
-        data = self.datamodule
-        assert data.train_manifest is not None and data.val_manifest is not None
-        self._write_result(
-            [self._folder() / FIT_RESULT],
-            {
-                "train": {**_set_facts(data.train, data.train_manifest, data.labels), "n": data.train_count},
-                "val": _set_facts(data.val, data.val_manifest, data.val_column),
-                "classes_digest": classes_digest(data.classes),
-                "epochs": self.trainer.current_epoch,
-                "steps": self.trainer.global_step,
-                "ranks": self.trainer.world_size,
-                "metrics": self._metrics(),
-                "cost": {
-                    "seconds": round(self.cost.seconds, 3),
-                    "images_per_second": self.cost.images_per_second,
-                    "parameters": parameters,
-                    "peak_memory_bytes": peak_memory_bytes(self.trainer.strategy.root_device),
-                },
-            },
-        )
+        self.trainer.save_checkpoint(last_checkpoint(self._folder()))
+        if self.trainer.is_global_zero:
+            facts = outcome.fit_facts(self.trainer, self.datamodule, self.cost, self.unreadable)
+            self._write_result([self._folder() / FIT_RESULT], facts)
 
     def after_validate(self) -> None:
         if not self.trainer.is_global_zero:
             return
-        data = self.datamodule
-        assert data.val_manifest is not None
-        metrics = {name.removeprefix("val/"): value for name, value in self._metrics().items()}
-        facts = _set_facts(data.val, data.val_manifest, data.val_column)
-        n = round(metrics.pop("n", None) or 0)
-        if n == 0:
-            raise InputError(f"nothing of {data.val} was validated: give --trainer.limit_val_batches more than 0")
         checkpoint = str(self.config_init.validate.ckpt_path)
-        # One name for each set, label column and checkpoint, whatever characters they hold.
-        name = f"{data.val.strip('/').replace('/', '-')}-{_digest(data.val, data.val_column, checkpoint)[:8]}.json"
-        self._write_result(
-            [] if self.config.validate.result is not None else [self._folder() / "validate" / name],
-            {
-                **facts,
-                "n": n,
-                "whole_set": n == facts["n"],
-                "classes_digest": classes_digest(data.classes),
-                "checkpoint": checkpoint,
-                "metrics": metrics,
-            },
-        )
-
-    def _metrics(self) -> dict[str, float | None]:
-        """The last values logged; None for what is not a number, as after a training that diverged."""
-        values = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
-        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+        facts = outcome.validation_facts(self.trainer, self.datamodule, checkpoint)
+        own = self._folder() / "validate" / outcome.validation_name(self.datamodule, checkpoint)
+        self._write_result([] if self.config.validate.result is not None else [own], facts)
 
     def _folder(self) -> Path:
         return Path(self.trainer.default_root_dir)
@@ -231,18 +211,11 @@ class EnBenchCLI(LightningCLI):
     def _write_result(self, paths: list[Path], facts: dict[str, Any]) -> None:
         """Writes the outcome to `paths`, and to where --result says."""
         settings = self.config[self.subcommand]
-        outcome = {
-            "command": self.subcommand,
-            "seed": settings.seed_everything,
-            **facts,
-            "config": self._plain_config(),
-            "device": provenance.device_name(self.trainer.strategy.root_device),
-            "versions": provenance.versions(),
-            "commit": provenance.commit(),
-            "finished": provenance.now(),
-        }
+        common = outcome.common_facts(
+            str(self.subcommand), settings.seed_everything, self._plain_config(), self.trainer
+        )
         for path in [*paths, *([Path(settings.result)] if settings.result is not None else [])]:
-            write_json(path, outcome)
+            write_json(path, {**common, **facts})
             print(f"wrote {path}", flush=True)
 
     def _plain_config(self) -> dict[str, Any]:
@@ -251,17 +224,9 @@ class EnBenchCLI(LightningCLI):
         return plain
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 def one_line(error: BaseException) -> str:
     """The message of an exception without its line breaks."""
     return " ".join(str(error).split())
-
-
-def _set_facts(name: str, manifest: Manifest, labels: str) -> dict[str, Any]:
-    return {"set": name, "digest": manifest.digest, "n": manifest.count, "labels": labels}
 
 
 def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> None:
@@ -276,6 +241,7 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
     # Lightning's advice on numbers of workers and on intervals of logging: choices that overlays make on purpose.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*training batches.*is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ours is, by its position alone
     # Our loaders stack whole batches themselves, and DDP's own sampler is not wanted.
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     try:
@@ -295,5 +261,7 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
         told = explain(str(error), EnBenchCLI.known_options)
         print(f"{cli.PROG} {argv[0]}: error: {broken_overlay(argv) or told}", file=sys.stderr)
         raise SystemExit(2) from None
+    except AlreadyEnded as told:
+        print(told, flush=True)
     except MisconfigurationException as error:  # Lightning's word for options that it finds out about late
         raise InputError(one_line(error)) from None

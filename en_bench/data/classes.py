@@ -1,9 +1,10 @@
-"""Class maps: which classes of a source become which classes of the set, from a CSV that is hashed."""
+"""Class maps, which tell what classes of a source become which of the set, and class lists: CSVs that are hashed."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -61,3 +62,18 @@ def read_class_map(table: str, raw: RawFiles | None = None) -> ClassMap:
         hashlib.sha256(content).hexdigest(),
         versions[0] if versions else None,
     )
+
+
+def read_class_list(table: str, raw: RawFiles | None = None) -> tuple[list[str], dict[str, object]]:
+    """The first column of a CSV, on disk or among the raw files, and the CSV's identity for the manifest.
+
+    Raises InputError where it is no such CSV, and where it names a class twice.
+    """
+    content = table_bytes(table, raw)
+    names = [(next(iter(row.values()), "") or "").strip() for row in parse_csv(content, table, [])]
+    if not all(names):
+        raise InputError(f"{table}: a row names no class: complete or remove it")
+    twice = [name for name, uses in Counter(names).items() if uses > 1]
+    if twice:
+        raise InputError(f"{table}: names class {twice[0]!r} a second time: keep one of its rows")
+    return names, {"file": PurePath(table).name, "sha256": hashlib.sha256(content).hexdigest()}

@@ -22,7 +22,7 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _MARGIN = 3
 # EXIF orientations that are not upright. What undoes them: `ImageOps.exif_transpose` would also write the rest of the
 # metadata anew, and fails on values of a wrong type in them.
-_TURNS = {
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -110,7 +110,7 @@ class ImageEncoder:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             try:
                 with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
-                    turned = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+                    turned = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
                     if turned is None and not caught:
                         plain = self._plain_jpeg(raw, image)
                         if plain is not None:
@@ -161,7 +161,7 @@ class ImageEncoder:
         return Encoded(payload, "jpg", False, (width, height), size)
 
     def _encode(self, image: Image.Image) -> Encoded:
-        image = _to_plain_mode(image)
+        image = to_plain_mode(image)
         raw_size = image.size
         if self._too_large(image):
             image = image.resize(self._target_size(raw_size), Image.Resampling.BICUBIC)
@@ -203,7 +203,8 @@ def _is_plain_png(raw: bytes, image: Image.Image) -> bool:
     )
 
 
-def _to_plain_mode(image: Image.Image) -> Image.Image:
+def to_plain_mode(image: Image.Image) -> Image.Image:
+    """A loaded image as RGB or grey of 8 bits. Raises UnreadableImage for floating-point pixels."""
     if image.mode in ("RGB", "L"):
         return image
     if image.mode == "F":

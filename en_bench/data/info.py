@@ -65,6 +65,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         },
         "masks": {"ignore_index": manifest.ignore_index} if "mask" in manifest.members else None,
         "source": dict(manifest.source),
+        "location": None if manifest.location is None else shown(manifest.location),
         "seed": manifest.seed,
         "digest": manifest.digest,
     }
@@ -154,7 +155,10 @@ def _paragraphs(facts: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     source = list(_flat(facts["source"]))
     width = max((len(name) for name, _ in source), default=0)
     yield "source", [f"{name:{width}}  {value}" for name, value in source] or ["not stated"]
-    yield "seed", [f"{facts['seed']} (of the order in the shards)"]
+    if facts["location"] is not None:
+        yield "shards in", [facts["location"]]
+    order = "the order in the shards is that of their maker" if facts["seed"] is None else "of the order in the shards"
+    yield "seed", [f"{'none' if facts['seed'] is None else facts['seed']} ({order})"]
     yield "digest", [facts["digest"]]
 
 

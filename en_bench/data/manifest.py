@@ -54,11 +54,12 @@ class Manifest:
         shards: the tar files, in the order of the index.
         index_sha256: of index.npz.
         inputs_sha256: of the keys and labels that were offered to the writer.
-        seed: of the permutation applied when writing.
+        seed: of the permutation applied when writing; None for shards of other makers, whose order is unknown.
         ignore_index: the value of pixels in masks that no class is asked of; None without masks.
         source: where the samples come from and the options that made them.
         image: how images were encoded, and how many were (`reencoded`); the others have the bytes of their raw files.
         noise: per label column what is known of its noise, such as kind, rate, seed, and the realised rate.
+        location: folder or URL that the shards lie in, where it is not `folder`.
     """
 
     folder: Place
@@ -72,12 +73,17 @@ class Manifest:
     shards: tuple[Shard, ...]
     index_sha256: str
     inputs_sha256: str
-    seed: int
+    seed: int | None
     ignore_index: int | None
     source: Mapping[str, Any]
     image: Mapping[str, Any]
     noise: Mapping[str, Mapping[str, Any]]
+    location: str | None = None
     digest: str = field(default="", compare=False)
+
+    def place_of(self, shard: Shard) -> Place:
+        """Where a shard lies."""
+        return (self.folder if self.location is None else place(self.location)) / shard.name
 
     def load_index(self) -> "Index":
         """Reads index.npz. Raises InputError if it is not the one that this manifest describes."""
@@ -88,9 +94,9 @@ class Manifest:
     def check_shards(self) -> None:
         """Raises InputError if a shard is missing or not of the recorded size. Reads no content."""
         for shard in self.shards:
-            path = shown(self.folder / shard.name)
+            path = shown(self.place_of(shard))
             try:
-                found = size_of(self.folder / shard.name)
+                found = size_of(self.place_of(shard))
             except OSError as error:
                 raise InputError(
                     f"{path}: {error.strerror or error}, {shard.bytes} bytes expected: copy or prepare the split again"
@@ -184,6 +190,7 @@ def to_fields(manifest: Manifest) -> dict[str, Any]:
         "source": dict(manifest.source),
         "image": dict(manifest.image),
         "noise": {column: dict(what) for column, what in manifest.noise.items()},
+        **({} if manifest.location is None else {"location": manifest.location}),
     }
 
 
@@ -200,11 +207,12 @@ def _from_fields(folder: Place, fields: Mapping[str, Any], digest: str) -> Manif
         shards=tuple(Shard(**shard) for shard in fields["shards"]),
         index_sha256=str(fields["index"]["sha256"]),
         inputs_sha256=str(fields["inputs"]["sha256"]),
-        seed=int(fields["order"]["seed"]),
+        seed=None if fields["order"]["seed"] is None else int(fields["order"]["seed"]),
         ignore_index=fields["ignore_index"],
         source=dict(fields["source"]),
         image=dict(fields["image"]),
         noise={column: dict(what) for column, what in fields["noise"].items()},
+        location=fields.get("location"),
         digest=digest,
     )
     if fields["index"]["file"] != INDEX_NAME:

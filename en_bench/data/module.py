@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from en_bench.data import order
+from en_bench.data.cached_files import CachedFiles
+from en_bench.data.dataset import Batch, StreamDataset, labelled_rows
 from en_bench.data.index import Index
-from en_bench.data.loader import Batch, EvalSampler, StreamDataset, TrainSampler, labelled_rows, make_loader
+from en_bench.data.loader import make_loader
 from en_bench.data.manifest import Manifest, load_manifest, require_same_classes
+from en_bench.data.places import Place, is_remote, place
+from en_bench.data.position import Position
+from en_bench.data.reading_order import NaturalOrder, ReadingOrder
+from en_bench.data.samplers import EvalSampler, TrainSampler
+from en_bench.data.shard_cache import ShardCache
+from en_bench.data.shard_files import FolderFiles, ShardFiles
+from en_bench.data.shuffle import Shuffle, default_span
+from en_bench.data.stream_state import StreamState
 from en_bench.data.transforms import Transform, normalise
 from en_bench.errors import InputError
 
 
-def shards_root(root: str | None) -> Path:
-    """Where sets lie: `root` if given, else the environment's EN_BENCH_SHARDS, else `data`."""
-    return Path(root or os.environ.get("EN_BENCH_SHARDS") or "data")
+def shards_root(root: str | None) -> Place:
+    """Where sets lie, a folder or a URL: `root` if given, else the environment's EN_BENCH_SHARDS, else `data`."""
+    return place(root or os.environ.get("EN_BENCH_SHARDS") or "data")
+
+
+def cache_folder(cache: str | None) -> Path:
+    """Where shards from elsewhere are kept: `cache` if given, else EN_BENCH_CACHE, else ~/.cache/en_bench/shards."""
+    return Path(cache or os.environ.get("EN_BENCH_CACHE") or Path.home() / ".cache" / "en_bench" / "shards")
+
+
+def shard_files(manifest: Manifest, cache: ShardCache, order: ReadingOrder) -> ShardFiles:
+    """Where a split's open shards come from: its folder on a disk, or a cache of those behind a URL."""
+    if is_remote(manifest.place_of(manifest.shards[0])):
+        return CachedFiles(manifest, cache, order)
+    return FolderFiles(manifest)
 
 
 def _require(flag: str, value: int | None, at_least: int) -> None:
@@ -44,6 +67,16 @@ class ShardDataModule(LightningDataModule):
         seed: of order and augmentation (default: the run's `seed_everything`).
         mean: per channel, of images scaled to 0..1, subtracted on the device.
         std: per channel, divided by on the device.
+        on_error: what becomes of a sample that cannot be decoded: `raise` ends the run with its name, `skip` goes on
+            without it, counts it and lists it.
+        decoded_cache_mb: megabytes of memory per rank for decoded images: small images are decoded once.
+        cache: folder for shards that lie behind a URL (default: EN_BENCH_CACHE, else ~/.cache/en_bench/shards), on a
+            local disk. The processes of a node share it.
+        cache_gb: gigabytes that it may hold.
+        span: shards whose samples are shuffled together (default: 16 of those that were permuted as a whole when they
+            were written, as all of ours are; else all). Fewer need less of a cache, more mix better.
+        on_change: what becomes of a checkpoint whose steps held other samples than they would now (another split, seed
+            or global batch): `refuse` it, or go on with the `next_epoch`.
 
     Raises InputError for sizes below 1, and for negative workers or seeds.
     """
@@ -63,12 +96,22 @@ class ShardDataModule(LightningDataModule):
         seed: int | None = None,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        on_error: Literal["raise", "skip"] = "raise",
+        decoded_cache_mb: int = 1024,
+        cache: str | None = None,
+        cache_gb: float = 50.0,
+        span: int | None = None,
+        on_change: Literal["refuse", "next_epoch"] = "refuse",
     ) -> None:
         super().__init__()
         _require("batch_size", batch_size, at_least=1)
         _require("val_batch_size", val_batch_size, at_least=1)
         _require("workers", workers, at_least=0)
         _require("seed", seed, at_least=0)
+        _require("decoded_cache_mb", decoded_cache_mb, at_least=0)
+        _require("span", span, at_least=1)
+        if not cache_gb > 0:
+            raise InputError(f"--data.cache_gb {cache_gb} holds no shard: use more than 0")
         self.root = shards_root(root)
         self.train, self.val = train, val
         self.train_transform, self.val_transform = train_transform, val_transform
@@ -76,13 +119,22 @@ class ShardDataModule(LightningDataModule):
         self.batch_size, self.val_batch_size = batch_size, val_batch_size if val_batch_size is not None else batch_size
         self.workers = workers
         self.seed = seed
+        self.on_error: Literal["raise", "skip"] = on_error
+        self.decoded_cache_mb = decoded_cache_mb
+        self.cache = ShardCache(cache_folder(cache), round(cache_gb * 1e9))
+        self.span = span
+        self.on_change = on_change
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.train_manifest: Manifest | None = None
         self.val_manifest: Manifest | None = None
         self.train_count: int | None = None  # samples that train, those with a label, once `open` has counted them
         self._train_index: Index | None = None
+        self._shuffle: Shuffle | None = None
         self._train_set: StreamDataset | None = None
         self._val_set: StreamDataset | None = None
+        self._train_sampler: TrainSampler | None = None
+        self._differences: list[str] = []
+        self.restarted_at: int | None = None  # the epoch that a training goes on with whose steps have changed
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,19 +173,93 @@ class ShardDataModule(LightningDataModule):
         self.open(stage, ranks=self._ranks())
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         if self.train_manifest is not None and self._train_index is not None and self._train_set is None:
+            manifest = self.train_manifest
             self._train_set = StreamDataset(
-                self.train_manifest, self._train_index, self.labels, self.train_transform, seed, skip_unknown=True
+                manifest,
+                self._train_index,
+                self.labels,
+                self.train_transform,
+                seed,
+                skip_unknown=True,
+                on_error=self.on_error,
+                decoded_cache_mb=self.decoded_cache_mb,
             )
+            span = self.span if self.span is not None else default_span(manifest)
+            self._shuffle = Shuffle(self._train_set.shard_counts, seed, span)
+            self._train_set.reader.files = shard_files(manifest, self.cache, self._shuffle)
         if self.val_manifest is not None and self._val_set is None:
-            index = self.val_manifest.load_index()
-            self._val_set = StreamDataset(self.val_manifest, index, self.val_column, self.val_transform, seed)
-        self._order_seed = seed
+            self._val_set = StreamDataset(
+                self.val_manifest,
+                self.val_manifest.load_index(),
+                self.val_column,
+                self.val_transform,
+                seed,
+                on_error=self.on_error,
+                decoded_cache_mb=self.decoded_cache_mb,
+            )
+            order_ = NaturalOrder(self._val_set.shard_counts)
+            self._val_set.reader.files = shard_files(self.val_manifest, self.cache, order_)
+
+    @property
+    def shuffle(self) -> Shuffle:
+        """The order of the training epochs."""
+        if self._shuffle is None:
+            raise RuntimeError("ShardDataModule knows the order of its epochs after setup() only")
+        return self._shuffle
+
+    def unreadable_reason(self, training: bool, row: int) -> str:
+        """Why a sample of the training or the validation split, by its row in the index, cannot be decoded."""
+        dataset = self._train_set if training else self._val_set
+        assert dataset is not None
+        return dataset.why_unreadable(row)
+
+    def describe_cache(self) -> list[str]:
+        """A line on what this rank fetched since the last call, for each split that lies behind a URL."""
+        found = []
+        for name, dataset in ((self.train, self._train_set), (self.val, self._val_set)):
+            if dataset is not None and isinstance(dataset.reader.files, CachedFiles):
+                found.append(f"{name}: {dataset.reader.files.describe()}")
+        return found
+
+    def stream_state(self) -> StreamState:
+        """What the order of the training depends on."""
+        assert self.train_manifest is not None
+        return StreamState.of(self.train_manifest.digest, self.labels, self.shuffle, self.batch_size, self._ranks())
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stream_state().to_fields() if self._train_set is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compares the data of a checkpoint with these. Raises InputError, with all that differs, to refuse it."""
+        if self._train_set is None or not state_dict:
+            return
+        state = self.stream_state()
+        self._differences = state.differences(state_dict)
+        if self._differences and self.on_change == "refuse":
+            raise InputError(
+                f"the checkpoint cannot be continued on these data: {'; '.join(self._differences)}: "
+                f"{state.cure(state_dict)}, or --data.on_change next_epoch, which goes on with the next epoch"
+            )
+
+    def position_on_these_data(self, position: Position) -> tuple[Position, bool]:
+        """Where a training goes on that was saved at `position`, and whether it is as if it had never stopped."""
+        if not self._differences:
+            return position, True
+        epoch = position.epoch + (1 if position.step else 0)
+        self.restarted_at = epoch
+        return Position(epoch), False
+
+    def start_at(self, position: Position) -> None:
+        """Lets the training loader, which has not begun to read, begin at `position`."""
+        assert self._train_sampler is not None
+        self._train_sampler.start_at(position.epoch, position.step)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self._train_set is not None
         rank, ranks = self._rank(), self._ranks()
-        sampler = TrainSampler(len(self._train_set), self.batch_size, rank, ranks, self._order_seed)
-        return make_loader(self._train_set, sampler, self.workers, torch.cuda.is_available())
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        self._train_sampler = TrainSampler(self.shuffle, self.batch_size, rank, ranks, epoch)
+        return make_loader(self._train_set, self._train_sampler, self.workers, torch.cuda.is_available())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         assert self._val_set is not None
@@ -148,6 +274,8 @@ class ShardDataModule(LightningDataModule):
         for dataset in (self._train_set, self._val_set):
             if dataset is not None:
                 dataset.reader.close()
+                if isinstance(dataset.reader.files, CachedFiles):
+                    dataset.reader.files.close()
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer is not None else 0

@@ -14,19 +14,18 @@ from en_bench.errors import InputError
 
 Indices = NDArray[np.int64]
 
-BLOCK = 128  # neighbouring samples read together: long enough to stay nearly sequential on a disk
-WINDOW = 64  # blocks shuffled together: short enough to stay in the page cache
 
-
-class _Stream(enum.IntEnum):
+class Stream(enum.IntEnum):
     """Independent random streams of one seed. The values are part of every recorded order: never renumber them."""
 
     WRITE = 0
     BLOCKS = 1
     WITHIN = 2
+    SHARDS = 3
 
 
-def _random_words(count: int, seed: int, epoch: int, stream: _Stream) -> NDArray[np.uint64]:
+def random_words(count: int, seed: int, epoch: int, stream: Stream) -> NDArray[np.uint64]:
+    """`count` random words of 64 bits."""
     if not 0 <= seed < 2**64 or not 0 <= epoch < 2**64:
         raise ValueError(f"seed and epoch must be in 0 .. 2**64 - 1, got {seed} and {epoch}")
     counter = np.array([0, 0, 0, stream], dtype=np.uint64)
@@ -36,29 +35,7 @@ def _random_words(count: int, seed: int, epoch: int, stream: _Stream) -> NDArray
 
 def write_order(count: int, seed: int) -> Indices:
     """Permutation of `count` samples that is applied once, when shards are written. Shape (count,)."""
-    return np.argsort(_random_words(count, seed, 0, _Stream.WRITE), kind="stable")
-
-
-def epoch_order(count: int, seed: int, epoch: int, block: int = BLOCK, window: int = WINDOW) -> Indices:
-    """Order in which an epoch reads the `count` samples of a split: a permutation of shape (count,).
-
-    Blocks of `block` neighbouring samples are permuted; then the samples are shuffled within windows of `window`
-    consecutive blocks. Reads therefore stay near one another, and yet any sample can meet any other.
-    """
-    if count < 0 or block < 1 or window < 1:
-        raise ValueError(f"count must be >= 0, block and window >= 1, got {count}, {block}, {window}")
-    blocks = -(-count // block)
-    block_order = np.argsort(_random_words(blocks, seed, epoch, _Stream.BLOCKS), kind="stable")
-    words = _random_words(count, seed, epoch, _Stream.WITHIN)
-    order = np.empty(count, dtype=np.int64)
-    filled = 0
-    for first in range(0, blocks, window):
-        members = (block_order[first : first + window, None] * block + np.arange(block)).ravel()
-        members = members[members < count]  # the last block may be short
-        span = slice(filled, filled + len(members))
-        order[span] = members[np.argsort(words[span], kind="stable")]
-        filled = span.stop
-    return order
+    return np.argsort(random_words(count, seed, 0, Stream.WRITE), kind="stable")
 
 
 def train_steps(count: int, batch: int, ranks: int) -> int:

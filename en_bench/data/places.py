@@ -40,7 +40,7 @@ def place(text: str | os.PathLike[str]) -> Place:
         found = UPath(text)
         _ = found.fs  # imports the protocol's package
     except (ImportError, ValueError) as error:
-        raise InputError(f"{shown(text)}: {_one_line(error)}: install what it names, or use a folder") from error
+        raise InputError(f"{shown(text)}: {reason(error)}: install what it names, or use a folder") from error
     return found  # type: ignore[return-value]
 
 
@@ -58,9 +58,25 @@ def shown(where: object) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, in one line of bounded length, without the queries of URLs."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = _QUERY.sub(r"\1", text)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def read_bytes(where: Place) -> bytes:
-    """Content of a file. Raises OSError, also where the client of a bucket raises something of its own."""
-    return _asked(where, where.read_bytes)
+    """Content of a file; a URL is tried again with patience when the way to it fails.
+
+    Raises OSError, also where the client of a bucket raises something of its own.
+    """
+    if not is_remote(where):
+        return where.read_bytes()
+    from en_bench.data.fetch import fetch
+
+    content = bytearray()
+    _asked(where, lambda: fetch(where, content))
+    return bytes(content)
 
 
 def read_range(where: Place, offset: int, size: int) -> bytes:
@@ -154,12 +170,6 @@ def _asked(where: Place, question: Callable[[], _T]) -> _T:
     try:
         return question()
     except FileNotFoundError as error:  # whose text may hold the whole URL
-        raise FileNotFoundError(errno.ENOENT, _one_line(error), shown(where)) from error
+        raise FileNotFoundError(errno.ENOENT, reason(error), shown(where)) from error
     except Exception as error:  # botocore, aiohttp and google-auth share no base class
-        raise OSError(_one_line(error)) from error
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = _QUERY.sub(r"\1", text)
-    return text if len(text) <= 200 else f"{text[:200]}…"
+        raise OSError(reason(error)) from error

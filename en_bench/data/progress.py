@@ -45,9 +45,8 @@ class Progress:
             return
         self._shown = now
         rate = (done - self._done_before) / max(now - self._start, 1e-9)
-        pace = f", {rate:,.0f}/s" if rate > 0 else ""
         left = f", {duration((total - done) / rate)} left" if rate > 0 and not finished else ""
-        text = f"{self._split}: {done:,} of {total:,} samples, {size / 1e6:,.1f} MB{pace}{left}"
+        text = f"{self._split}: {self._told(done, total, size, rate)}{left}"
         if self._terminal:
             filled = 30 * done // total
             bar = f"\r[{'#' * filled}{'.' * (30 - filled)}] {text}\033[K"
@@ -55,3 +54,21 @@ class Progress:
             self._open = not finished
         else:
             print(text, file=sys.stderr, flush=True)
+
+    def _told(self, done: int, total: int, size: int, rate: float) -> str:
+        pace = f", {rate:,.0f}/s" if rate > 0 else ""
+        return f"{done:,} of {total:,} samples, {size / 1e6:,.1f} MB{pace}"
+
+
+class ScanProgress(Progress):
+    """Shows (shards done, shards in all, bytes read), and how many samples were found in them.
+
+    Attributes:
+        samples: found so far.
+    """
+
+    samples = 0
+
+    def _told(self, done: int, total: int, size: int, rate: float) -> str:
+        pace = f", {size / 1e6 / max(time.monotonic() - self._start, 1e-9):,.0f} MB/s" if rate > 0 else ""
+        return f"{done:,} of {total:,} shards, {self.samples:,} samples, {size / 1e6:,.1f} MB{pace}"

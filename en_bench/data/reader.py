@@ -1,18 +1,15 @@
 """Random access to the samples of a split: one positioned read each."""
 
 import os
-import tarfile
 from collections import OrderedDict
 from typing import Any, Self
 
 from en_bench.data.index import Index
 from en_bench.data.manifest import Manifest
+from en_bench.data.places import shown
+from en_bench.data.shard_files import FolderFiles, ShardFiles
+from en_bench.data.tar_names import LONGEST_LEAD, belongs, lead_of, name_before_payload, names_by_tarfile
 from en_bench.errors import InputError
-
-# Before the payload stands its ustar header. A name that is not ASCII, or longer than the header's field, stands in a
-# pax header before that: a header of its own and, as keys have at most 240 bytes, one block of records.
-_USTAR_LEAD = tarfile.BLOCKSIZE
-_PAX_LEAD = 3 * tarfile.BLOCKSIZE
 
 
 class ShardReader:
@@ -25,14 +22,16 @@ class ShardReader:
         manifest: of the split.
         index: what `manifest.load_index()` returned.
         max_open: files kept open at a time.
+        files: where open shards come from (default: the split's folder on a disk).
     """
 
-    def __init__(self, manifest: Manifest, index: Index, max_open: int = 64) -> None:
+    def __init__(self, manifest: Manifest, index: Index, max_open: int = 64, files: ShardFiles | None = None) -> None:
         if max_open < 1:
             raise ValueError(f"max_open must be at least 1, got {max_open}")
         self.manifest = manifest
         self.index = index
         self.max_open = max_open
+        self.files: ShardFiles = files or FolderFiles(manifest)
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> descriptor, least recently used first
         self._pid = os.getpid()
 
@@ -51,7 +50,7 @@ class ShardReader:
         shard = int(self.index.shard[sample])
         size, offset = int(self.index.size[sample, member]), int(self.index.offset[sample, member])
         key = bytes(self.index.keys[sample])
-        lead = min(offset, _USTAR_LEAD if _fits_ustar(key) else _PAX_LEAD)
+        lead = min(offset, lead_of(key))
         try:
             content = os.pread(self._descriptor(shard), lead + size, offset - lead)
         except OSError as error:
@@ -61,8 +60,8 @@ class ShardReader:
                 f"{self.where(sample)}: {max(0, len(content) - lead)} bytes read instead of {size} at {offset}: "
                 "the shard is cut off, copy or prepare it again"
             )
-        name = _member_name(content[:lead])
-        if not _belongs(name, key):
+        name = name_before_payload(content[:lead])
+        if not belongs(name, key) and not self._named_otherwise(shard, offset, key):
             found = "no file begins" if name is None else f"{name.decode(errors='replace')!r} lies"
             raise InputError(
                 f"{self.where(sample)}: {found} at its place: the shards are not those of this manifest: "
@@ -70,10 +69,16 @@ class ShardReader:
             )
         return content[lead:]
 
+    def _named_otherwise(self, shard: int, offset: int, key: bytes) -> bool:
+        """Whether headers that another tar writer made before a payload give it the name of the sample."""
+        lead = min(offset, LONGEST_LEAD)
+        content = os.pread(self._descriptor(shard), lead, offset - lead)
+        return any(belongs(name, key) for name in names_by_tarfile(content))
+
     def where(self, sample: int) -> str:
         """Names a sample in messages: its shard and key."""
         shard = self.manifest.shards[int(self.index.shard[sample])]
-        return f"{self.manifest.folder / shard.name}, sample {self.index.key(sample)!r}"
+        return f"{shown(self.manifest.place_of(shard))}, sample {self.index.key(sample)!r}"
 
     def close(self) -> None:
         """Closes the open files. Reading opens them again."""
@@ -91,7 +96,7 @@ class ShardReader:
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"manifest": self.manifest, "index": self.index, "max_open": self.max_open}
+        return {"manifest": self.manifest, "index": self.index, "max_open": self.max_open, "files": self.files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -103,33 +108,14 @@ class ShardReader:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
+        self._close_removed()
         while len(self._open) >= self.max_open:
             os.close(self._open.popitem(last=False)[1])
-        path = self.manifest.folder / self.manifest.shards[shard].name
-        self._open[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._open[shard] = self.files.open(shard)
         return self._open[shard]
 
-
-def _fits_ustar(key: bytes) -> bool:
-    return key.isascii() and len(key) + len(".jpg") <= tarfile.LENGTH_NAME
-
-
-def _member_name(lead: bytes) -> bytes | None:
-    """Name in the tar headers `lead` that stand right before a payload, None if they are no headers."""
-    ustar = lead[-tarfile.BLOCKSIZE :]
-    if ustar[257:262] != b"ustar":
-        return None
-    pax = lead[-_PAX_LEAD:-_USTAR_LEAD]
-    if len(pax) == 2 * tarfile.BLOCKSIZE and pax[257:262] == b"ustar" and pax[156:157] == tarfile.XHDTYPE:
-        records = pax[tarfile.BLOCKSIZE :].rstrip(b"\0").split(b"\n")  # "<length> <keyword>=<value>"
-        for record in records:
-            keyword, _, value = record.partition(b" ")[2].partition(b"=")
-            if keyword == b"path":
-                return value
-    name, prefix = (field.partition(b"\0")[0] for field in (ustar[:100], ustar[345:500]))
-    return prefix + b"/" + name if prefix else name
-
-
-def _belongs(name: bytes | None, key: bytes) -> bool:
-    """Whether `name` is the key and an extension. The last part of a key has no dot."""
-    return name is not None and name.startswith(key + b".") and b"/" not in name[len(key) :]
+    def _close_removed(self) -> None:
+        """Closes files that were removed, as a cache does to make room: a disk keeps them until then."""
+        for shard, descriptor in list(self._open.items()):
+            if os.fstat(descriptor).st_nlink == 0:
+                os.close(self._open.pop(shard))

@@ -157,12 +157,13 @@ class _Samples:
         self.manifest.check_shards()
         self.index = self.manifest.load_index()
         # A local reader also makes sure that it is this sample that lies there.
-        self._reader = None if is_remote(self.manifest.folder) else ShardReader(self.manifest, self.index)
+        remote = is_remote(self.manifest.place_of(self.manifest.shards[0]))
+        self._reader = None if remote else ShardReader(self.manifest, self.index)
 
     def read(self, row: int, member: int = 0) -> bytes:
         if self._reader is not None:
             return self._reader.read(row, member)
-        shard = self.manifest.folder / self.manifest.shards[int(self.index.shard[row])].name
+        shard = self.manifest.place_of(self.manifest.shards[int(self.index.shard[row])])
         try:
             return read_range(shard, int(self.index.offset[row, member]), int(self.index.size[row, member]))
         except OSError as error:

@@ -86,7 +86,7 @@ def compose(
 def decoded(payload: bytes) -> Image.Image | None:
     """The image in RGB, None if it cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG", "WEBP")) as image:
             return image.convert("RGB")
     except Exception:  # Pillow's decoders raise nearly any type on a damaged file; the sheet says so in its place
         return None

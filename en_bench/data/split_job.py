@@ -39,6 +39,7 @@ class SplitJob:
     def __init__(
         self, plan: Manifest, samples: Sequence[Source], encoders: Encoders, skipped: Sequence[Skipped]
     ) -> None:
+        assert plan.seed is not None, "what is written here is permuted first"
         self.plan, self.samples, self.encoders, self.skipped = plan, samples, encoders, skipped
         self.order = write_order(len(samples), plan.seed)
 

@@ -44,7 +44,7 @@ class TarCheck:
                 first = first or key
                 row = position.get(key.encode("utf-8", "surrogateescape"))
                 if row is None:
-                    strange.add(f"{self.name}: {key!r} is not in the index")
+                    self._unlisted(key, strange)
                 elif seen[row]:
                     strange.add(f"{self.name}: {key!r} lies there in two places")
                 else:
@@ -70,13 +70,17 @@ class TarCheck:
         for row in missing:
             findings.add(f"{self.name}, sample {self.rows.key(row)!r}: missing")
 
+    def _unlisted(self, key: str, strange: Findings) -> None:
+        strange.add(f"{self.name}: {key!r} is not in the index")
+
     def _samples(self) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
         """(key, members) of neighbours in the tar. Raises TarError after those that could be found."""
         key, neighbours, broken = "", list[tarfile.TarInfo](), None
         try:
             for _, member in tar_members(self.file):
-                folder, slash, name = member.name.rpartition("/")
-                own = folder + slash + name.partition(".")[0]
+                own = self._key_of(member)
+                if own is None:
+                    continue
                 if neighbours and own != key:
                     yield key, neighbours
                     neighbours = []
@@ -88,6 +92,11 @@ class TarCheck:
             yield key, neighbours
         if broken is not None:
             raise broken
+
+    def _key_of(self, member: tarfile.TarInfo) -> str | None:
+        """Key of the sample that a file belongs to, None if it is passed over."""
+        folder, slash, name = member.name.rpartition("/")
+        return folder + slash + name.partition(".")[0]
 
     def _problems(self, key: str, members: list[tarfile.TarInfo], row: int) -> Iterator[str]:
         files: dict[str, bytes | None] = {}  # None: what is wrong with it is told already

@@ -1,30 +1,49 @@
-"""From a decoded image to the network's input size, as a function of the sample's own random numbers.
+"""Augmentation and evaluation crops: which part of an image a network sees, as a function of random numbers.
 
-Every transform maps a uint8 image (C, H, W) to a uint8 image (C, size, size). Randomness comes from the `random.Random`
-that it is given, and only through `.random()`, whose sequence Python promises never to change: what a sample looks like
-in an epoch depends on (seed, epoch, key) alone, never on workers, ranks or what was read before it.
+A transform says what to take of an image before it is decoded, so that no more of it is decoded than is needed. Its
+random numbers depend on (seed, epoch, key) alone (draws.py), never on workers, ranks or what was read before.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from random import Random
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
+from torch import Tensor, float32
 
+from en_bench.data.views import Pixels, View
 from en_bench.errors import InputError
 
 
 class Transform(ABC):
-    """A map from a uint8 image (C, H, W) to a uint8 image (C, size, size)."""
+    """From an image of any size to a square uint8 image of `size` pixels.
+
+    One of your own is a subclass in any importable module, named in YAML by its class path. It sets `size` and the
+    number of random numbers that a sample needs, `draws`, and says in `view` what is taken of an image; `retouch` may
+    change the result, as colour jitter does. Nothing but the arguments may enter, else a sample would depend on more
+    than (seed, epoch, key).
+
+        class RandomBrightness(ResizedCropFlip):
+            draws = ResizedCropFlip.draws + 1
+
+            def retouch(self, image, draws):
+                image[...] = (image * (0.6 + 0.8 * draws[-1])).clip(0, 255)
+
+    Attributes:
+        size: pixels of each side of the result.
+        draws: random numbers per sample, each uniform in [0, 1).
+    """
 
     size: int
+    draws: int = 0
 
     @abstractmethod
-    def __call__(self, image: Tensor, random: Random) -> Tensor: ...
+    def view(self, height: int, width: int, draws: Sequence[float]) -> View:
+        """What is taken of an image of this size. Raises InputError for a size that cannot be used."""
+
+    def retouch(self, image: Pixels, draws: Sequence[float]) -> None:  # noqa: B027 - there is nothing that must be done
+        """Changes the finished image (size, size, 3) in place. By default nothing."""
 
 
 class PadCropFlip(Transform):
@@ -34,23 +53,20 @@ class PadCropFlip(Transform):
     `size` x `size`; `flip` has to be off where mirroring changes the class, as with digits.
     """
 
+    draws = 3
+
     def __init__(self, size: int = 32, padding: int = 4, flip: bool = True) -> None:
         self.size, self.padding, self.flip = size, padding, flip
 
-    def __call__(self, image: Tensor, random: Random) -> Tensor:
-        channels, height, width = image.shape
+    def view(self, height: int, width: int, draws: Sequence[float]) -> View:
         if (height, width) != (self.size, self.size):
             raise InputError(
                 f"PadCropFlip expects {self.size}x{self.size} images and got {height}x{width}: "
                 f"use ResizedCropFlip (--data.train_transform ResizedCropFlip --data.train_transform.size {self.size})"
             )
-        top = int(random.random() * (2 * self.padding + 1))
-        left = int(random.random() * (2 * self.padding + 1))
-        mirrored = random.random() < 0.5
-        padded = image.new_zeros(channels, height + 2 * self.padding, width + 2 * self.padding)
-        padded[:, self.padding : self.padding + height, self.padding : self.padding + width] = image
-        crop = padded[:, top : top + self.size, left : left + self.size]
-        return crop.flip(-1) if self.flip and mirrored else crop
+        shifts = 2 * self.padding + 1
+        offset = int(draws[0] * shifts) - self.padding, int(draws[1] * shifts) - self.padding
+        return View(0, 0, height, width, (height, width), offset, self.flip and draws[2] < 0.5)
 
 
 class ResizedCropFlip(Transform):
@@ -61,6 +77,9 @@ class ResizedCropFlip(Transform):
     Convolutions", 2015, section 6.
     """
 
+    _TRIES = 10
+    draws = 2 * _TRIES + 3
+
     def __init__(
         self,
         size: int = 224,
@@ -70,27 +89,28 @@ class ResizedCropFlip(Transform):
     ) -> None:
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
 
-    def __call__(self, image: Tensor, random: Random) -> Tensor:
-        top, left, height, width = self._region(image.shape[-2], image.shape[-1], random)
-        mirrored = random.random() < 0.5
-        crop: Tensor = tv.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
-        return crop.flip(-1) if self.flip and mirrored else crop
+    def view(self, height: int, width: int, draws: Sequence[float]) -> View:
+        top, left, h, w = self._region(height, width, draws)
+        return View(top, left, h, w, (self.size, self.size), mirrored=self.flip and draws[2] < 0.5)
 
-    def _region(self, height: int, width: int, random: Random) -> tuple[int, int, int, int]:
+    def _region(self, height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
         low, high = (math.log(r) for r in self.ratio)
-        for _ in range(10):
-            area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * random.random())
-            aspect = math.exp(low + (high - low) * random.random())
+        for at in range(3, 3 + 2 * self._TRIES, 2):
+            area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * draws[at])
+            aspect = math.exp(low + (high - low) * draws[at + 1])
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
-                return int(random.random() * (height - h + 1)), int(random.random() * (width - w + 1)), h, w
+                return int(draws[0] * (height - h + 1)), int(draws[1] * (width - w + 1)), h, w
         h = min(height, round(width / self.ratio[0]))
         w = min(width, round(height * self.ratio[1]))
         return (height - h) // 2, (width - w) // 2, h, w
 
 
 class CenterCrop(Transform):
-    """Evaluation: the shorter side resized to `short_side` (default: `size`), then the middle `size` x `size`."""
+    """Evaluation: the shorter side resized to `short_side` (default: `size`), then the middle `size` x `size`.
+
+    To the pixel what torchvision's Resize(short_side) and CenterCrop(size) take.
+    """
 
     def __init__(self, size: int = 224, short_side: int | None = None) -> None:
         self.size, self.short_side = size, short_side or size
@@ -99,17 +119,16 @@ class CenterCrop(Transform):
                 f"CenterCrop cannot cut {size} out of a shorter side of {short_side}: use short_side >= size"
             )
 
-    def __call__(self, image: Tensor, random: Random) -> Tensor:
-        if min(image.shape[-2:]) != self.short_side:
-            image = tv.resize(image, [self.short_side], antialias=True)
-        return (
-            image
-            if tuple(image.shape[-2:]) == (self.size, self.size)
-            else tv.center_crop(image, [self.size, self.size])
-        )
+    def view(self, height: int, width: int, draws: Sequence[float]) -> View:
+        long_side = int(self.short_side * max(height, width) / min(height, width))
+        scaled = (self.short_side, long_side) if height <= width else (long_side, self.short_side)
+        top, left = (round((length - self.size) / 2) for length in scaled)
+        if scaled == (height, width):
+            return View(top, left, self.size, self.size, (self.size, self.size))
+        return View(0, 0, height, width, scaled, (top, left))
 
 
 def normalise(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (N, C, H, W) to float32, scaled to 0..1, minus `mean`, over `std` (each of shape (C,))."""
     shift, scale = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
-    return image.to(torch.float32).div_(255).sub_(shift).div_(scale)
+    return image.to(float32).div_(255).sub_(shift).div_(scale)

@@ -1,4 +1,4 @@
-"""The verbs `en-bench data info|verify|show URL`: their arguments, without numpy."""
+"""The verbs `en-bench data info|verify|show|index URL`: their arguments, without numpy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from en_bench.data import index_verb
 from en_bench.data.manifest import MANIFEST_NAME, PREPARING, Manifest, load_manifest
 from en_bench.data.places import Place, is_remote, names_in, place, shown
 from en_bench.errors import InputError
@@ -40,11 +41,20 @@ def add_verbs(subparsers: Subparsers) -> None:
         "--wrong", action="store_true", help="only samples whose label, given or of --labels, is not the clean one"
     )
     show.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    meaning = "write a manifest for WebDataset tars of other makers, which then train like our own shards"
+    tars = "a folder of tars, a tar, or a pattern: 'https://host/x-{000..146}.tar', 's3://bucket/train-*.tar'"
+    index_verb.add_options(_add(verbs, "index", _index, meaning, tars))
 
 
-def _add(verbs: Subparsers, name: str, handler: Handler, meaning: str) -> argparse.ArgumentParser:
+def _add(
+    verbs: Subparsers,
+    name: str,
+    handler: Handler,
+    meaning: str,
+    url: str = "a split, or a folder of several: all of them; a folder or a URL",
+) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=meaning, description=meaning, allow_abbrev=False)
-    parser.add_argument("url", metavar="URL", help="a split, or a folder of several: all of them; a folder or a URL")
+    parser.add_argument("url", metavar="URL", help=url)
     parser.set_defaults(handler=partial(_told_in_one_line, handler))
     return parser
 
@@ -110,8 +120,7 @@ def _info(args: argparse.Namespace, execute: Execute) -> int:
 
 
 def _verify(args: argparse.Namespace, execute: Execute) -> int:
-    workers = _cores() if args.workers is None else args.workers
-    _require_positive("--workers", workers)
+    workers = _workers(args)
     from en_bench.data.findings import Findings
     from en_bench.data.info import printable
     from en_bench.data.progress import Progress
@@ -137,6 +146,10 @@ def _verify(args: argparse.Namespace, execute: Execute) -> int:
     if len(folders) > 1:
         print(_closing(place(args.url), total, args.fast))
     return 1 if total.count else 0
+
+
+def _index(args: argparse.Namespace, execute: Execute) -> int:
+    return index_verb.run(args, _workers(args))
 
 
 def _closing(folder: Place, findings: Any, fast: bool) -> str:
@@ -189,6 +202,12 @@ def _sheet_of(out: Path, top: Place, manifest: Manifest, sheets: int) -> Path:
 def _require_positive(option: str, value: int) -> None:
     if value < 1:
         raise InputError(f"{option} {value} is too small: use 1 or more")
+
+
+def _workers(args: argparse.Namespace) -> int:
+    workers = _cores() if args.workers is None else args.workers
+    _require_positive("--workers", workers)
+    return int(workers)
 
 
 def _cores() -> int:

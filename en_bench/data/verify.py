@@ -16,7 +16,9 @@ from typing import IO
 import numpy as np
 
 from en_bench.data.findings import Findings
+from en_bench.data.foreign_check import ForeignTarCheck
 from en_bench.data.index import Index
+from en_bench.data.index_home import is_indexed
 from en_bench.data.info import CLEAN, skipped_rows
 from en_bench.data.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, Shard
 from en_bench.data.places import is_remote, names_in, read_range, size_of
@@ -95,7 +97,8 @@ def check_shard(task: ShardCheck, report: Report, *, manifest: Manifest) -> Find
             findings.samples = shard.samples
             report(shard.samples, 0)
         else:
-            TarCheck(manifest, task.rows, shard.name, file, size, findings).run(report)
+            check = ForeignTarCheck if is_indexed(manifest) else TarCheck
+            check(manifest, task.rows, shard.name, file, size, findings).run(report)
     return findings
 
 
@@ -103,7 +106,7 @@ def _fetched(
     task: ShardCheck, report: Report, manifest: Manifest, stack: contextlib.ExitStack
 ) -> tuple[int, str, IO[bytes]]:
     """Size, sha256 and a file of the shard: its own, or a temporary one with what a URL sent. Raises OSError."""
-    where = manifest.folder / task.shard.name
+    where = manifest.place_of(task.shard)
     size, digest = size_of(where), hashlib.sha256()
     copied = is_remote(where) and task.rows is not None
     file: IO[bytes] = tempfile.TemporaryFile() if is_remote(where) else where.open("rb")  # noqa: SIM115
@@ -142,7 +145,9 @@ def _check_beside(manifest: Manifest, findings: Findings) -> None:
     else:
         if listed != manifest.skipped:
             findings.add(f"{SKIPPED_NAME}: lists {listed:,} samples, {MANIFEST_NAME} says {manifest.skipped:,}")
-    known = {shard.name for shard in manifest.shards}
+    if manifest.location is not None:
+        return  # what else lies there is no matter of this split
+    known = {shard.name for shard in manifest.shards} | set(manifest.source.get("left_out", ()))
     for name in names_in(manifest.folder):
         if name.endswith(".tar") and name not in known:
             findings.add(f"{name!r}: a tar that {MANIFEST_NAME} does not list")

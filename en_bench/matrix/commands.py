@@ -8,10 +8,10 @@ from en_bench.matrix.spec import Spec
 
 
 def fit_command(cell: Cell, run: Path, data_root: Path | None) -> list[str]:
-    """The arguments of `en-bench` that train `cell` in the folder `run`."""
+    """The arguments of `en-bench` that train `cell` in the folder `run`, from the checkpoint there if there is one."""
     overlays = [part for overlay in cell.overlays for part in overlay.flags()]
     seed_and_place = ["--seed_everything", str(cell.seed), "--trainer.default_root_dir", shown(run)]
-    return ["fit", *overlays, *seed_and_place, *_root(data_root)]
+    return ["fit", *overlays, *seed_and_place, "--ckpt_path", "last", *_root(data_root)]
 
 
 def validate_command(spec: Spec, label: str, run: Path, data_root: Path | None) -> list[str]:

@@ -19,6 +19,12 @@ from en_bench.matrix.spec import Spec
 # either, but that no overlay may say.
 _NO_IDENTITY = (
     ("data", "workers"),
+    ("data", "decoded_cache_mb"),
+    ("data", "cache"),
+    ("data", "cache_gb"),
+    ("data", "on_change"),
+    ("checkpoint", "every_n_steps"),
+    ("checkpoint", "every_minutes"),
     ("trainer", "default_root_dir"),
     ("trainer", "logger"),
     ("trainer", "enable_progress_bar"),

@@ -15,7 +15,17 @@ from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale
 from en_bench.matrix.process import Execute, claim_folder, one_line, run_here, run_isolated
 from en_bench.matrix.records import Json, Record, Results, check_fit, check_validation, covers_set, read_json
 from en_bench.matrix.spec import Spec
-from en_bench.matrix.training import FIT, LOG, claim_training, finished_fit, make_room, validated_targets
+from en_bench.matrix.training import (
+    FIT,
+    LOG,
+    claim_training,
+    finished_fit,
+    make_room,
+    mark_started,
+    unmark_started,
+    validated_targets,
+    was_cut_off,
+)
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
 
@@ -114,15 +124,20 @@ class Runner:
         """Train a cell in a folder made clear for it; the reason why that failed, if it did."""
         reason = overlay_change(cell)
         if reason is None:
-            moved = make_room(run)
-            if moved is not None:
-                print(f"{cell}: {moved}", flush=True)
-                _note(run, moved)
+            if was_cut_off(run, cell, self.digests):
+                told: str | None = "goes on where it was cut off"
+            else:
+                told = make_room(run)
+                mark_started(run, cell, self.digests)
+            if told is not None:
+                print(f"{cell}: {told}", flush=True)
+                _note(run, told)
             argv = fit_command(cell, run, self.data_root)
             # The command reads the overlays itself, moments after they were compared.
             reason = self._perform(cell, argv, run / FIT, check_fit, claim) or overlay_change(cell)
         if reason is not None:
             _note(run, reason)
+            unmark_started(run)
         return reason
 
     def _validate(self, cell: Cell, labels: Sequence[str], run: Path, claim: int) -> str | None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from en_bench.errors import InputError
 from en_bench.files import write_json
-from en_bench.matrix.plan import Cell, without_places
+from en_bench.matrix.commands import checkpoint_path
+from en_bench.matrix.plan import Cell, Digests, without_places
 from en_bench.matrix.records import Json, check_fit, read_json
 
-FIT, LOG, _OWNER = "fit.json", "log.txt", "cell.json"
+FIT, LOG, _OWNER, _STARTED = "fit.json", "log.txt", "cell.json", "started.json"
 
 
 def finished_fit(run: Path, cell: Cell) -> Json | None:
@@ -45,6 +46,32 @@ def validated_targets(run: Path) -> dict[str, Json]:
     return dict(targets) if isinstance(targets, dict) else {}
 
 
+def mark_started(run: Path, cell: Cell, digests: Digests) -> None:
+    """Note whose training begins in `run`, and on which sets."""
+    write_json(run / _STARTED, _start_of(cell, digests))
+
+
+def unmark_started(run: Path) -> None:
+    """A training that failed is begun anew by the next run; one that was cut off goes on."""
+    (run / _STARTED).unlink(missing_ok=True)
+
+
+def was_cut_off(run: Path, cell: Cell, digests: Digests) -> bool:
+    """Whether `run` holds a training of this cell, on the sets that are here now, that can go on."""
+    if (run / FIT).exists() or not checkpoint_path(run).is_file():
+        return False
+    try:
+        return read_json(run / _STARTED) == _start_of(cell, digests)
+    except InputError:
+        return False
+
+
+def _start_of(cell: Cell, digests: Digests) -> Json:
+    data = cell.config.get("data")
+    names = [str(data[key]) for key in ("train", "val") if key in data] if isinstance(data, Mapping) else []
+    return {"id": cell.id, "digests": {name: digests(name) for name in names}}
+
+
 def make_room(run: Path) -> str | None:
     """Clear `run` for a new training. Remains of one that the runner cut off go, all else moves aside.
 
@@ -52,7 +79,7 @@ def make_room(run: Path) -> str | None:
     """
     moved = None
     if run.exists():
-        if (run / FIT).exists() or not (run / LOG).exists():
+        if (run / FIT).exists() or not ((run / LOG).exists() or (run / _STARTED).exists()):
             numbers = itertools.count(1)
             aside = next(p for n in numbers if not (p := run.with_name(f"{run.name}.set-aside-{n}")).exists())
             run.rename(aside)

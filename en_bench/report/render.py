@@ -12,6 +12,7 @@ from en_bench.matrix.records import Results
 from en_bench.matrix.spec import METRICS, Spec
 from en_bench.report.tables import Table, build_table
 
+_COUNTED = ("set", "labels", "n", "unreadable", "whole_set", "digest")  # of a validation
 _COST = ("seconds", "images_per_second", "parameters", "peak_memory_bytes")
 
 
@@ -94,7 +95,7 @@ def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
         for name in result["metrics"]
     }
     metrics = [*METRICS, *sorted(found - set(METRICS))]
-    head = ["id", "state", "train", "norm", "seed", "validate", "set", "labels", "n", "whole_set", "digest"]
+    head = ["id", "state", "train", "norm", "seed", "validate", *_COUNTED]
     rows: list[list[Any]] = [[*head, *metrics, *_COST, "epochs", "device", "commit", "dirty", "reason"]]
     for item in planned:
         fit = item.record.fit if item.record is not None else {}
@@ -104,7 +105,7 @@ def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
             result = item.result(label) or {"metrics": {}}
             rows.append(
                 [item.cell.id, item.state.value, item.cell.train, item.cell.norm, item.cell.seed, label]
-                + [result.get(key) for key in ("set", "labels", "n", "whole_set", "digest")]
+                + [result.get(key) for key in _COUNTED]
                 + [_number(result["metrics"], name) for name in metrics]
                 + [fit.get("cost", {}).get(name) for name in _COST]
                 + [fit.get("epochs"), fit.get("device"), commit.get("sha"), commit.get("dirty"), reason]

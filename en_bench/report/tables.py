@@ -185,7 +185,9 @@ def _notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterable[tuple[str, st
 def _set(part: Mapping[str, Any]) -> str:
     digest = str(part.get("digest") or "?").removeprefix("sha256:")[:8]
     part_of = "" if covers_set(part) else f" ({PART})"
-    return f"{part.get('set', '?')}, n {part.get('n', '?')}, labels {part.get('labels', '?')}, digest {digest}{part_of}"
+    unreadable = f" ({part['unreadable']} unreadable, skipped)" if part.get("unreadable") else ""
+    n = f"n {part.get('n', '?')}{unreadable}"
+    return f"{part.get('set', '?')}, {n}, labels {part.get('labels', '?')}, digest {digest}{part_of}"
 
 
 def _versions(versions: object) -> str:

@@ -12,17 +12,22 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torchmetrics import SumMetric
 
 from en_bench import backbones
 from en_bench.attention import Attention
-from en_bench.data.loader import Batch
+from en_bench.data.dataset import Batch
 from en_bench.data.manifest import require_same_classes
 from en_bench.data.module import ShardDataModule
+from en_bench.data.samplers import PADDING
 from en_bench.errors import InputError
 from en_bench.norms import Norm, SwapReport, anneal_radius, swap_norms
 from en_bench.norms.swap import Inherit
 from en_bench.tasks.metrics import WIDE, ClassificationScores
 from en_bench.tasks.optim import decay_groups, warmup_cosine
+from en_bench.tasks.sample_table import SampleTable
+
+_TABLES = "en_bench_sample_tables"
 
 
 class ClassificationTask(LightningModule):
@@ -45,6 +50,10 @@ class ClassificationTask(LightningModule):
         weight_decay: of weights; parameters of normalisers and biases never decay.
         warmup_epochs: epochs of linear warm-up; a cosine over the rest follows.
         channels_last: memory format of weights and images.
+
+    Attributes:
+        sample_tables: what is remembered of each training sample, by name. Put in before training (in a callback's
+            `setup`), they are merged over the ranks between epochs and are part of every checkpoint.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class ClassificationTask(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network: nn.Module | None = None
         self.swap_report: SwapReport | None = None
+        self.sample_tables: dict[str, SampleTable] = {}
         self.anneals = False
 
     @property
@@ -113,6 +123,7 @@ class ClassificationTask(LightningModule):
         self.network = network.to(memory_format=self.memory_format)
         self.anneals = anneal_radius(network, 0.0) > 0
         self.scores = ClassificationScores(num_classes)
+        self.unreadable = SumMetric().set_dtype(WIDE)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes) of normalised images (B, 3, H, W)."""
@@ -120,43 +131,70 @@ class ClassificationTask(LightningModule):
         logits: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
         return logits
 
+    def on_train_epoch_start(self) -> None:
+        for table in self.sample_tables.values():
+            table.merge()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.anneals:
             assert self.network is not None
             anneal_radius(self.network, self.trainer.global_step / self.trainer.estimated_stepping_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch.image).float(), batch.target)
-        self.log("train/loss", loss, batch_size=len(batch.target), prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch.target))
+        """The mean loss over the valid samples of the rank's batch, which alone pass through the network."""
+        image, target = batch.image, batch.target
+        size = int(batch.valid.sum()) if self._may_skip else len(target)  # to ask a GPU is to wait for it
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(target))
+        if size == 0:
+            # Other ranks wait for this one in forward (moments of all ranks) and in backward (gradients).
+            nothing: Tensor = 0 * self(image).float().sum()
+            return nothing
+        if size < len(target):
+            image, target = image[batch.valid], target[batch.valid]
+        loss = F.cross_entropy(self(image).float(), target)
+        self.log("train/loss", loss, batch_size=size, prog_bar=True)
         return loss
+
+    @property
+    def _may_skip(self) -> bool:
+        """Whether training batches can hold samples that are not valid."""
+        return self.data is None or self.data.on_error == "skip"
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.scores.update(self(batch.image), batch.target, batch.valid)
+        self.unreadable.update((~batch.valid & (batch.row != PADDING)).sum())
 
     def on_validation_epoch_end(self) -> None:
-        n, values = self.scores.count(), self.scores.compute()
-        self.scores.reset()
+        n, unreadable = self.scores.count(), int(self.unreadable.compute())
         if self._validates_whole_set():
-            self._check_count(n)
+            self._check_count(n, unreadable)
+        values = self.scores.compute()
+        self.scores.reset()
+        self.unreadable.reset()
+        values["n"] = n
+        if self._may_skip:
+            values["unreadable"] = unreadable
         # Already reduced over the ranks; sync_dist only tells Lightning so, the mean of equal numbers being the number.
-        for name, value in {**values, "n": float(n)}.items():
+        for name, value in values.items():
             self.log(f"val/{name}", torch.tensor(value, dtype=WIDE), batch_size=1, sync_dist=True)
 
     def _validates_whole_set(self) -> bool:
         limit = self.trainer.limit_val_batches  # the float 1.0 is everything, the integer 1 is one batch
         return not self.trainer.sanity_checking and isinstance(limit, float) and limit == 1.0
 
-    def _check_count(self, n: int) -> None:
-        """An accuracy over other than all samples once is no accuracy: refuse it."""
+    def _check_count(self, n: int, unreadable: int) -> None:
+        """An accuracy over other than all samples once is no accuracy: refuse it. Those skipped on demand are told."""
         if self.data is None or self.data.val_manifest is None:
             return
         expected = self.data.val_manifest.count
-        if n != expected:
+        if n + unreadable != expected:
+            skipped = f" and skipped {unreadable}" if unreadable else ""
             raise InputError(
-                f"validated {n} samples of {self.data.val}, which has {expected}: each must count exactly once; "
-                "is another sampler in place (a Trainer with use_distributed_sampler, or a replaced data loader)?"
+                f"validated {n} samples{skipped} of {self.data.val}, which has {expected}: each must count exactly "
+                "once; is another sampler in place (a Trainer with use_distributed_sampler, or a replaced data loader)?"
             )
+        if n == 0:
+            raise InputError(f"none of the {expected} samples of {self.data.val} can be decoded: prepare it again")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.SGD(
@@ -165,17 +203,22 @@ class ClassificationTask(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise InputError("the schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
-        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        warmup = min(round(self.warmup_epochs * steps_per_epoch), int(steps))
+        warmup = min(round(self.warmup_epochs * self._steps_per_epoch()), int(steps))
         factor = partial(warmup_cosine, steps=int(steps), warmup=warmup)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _steps_per_epoch(self) -> int:
+        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     def on_train_start(self) -> None:
         """What the run was started with wins over what a checkpoint's optimiser and schedule hold."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         scheduler = self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.SGD) and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        if self.data is not None and self.data.restarted_at is not None:
+            # The steps before were of another size, or another number to an epoch: the schedule follows the epochs.
+            scheduler.last_epoch = self.data.restarted_at * self._steps_per_epoch()
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "initial_lr": self.lr}
         scheduler.base_lrs = [self.lr for _ in optimizer.param_groups]
         for group, factor, decay in zip(
@@ -186,12 +229,20 @@ class ClassificationTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.data is not None:
             checkpoint["en_bench"] = {"classes": list(self.data.classes), "backbone": self.backbone}
+        if self.trainer.state.fn == "fit":
+            for table in self.sample_tables.values():
+                table.merge()
+            checkpoint[_TABLES] = {name: table.state_dict() for name, table in self.sample_tables.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("en_bench", {})
         if self.data is not None and "classes" in saved:
             require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
         self._check_weights(checkpoint["state_dict"], saved.get("backbone"))
+        if self.trainer.state.fn == "fit":
+            for name, state in checkpoint.get(_TABLES, {}).items():
+                if name in self.sample_tables:
+                    self.sample_tables[name].load_state_dict(state)
 
     def _check_weights(self, saved: Mapping[str, Tensor], backbone: str | None) -> None:
         """A checkpoint of another network is told in one line instead of a thousand."""

@@ -49,14 +49,14 @@ class ConsoleLines(Callback):
         }
         if trainer.sanity_checking or "n" not in metrics:
             return
-        n = round(metrics.pop("n"))
+        n, unreadable = round(metrics.pop("n")), round(metrics.pop("unreadable", 0))
         scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         data = getattr(trainer, "datamodule", None)
         where, of, part = "", "", ""
         if isinstance(data, ShardDataModule) and data.val_manifest is not None:
             where = f" {data.val} (labels {data.val_column})"
-            of = f" of {data.val_manifest.count}"
-            part = "" if n == data.val_manifest.count else "  (a part only: limit_val_batches)"
+            of = f" of {data.val_manifest.count}" + (f" ({unreadable} unreadable, skipped)" if unreadable else "")
+            part = "" if n + unreadable == data.val_manifest.count else "  (a part only: limit_val_batches)"
         epoch = f"epoch {trainer.current_epoch + 1}  " if trainer.state.fn == "fit" else ""
         self._print(f"{epoch}val{where}  {scores}  n {n}{of}{part}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from en_bench.files import write_bytes
+
 NAME = "metrics.jsonl"
+_MARK_BYTES = 4096  # of the file's end that a mark remembers
 
 
 class MetricsFile(Logger):
@@ -51,6 +55,30 @@ class MetricsFile(Logger):
         self._folder.mkdir(parents=True, exist_ok=True)
         with self.experiment.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def mark(self) -> dict[str, Any]:
+        """How far the file has been written: for `cut`."""
+        try:
+            with self.experiment.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _MARK_BYTES))
+                return {"bytes": size, "ends": file.read().decode(errors="replace")}
+        except FileNotFoundError:
+            return {"bytes": 0, "ends": ""}
+
+    def cut(self, mark: Mapping[str, Any]) -> None:
+        """Drops what was written after `mark`: a training that goes on from there measures it again.
+
+        Another run's file, in which those bytes are not, is left alone.
+        """
+        try:
+            content = self.experiment.read_bytes()
+        except FileNotFoundError:
+            return
+        size, ends = int(mark["bytes"]), str(mark["ends"])
+        kept = content[:size]
+        if len(content) > size and kept[-_MARK_BYTES:].decode(errors="replace") == ends:
+            write_bytes(self.experiment, kept)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

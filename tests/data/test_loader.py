@@ -1,17 +1,18 @@
-"""Batches read from real shards: exact, and the same for any workers, ranks and shards."""
+"""Loaders over real shards, in a trainer and out of one, and the data module. What is exact: test_stream_exact.py."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 
-from en_bench.data.loader import Batch, EvalSampler, StreamDataset, TrainSampler, make_loader
+from en_bench.data.dataset import Batch, StreamDataset
+from en_bench.data.loader import make_loader
 from en_bench.data.manifest import load_manifest
 from en_bench.data.module import ShardDataModule
+from en_bench.data.samplers import TrainSampler
+from en_bench.data.shuffle import Shuffle, default_span
 from en_bench.data.transforms import CenterCrop, PadCropFlip
 from en_bench.errors import InputError
 from tests.conftest import make_split
@@ -25,20 +26,9 @@ def dataset(folder: Path, seed: int = 0, labels: str = "given") -> StreamDataset
 def batches(
     data: StreamDataset, epoch: int = 0, batch: int = 16, rank: int = 0, ranks: int = 1, workers: int = 0
 ) -> list[Batch]:
-    sampler = TrainSampler(len(data), batch, rank, ranks, seed=0)
-    sampler.set_epoch(epoch)
+    shuffle = Shuffle(data.shard_counts, 0, default_span(data.reader.manifest))
+    sampler = TrainSampler(shuffle, batch, rank, ranks, epoch)
     return list(make_loader(data, sampler, workers, pin_memory=False))
-
-
-def equal(a: list[Batch], b: list[Batch]) -> bool:
-    return len(a) == len(b) and all(
-        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
-    )
-
-
-def test_workers_change_nothing(shards):
-    data = dataset(shards / "a" / "train")
-    assert equal(batches(data, workers=0), batches(data, workers=2))
 
 
 def test_epochs_and_seeds_change_order_and_augmentation(shards):
@@ -60,37 +50,6 @@ def test_what_a_sample_looks_like_does_not_depend_on_its_batch(shards):
     assert torch.equal(alone.image[0], among.image[1])
 
 
-def test_two_ranks_see_what_one_rank_with_both_batches_sees(shards):
-    data = dataset(shards / "a" / "train")
-    one = batches(data, batch=16)
-    two = [batches(data, batch=8, rank=r, ranks=2) for r in (0, 1)]
-    for step, whole in enumerate(one):
-        assert torch.equal(whole.row, torch.cat([two[0][step].row, two[1][step].row]))
-        assert torch.equal(whole.image, torch.cat([two[0][step].image, two[1][step].image]))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    count=st.integers(1, 80),
-    shards=st.integers(1, 12),
-    ranks=st.integers(1, 8),
-    batch=st.integers(1, 24),
-)
-def test_evaluation_sees_each_sample_once_for_any_shards_ranks_and_batch(tmp_path_factory, count, shards, ranks, batch):
-    folder = make_split(tmp_path_factory.mktemp("drawn") / "val", count, shards=shards)
-    manifest = load_manifest(folder)
-    data = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), 0)
-    steps, seen = set(), []
-    for rank in range(ranks):
-        found = list(make_loader(data, EvalSampler(count, batch, rank, ranks), 0, pin_memory=False))
-        steps.add(len(found))
-        assert all(len(b.target) == batch for b in found)
-        assert all(int(b.image[~b.valid].sum()) == 0 and bool((b.row[~b.valid] == -1).all()) for b in found)
-        seen += [int(i) for b in found for i in b.row[b.valid]]
-    assert len(steps) == 1
-    assert sorted(seen) == list(range(count))
-
-
 def test_images_and_labels_are_those_that_were_written(shards):
     manifest = load_manifest(shards / "a" / "val")
     data = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), 0)
@@ -103,7 +62,7 @@ def test_images_and_labels_are_those_that_were_written(shards):
 
 def test_too_few_samples_names_the_cure(shards):
     with pytest.raises(InputError, match=r"200 training samples cannot fill 2 ranks x batch 128.*100 or less"):
-        TrainSampler(200, 128, 0, 2, seed=0)
+        TrainSampler(Shuffle((200,), 0, 1), 128, 0, 2)
 
 
 def test_an_unknown_label_column_names_those_there_are(shards):
@@ -114,7 +73,7 @@ def test_an_unknown_label_column_names_those_there_are(shards):
 def test_an_image_that_cannot_be_decoded_is_named(shards):
     data = dataset(shards / "a" / "train")
     data.reader.read = lambda i, member=0: b"\x89PNG broken"  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"toy-1-\d+' cannot be decoded: not a JPEG or PNG; prepare the set again"):
+    with pytest.raises(InputError, match=r"toy-1-\d+.* cannot be decoded: not a JPEG, PNG or WebP; prepare"):
         data[(0, np.array([0]))]
 
 
@@ -161,7 +120,8 @@ def test_an_error_of_a_worker_is_one_line(tmp_path, workers):
     make_split(tmp_path / "a" / "train", 40)
     make_split(tmp_path / "a" / "val", 40)
     expected = (
-        f"{spoil_last_image(tmp_path / 'a' / 'train')} cannot be decoded: not a JPEG or PNG; prepare the set again"
+        f"{spoil_last_image(tmp_path / 'a' / 'train')} cannot be decoded: not a JPEG, PNG or WebP; "
+        "prepare the set again, or go on without it (--data.on_error skip)"
     )
     with pytest.raises(InputError) as error:
         batches(dataset(tmp_path / "a" / "train"), batch=8, workers=workers)

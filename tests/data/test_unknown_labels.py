@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from en_bench.data.dataset import StreamDataset
 from en_bench.data.images import ImageEncoder
-from en_bench.data.loader import StreamDataset
 from en_bench.data.manifest import load_manifest
 from en_bench.data.sources import Source
 from en_bench.data.transforms import CenterCrop

@@ -64,7 +64,7 @@ def _fit(run: Path, seed: int, config: dict[str, object], rest: list[str]) -> No
             sys.exit(2)
         if how == "nothing":
             return
-    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     (run / "checkpoints" / "last.ckpt").write_text("weights")
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     lines = [json.dumps({"step": e, "epoch": e, "val/top1": 0.5 + 0.2 * e + 0.01 * seed}) for e in range(2)]

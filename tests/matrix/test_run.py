@@ -18,6 +18,7 @@ from en_bench.matrix.process import claim_folder
 from en_bench.matrix.records import Results
 from en_bench.matrix.run import INTERRUPTED, Runner, needs_own_process
 from en_bench.matrix.spec import load_spec
+from en_bench.matrix.training import mark_started
 from tests.matrix import fake_execute
 
 RESULTS = Path("results/digits")
@@ -206,11 +207,11 @@ def commands(spec_file: Path, name: str) -> list[list[str]]:
 def test_training_typed_by_hand_is_taken(spec_file: Path, trace: Path) -> None:
     fit = commands(spec_file, "BatchNorm/typeset/1")[0]
     fake_execute.execute(fit)
-    written = (Path(fit[-1]) / "fit.json").read_text()
+    written = (Path(fit[-3]) / "fit.json").read_text()
     verbs(trace)
     assert run(spec_file, only="BatchNorm/typeset/1") == 0
     assert verbs(trace) == ["validate", "validate"]
-    assert (Path(fit[-1]) / "fit.json").read_text() == written
+    assert (Path(fit[-3]) / "fit.json").read_text() == written
 
 
 def test_training_typed_by_hand_with_other_settings_moves_aside(
@@ -218,7 +219,7 @@ def test_training_typed_by_hand_with_other_settings_moves_aside(
 ) -> None:
     fit = commands(spec_file, "BatchNorm/typeset/1")[0]
     (other := Path("other.yaml")).write_text("model: {lr: 0.2}\n")
-    run_folder = Path(fit[-1])
+    run_folder = Path(fit[-3])
     for number in (1, 2):
         fake_execute.execute([*fit, "--config", str(other)])
         written = (run_folder / "fit.json").read_text()
@@ -238,7 +239,7 @@ def test_training_typed_by_hand_with_other_settings_moves_aside(
 
 
 def test_what_a_killed_runner_left_goes_and_what_a_hand_left_stays(spec_file: Path) -> None:
-    run_folder = Path(commands(spec_file, "BatchNorm/typeset/0")[0][-1])
+    run_folder = Path(commands(spec_file, "BatchNorm/typeset/0")[0][-3])
     for left_by_hand in (False, True):
         (run_folder / "checkpoints").mkdir(parents=True)
         (run_folder / "checkpoints/last.ckpt").write_text("half way")
@@ -248,6 +249,32 @@ def test_what_a_killed_runner_left_goes_and_what_a_hand_left_stays(spec_file: Pa
         assert run_folder.with_name(f"{run_folder.name}.set-aside-1").exists() is left_by_hand
         next(RESULTS.glob("records/*.json")).unlink()
         run_folder.rename(f"kept-{left_by_hand}")
+
+
+@pytest.mark.parametrize("other_sets", [False, True])
+def test_a_training_that_was_cut_off_goes_on_unless_its_sets_are_others(spec_file: Path, other_sets: bool) -> None:
+    run_folder = Path(commands(spec_file, "BatchNorm/typeset/0")[0][-3])
+    (run_folder / "checkpoints").mkdir(parents=True)
+    (run_folder / "checkpoints/last.ckpt").write_text("half way")
+    (run_folder / "log.txt").write_text("$ en-bench fit\n")
+    cell = next(cell for cell in plan_cells(load_spec(spec_file)) if str(cell) == "BatchNorm/typeset/0")
+    mark_started(run_folder, cell, (lambda name: "before") if other_sets else nowhere)
+    assert run(spec_file, only="BatchNorm/typeset/0") == 0
+    log = (run_folder / "log.txt").read_text()
+    assert ("goes on where it was cut off" in log) is not other_sets
+    assert (log.splitlines()[0] == "$ en-bench fit") is not other_sets
+    assert not run_folder.with_name(f"{run_folder.name}.set-aside-1").exists()
+
+
+def test_a_training_that_failed_begins_anew(spec_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_folder = Path(commands(spec_file, "BatchNorm/typeset/0")[0][-3])
+    monkeypatch.setenv("FAKE_FAIL", "typeset")
+    assert run(spec_file, only="BatchNorm/typeset/0") == 1
+    (run_folder / "checkpoints").mkdir(parents=True)
+    (run_folder / "checkpoints/last.ckpt").write_text("half way")
+    monkeypatch.delenv("FAKE_FAIL")
+    assert run(spec_file, only="BatchNorm/typeset/0") == 0
+    assert "goes on" not in (run_folder / "log.txt").read_text()
 
 
 def test_overlay_edited_before_a_training_starts_fails_its_cells(spec_file: Path, trace: Path) -> None:

@@ -27,11 +27,11 @@ def test_dry_run_prints_exact_commands_and_writes_nothing(spec: str, capsys: pyt
     assert call("matrix", "run", spec, "--dry-run", "--only", "ExemplarNorm/handwritten/1") == 0
     state, fit, first, second = capsys.readouterr().out.splitlines()
     assert state == "# ExemplarNorm/handwritten/1: missing"
-    cell = shlex.split(fit)[-1].rsplit("/", 1)[-1]
+    cell = shlex.split(fit)[-3].rsplit("/", 1)[-1]
     assert fit == (
         "en-bench fit --config experiments/base.yaml --config experiments/recipe/digits.yaml "
         "--config experiments/data/handwritten.yaml --data.val_labels clean --config experiments/norm/en.yaml "
-        f"--seed_everything 1 --trainer.default_root_dir results/digits/runs/{cell}"
+        f"--seed_everything 1 --trainer.default_root_dir results/digits/runs/{cell} --ckpt_path last"
     )
     run = f"results/digits/runs/{cell}"
     assert first == (

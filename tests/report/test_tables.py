@@ -78,12 +78,12 @@ def changed(planned: Sequence[PlannedCell], name: str, **changes: object) -> lis
     return edited
 
 
-def partly(planned: Sequence[PlannedCell], name: str) -> list[PlannedCell]:
+def partly(planned: Sequence[PlannedCell], name: str, **more: object) -> list[PlannedCell]:
     """The plan with one cell validated on a part of the typeset digits."""
     edited = []
     for item in planned:
         if str(item.cell) == name and item.record is not None:
-            result = {**item.record.validate["typeset"], "n": 128, "whole_set": False}
+            result = {**item.record.validate["typeset"], "n": 128, "whole_set": False, **more}
             item = replace(item, record=replace(item.record, validate={**item.record.validate, "typeset": result}))
         edited.append(item)
     return edited
@@ -176,6 +176,15 @@ def test_a_part_of_a_set_is_marked_and_names_no_best(norm: str, spec: Spec, plan
     cells = list(csv.DictReader(io.StringIO(cells_csv(spec, marked))))
     (part,) = [row for row in cells if row["whole_set"] == "False"]
     assert (part["norm"], part["seed"], part["validate"], part["n"]) == (norm, "1", "typeset", "128")
+
+
+def test_samples_that_could_not_be_decoded_are_stated(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    marked = partly(planned, "BatchNorm/handwritten/1", n=498, unreadable=2)
+    text = to_text(build_table(spec, marked))
+    assert "digits/typeset/val, n 498 (2 unreadable, skipped), labels given, digest d2d2d2d2 (PART)" in text
+    assert text.count("unreadable") == 1
+    cells = list(csv.DictReader(io.StringIO(cells_csv(spec, marked))))
+    assert [row["n"] for row in cells if row["unreadable"] == "2"] == ["498"]
 
 
 def test_lower_is_better_for_the_loss(spec: Spec, planned: Sequence[PlannedCell]) -> None:

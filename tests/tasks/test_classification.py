@@ -9,7 +9,7 @@ from lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from en_bench.data.loader import Batch
+from en_bench.data.dataset import Batch
 from en_bench.data.module import ShardDataModule
 from en_bench.data.transforms import CenterCrop, PadCropFlip
 from en_bench.errors import InputError

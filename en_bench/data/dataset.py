@@ -1,0 +1,169 @@
+"""The samples of a split as whole batches: read at their place, decoded, augmented, stacked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from en_bench.data.decoded_cache import DecodedCache
+from en_bench.data.decoding import ImageFile
+from en_bench.data.draws import draws
+from en_bench.data.images import UnreadableImage
+from en_bench.data.index import Index
+from en_bench.data.manifest import Manifest
+from en_bench.data.reader import ShardReader
+from en_bench.data.samplers import PADDING, Request
+from en_bench.data.transforms import Transform
+from en_bench.data.views import Pixels, render
+from en_bench.errors import InputError
+
+
+class Batch(NamedTuple):
+    """B samples. Where `valid` is False the row holds no sample: zeros, target 0, to be left out of every sum.
+
+    Such a row is padding (`row` is -1), or a sample that could not be decoded (`row` is that sample's).
+    """
+
+    image: Tensor  # (B, C, H, W) in channels_last memory, uint8 from the loader, float after normalising
+    target: Tensor  # (B,) int64
+    valid: Tensor  # (B,) bool
+    row: Tensor  # (B,) int64, the sample's row in the manifest's index
+
+
+def labelled_rows(manifest: Manifest, index: Index, labels: str) -> NDArray[np.int64]:
+    """Rows of the index whose label in column `labels` is known, ascending: those that can train.
+
+    Raises InputError for a column that the manifest lacks, and where no label is known.
+    """
+    if not manifest.columns:
+        raise InputError(f"{manifest.folder} has masks and no labels: name a set of labelled images")
+    if labels not in index.labels:
+        raise InputError(
+            f"{manifest.folder} has no label column '{labels}': choose one of {', '.join(manifest.columns)}"
+        )
+    rows = np.flatnonzero(index.labels[labels] >= 0)
+    if not len(rows):
+        raise InputError(
+            f"no sample of {manifest.folder} has a label in column '{labels}': choose another column or prepare the "
+            "set with that label"
+        )
+    return rows
+
+
+class StreamDataset(Dataset[Batch]):
+    """The samples of one split, a whole batch at a time.
+
+    Augmentation is a function of (seed, epoch, key). Raises InputError for a column that the manifest lacks or that has
+    unknown labels, for a shard that cannot be read, and for an image that cannot be decoded.
+
+    Args:
+        manifest: of the split.
+        index: what `manifest.load_index()` returned.
+        labels: label column.
+        transform: from an image to the network's input.
+        seed: of the augmentation.
+        skip_unknown: samples without a label in the column take no part, instead of the error. For training: noisy
+            labels outside a subset of the classes are unknown.
+        on_error: `raise` the error for an image that cannot be decoded, or `skip` it: its row in the batch is not
+            valid, which the consumer has to count.
+        decoded_cache_mb: megabytes of memory, shared by the loading processes, for decoded images. Small images of one
+            size are then decoded once and not in each epoch. A set that does not fit as a whole is not kept at all.
+
+    Attributes:
+        rows: row in the index by position in the data set, which is what requests hold.
+        shard_counts: how many of them lie in each shard of the manifest.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        index: Index,
+        labels: str,
+        transform: Transform,
+        seed: int,
+        skip_unknown: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+        decoded_cache_mb: int = 1024,
+    ) -> None:
+        self.rows = labelled_rows(manifest, index, labels)
+        unknown = len(index) - len(self.rows)
+        if unknown and not skip_unknown:
+            raise InputError(
+                f"{unknown} of {len(index)} samples of {manifest.folder} have no label in column '{labels}': "
+                "choose another column or prepare the set with that label"
+            )
+        counts = np.bincount(index.shard[self.rows], minlength=len(manifest.shards))
+        self.shard_counts = tuple(int(count) for count in counts)
+        self.targets = index.labels[labels]
+        self.keys = index.keys
+        self.reader = ShardReader(manifest, index)
+        self.transform = transform
+        self.seed = seed
+        self.on_error = on_error
+        # Only Linux has memory that is neither a file of the user's nor bound by the size of /dev/shm.
+        limit = decoded_cache_mb * 2**20 if hasattr(os, "memfd_create") else 0
+        self._decoded = DecodedCache(len(self.rows), limit) if limit else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, request: Request) -> Batch:
+        return self.read(request, torch.empty(self.shape(len(request[1])), dtype=torch.uint8))
+
+    def shape(self, count: int) -> tuple[int, int, int, int]:
+        """Of the images of a batch in memory: (B, H, W, C), which for networks is channels_last."""
+        return count, self.transform.size, self.transform.size, 3
+
+    def read(self, request: Request, images: Tensor) -> Batch:
+        """The batch that is asked for, with its images in `images`, uint8 of the `shape` for so many, overwritten."""
+        epoch, positions = request
+        valid = positions != PADDING
+        rows = np.where(valid, self.rows[positions], PADDING)
+        out = images.numpy()
+        random = draws(self.keys[rows], self.seed, epoch, self.transform.draws).tolist()
+        for i in np.flatnonzero(valid):
+            try:
+                self._fill(out[i], int(positions[i]), int(rows[i]), random[i])
+            except UnreadableImage as error:
+                if self.on_error == "raise":
+                    raise InputError(
+                        f"{self.reader.where(int(rows[i]))} cannot be decoded: {error}; prepare the set again, or go "
+                        "on without it (--data.on_error skip)"
+                    ) from None
+                valid[i] = False
+        out[~valid] = 0
+        target = np.where(valid, self.targets[rows], 0).astype(np.int64)
+        return Batch(
+            images.permute(0, 3, 1, 2), torch.from_numpy(target), torch.from_numpy(valid), torch.from_numpy(rows)
+        )
+
+    def why_unreadable(self, row: int) -> str:
+        """Reads the sample of this row of the index again; returns why it cannot be decoded."""
+        try:
+            ImageFile(self.reader.read(row)).pixels()
+        except UnreadableImage as error:
+            return str(error)
+        return "it was decoded when read again"
+
+    def _fill(self, out: Pixels, position: int, row: int, random: Sequence[float]) -> None:
+        """Puts a sample into its place in the batch, `out` (size, size, 3). Raises UnreadableImage."""
+        pixels = self._decoded.get(position) if self._decoded is not None else None
+        if pixels is not None:
+            view = self.transform.view(pixels.shape[0], pixels.shape[1], random)
+        else:
+            image = ImageFile(self.reader.read(row))
+            view = self.transform.view(image.height, image.width, random)
+            if self._decoded is not None and self._decoded.open:
+                pixels = image.pixels()
+                self._decoded.put(position, pixels)
+            else:
+                pixels = image.pixels(rows=view.top + view.height)
+        render(pixels, view, out)
+        self.transform.retouch(out, random)

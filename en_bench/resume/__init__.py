@@ -1,0 +1,1 @@
+"""A training that was killed goes on as if nothing had happened: where it stood, and with which random numbers."""

@@ -1,0 +1,118 @@
+"""The checkpoint of a run: when it is written, and that a kill at any moment leaves the old one or the new one."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from en_bench.errors import InputError
+from en_bench.files import replacing
+from en_bench.tasks.metrics import WIDE
+from en_bench.telemetry.metrics_file import MetricsFile
+
+CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
+_METRICS, _VALUES = "en_bench_metrics", "en_bench_last_values"
+_FIRST_LOOK = 10  # steps after which the pace of a training is known well enough
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt` of the run's folder up to date: after each epoch, and within.
+
+    Args:
+        every_n_steps: optimiser steps between two checkpoints within an epoch; None leaves them to the clock.
+        every_minutes: minutes between two checkpoints within an epoch.
+
+    Raises InputError for numbers that are not above 0.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, every_minutes: float = 10.0) -> None:
+        if (every_n_steps is not None and every_n_steps < 1) or not every_minutes > 0:
+            raise InputError(
+                f"--checkpoint.every_n_steps {every_n_steps}, --checkpoint.every_minutes {every_minutes}: "
+                "both have to be above 0"
+            )
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self._saved_step, self._saved_time = 0, 0.0
+        self._look_at = 0  # the step at which to look at the clock again, the same on all ranks
+        self._metrics: dict[str, Any] | None = None
+        self._values: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._metrics is not None and trainer.is_global_zero:
+            for logger in _metrics_files(trainer):
+                logger.cut(self._metrics)
+        self._metrics = None
+        trainer.callback_metrics.update({name: torch.tensor(value, dtype=WIDE) for name, value in self._values.items()})
+        self._begin_interval(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in _metrics_files(trainer):
+            checkpoint[_METRICS] = logger.mark()
+        checkpoint[_VALUES] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._metrics, self._values = checkpoint.get(_METRICS), checkpoint.get(_VALUES, {})
+
+    def save_if_due(self, trainer: Trainer) -> None:
+        """Saves between two batches if it is time to. Every rank must call it."""
+        step = trainer.global_step
+        if step == self._saved_step:
+            return
+        by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
+        if by_steps or (step >= self._look_at and self._clock_says_so(trainer)):
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Saves now. Every rank must call it."""
+        trainer.save_checkpoint(last_checkpoint(trainer.default_root_dir))
+        self._begin_interval(trainer)
+
+    def _begin_interval(self, trainer: Trainer) -> None:
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        self._look_at = trainer.global_step + _FIRST_LOOK
+
+    def _clock_says_so(self, trainer: Trainer) -> bool:
+        """Rank 0's clock for all. Between two looks lie as many steps as fit into the time left: asking costs."""
+        interval = 60 * self.every_minutes
+        spent = time.monotonic() - self._saved_time
+        pace = spent / (trainer.global_step - self._saved_step)
+        left = math.ceil((interval - spent) / max(pace, 1e-9))
+        steps = int(trainer.strategy.broadcast(left))
+        self._look_at = trainer.global_step + max(1, steps)
+        return steps <= 0
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, whole and on the disk.
+
+    Lightning's own way copies it from the system's folder for temporary files, which a kill can cut off.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        if target.parent.is_dir():
+            for remains in target.parent.glob(f".{target.name}.*"):  # of a process that was killed while it wrote
+                remains.unlink(missing_ok=True)
+        with replacing(target) as file:
+            torch.save(checkpoint, file)
+
+
+def last_checkpoint(run: str | os.PathLike[str]) -> Path:
+    """The checkpoint of a run's folder."""
+    return Path(run) / CHECKPOINTS / LAST
+
+
+def _metrics_files(trainer: Trainer) -> list[MetricsFile]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]

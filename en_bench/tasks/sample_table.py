@@ -1,0 +1,74 @@
+"""What a training remembers of each of its samples, such as running targets of a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_CHUNK = 2**22  # numbers exchanged at a time
+
+
+class SampleTable:
+    """A value per row of the training split, which the ranks of a training fill together.
+
+    Not a buffer: DDP would overwrite those of all ranks with rank 0's in each step. Each rank writes the rows of its
+    own batches; `merge` gives all ranks what was written last, wherever that was. As a sample is in one batch per
+    epoch, merging between epochs is enough for every read to find the newest value; checkpoints merge too.
+
+    Args:
+        samples: N, rows of the index of the training split.
+        shape: of one value.
+        fill: what a row holds that was never written.
+        device: where the table lies.
+    """
+
+    def __init__(
+        self, samples: int, shape: tuple[int, ...] = (), fill: float = 0.0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.values = torch.full((samples, *shape), fill, dtype=torch.float32, device=device)
+        self.written = torch.full((samples,), -1, dtype=torch.int64, device=device)  # step of the last write
+        self._merged = -1  # the last step whose writes all ranks have
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Values (B, *shape) of the rows (B,) of a batch."""
+        return self.values[rows.to(self.values.device)]
+
+    def write(self, rows: Tensor, values: Tensor, step: int) -> None:
+        """Sets the values (B, *shape) of `rows` (B,), in optimiser step `step`, which never falls."""
+        rows = rows.to(self.values.device)
+        self.values[rows] = values.detach().to(self.values)
+        self.written[rows] = step
+
+    def merge(self) -> None:
+        """Gives all ranks the newest value of each row. Every rank must call it."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            size = max(1, _CHUNK // max(1, self.values[0].numel())) if len(self.values) else 1
+            for first in range(0, len(self.values), size):
+                self._merge_rows(slice(first, first + size))
+        self._merged = int(self.written.max()) if len(self.written) else -1
+
+    def _merge_rows(self, rows: slice) -> None:
+        fresh = self.written[rows] > self._merged
+        newest = self.written[rows].clone()
+        dist.all_reduce(newest, dist.ReduceOp.MAX)
+        # One rank at most has written a row since the last merge: the sum over ranks is its value.
+        shape = (-1, *[1] * (self.values.dim() - 1))
+        values = torch.where(fresh.view(shape), self.values[rows], 0)
+        dist.all_reduce(values, dist.ReduceOp.SUM)
+        self.values[rows] = torch.where((newest > self._merged).view(shape), values, self.values[rows])
+        self.written[rows] = newest
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint, after `merge`."""
+        return {"values": self.values, "written": self.written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for a table of another size."""
+        if state["values"].shape != self.values.shape:
+            raise ValueError(f"a table of {tuple(state['values'].shape)}, not of {tuple(self.values.shape)}")
+        self.values.copy_(state["values"])
+        self.written.copy_(state["written"])
+        self._merged = int(self.written.max()) if len(self.written) else -1

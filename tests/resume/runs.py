@@ -1,0 +1,103 @@
+"""Trainings that are cut off, and what is left of them when they have ended."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.conftest import REPO
+
+EXPERIMENTS = REPO / "experiments"
+
+
+def arguments(
+    root: Path, run: Path, *more: object, kill: str | None = None, softly: bool = False, averaged: bool = False
+) -> list[str]:
+    """A training of two epochs of six steps, with a checkpoint after every second one."""
+    average = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.5}}
+    callbacks: list[dict[str, Any]] = [
+        *([average] if averaged else []),
+        {"class_path": "tests.resume.watch.Memory"},
+        {"class_path": "tests.resume.watch.Trace", "init_args": {"file": str(run) + ".trace"}},
+    ]
+    if kill is not None:
+        init_args = {"where": kill, "marker": str(run) + ".killed", "softly": softly}
+        callbacks.append({"class_path": "tests.resume.watch.KillAt", "init_args": init_args})
+    return [
+        *("fit", "--config", str(EXPERIMENTS / "base.yaml"), "--config", str(EXPERIMENTS / "recipe" / "digits.yaml")),
+        *("--config", str(EXPERIMENTS / "norm" / "bn.yaml"), "--checkpoint.every_n_steps", "2"),
+        *("--data.root", str(root), "--data.train", "a/train", "--data.val", "a/val", "--data.batch_size", "32"),
+        *("--data.val_batch_size", "32", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"),
+        *("--trainer.default_root_dir", str(run), "--trainer.log_every_n_steps", "1", "--ckpt_path", "last"),
+        *("--trainer.callbacks", json.dumps(callbacks)),
+        *map(str, more),
+    ]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a training has left."""
+
+    weights: dict[str, torch.Tensor]
+    optimiser: Any
+    metrics: list[dict[str, Any]]
+    fit: dict[str, Any]
+    trace: list[list[dict[str, Any]]]  # per rank
+    others: Any  # average of the weights, tables of samples
+
+    def batches(self, rank: int = 0) -> dict[tuple[int, int], dict[str, Any]]:
+        """By epoch and batch. A batch that was trained on twice, since a kill undid it, must be the same again."""
+        found: dict[tuple[int, int], dict[str, Any]] = {}
+        for line in self.trace[rank]:
+            if "batch" in line:
+                assert found.setdefault((line["epoch"], line["batch"]), line) == line
+        return found
+
+    def validations(self) -> dict[int, dict[str, Any]]:
+        """By epoch."""
+        found: dict[int, dict[str, Any]] = {}
+        for line in self.trace[0]:
+            if "scores" in line:
+                assert found.setdefault(line["epoch"], line) == line
+        return found
+
+
+def what_is_left(run: Path, ranks: int = 1) -> Left:
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    traces = [Path(f"{run}.trace.{rank}").read_text().splitlines() for rank in range(ranks)]
+    return Left(
+        saved["state_dict"],
+        saved["optimizer_states"],
+        [json.loads(line) for line in lines],
+        json.loads((run / "fit.json").read_text()),
+        [[json.loads(line) for line in trace] for trace in traces],
+        [saved.get(key) for key in ("current_model_state", "averaging_state", "en_bench_sample_tables")],
+    )
+
+
+def assert_same(interrupted: Left, undisturbed: Left) -> None:
+    """All numbers of both to the last bit, except what tells of time and place."""
+    assert interrupted.metrics == undisturbed.metrics
+    for rank in range(len(undisturbed.trace)):
+        assert interrupted.batches(rank) == undisturbed.batches(rank)
+    assert interrupted.validations() == undisturbed.validations()
+    assert interrupted.weights.keys() == undisturbed.weights.keys()
+    for name, tensor in undisturbed.weights.items():
+        assert torch.equal(interrupted.weights[name], tensor), name
+    assert _plain(interrupted.optimiser) == _plain(undisturbed.optimiser)
+    assert _plain(interrupted.others) == _plain(undisturbed.others)
+    for key in ("train", "val", "epochs", "steps", "metrics", "classes_digest", "seed"):
+        assert interrupted.fit[key] == undisturbed.fit[key], key
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
