@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections import Counter
 from dataclasses import replace
-from pathlib import PurePath
 
 from data_scripts.layouts.listing import Listing, note_uneven_classes, splits_of, tell_apart
 from en_bench.data.archives import RawFiles
-from en_bench.data.classes import ClassMap, read_class_map
+from en_bench.data.classes import ClassMap, read_class_list, read_class_map
 from en_bench.data.places import shown
 from en_bench.data.prepare import image_encoder, shortened, write_splits
-from en_bench.data.tables import parse_csv, table_bytes
 from en_bench.errors import InputError
 
 
@@ -45,21 +42,6 @@ def apply_class_map(listing: Listing, class_map: ClassMap) -> None:
     listing.note(count, f"files of {len(dropped)} classes that {table} does not map", dropped)
     absent = sorted(mapping.keys() - found.keys())
     listing.note(len(absent), f"classes of {table} that have no files", absent)
-
-
-def read_class_list(table: str, raw: RawFiles) -> tuple[list[str], dict[str, object]]:
-    """The first column of a CSV, and the CSV's identity for the manifest.
-
-    Raises InputError where it is no such CSV, and where it names a class twice.
-    """
-    content = table_bytes(table, raw)
-    names = [(next(iter(row.values()), "") or "").strip() for row in parse_csv(content, table, [])]
-    if not all(names):
-        raise InputError(f"{table}: a row names no class: complete or remove it")
-    twice = [name for name, uses in Counter(names).items() if uses > 1]
-    if twice:
-        raise InputError(f"{table}: names class {twice[0]!r} a second time: keep one of its rows")
-    return names, {"file": PurePath(table).name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def write_listing(

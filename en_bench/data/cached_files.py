@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,11 +20,6 @@ from en_bench.data.reading_order import Outlook, Reached, ReadingOrder
 from en_bench.data.shard_cache import ShardCache, gigabytes
 
 _SLOTS = 256  # one per worker and one for the rank itself: nobody waits for anybody to count
-
-
-def cache_folder(folder: str | None) -> Path:
-    """Where far shards are kept: `folder` if given, else EN_BENCH_CACHE, else `~/.cache/en_bench/shards`."""
-    return Path(folder or os.environ.get("EN_BENCH_CACHE") or "~/.cache/en_bench/shards").expanduser()
 
 
 @dataclass(frozen=True)
@@ -113,8 +107,7 @@ class CachedFiles:
         began = time.monotonic()
         count[1] += 1
         try:
-            groups_ahead = self._outlook.groups_ahead(Reached(*self._reached.tolist()))
-            descriptor, fetched = self.cache.fetch(self.split, shard, groups_ahead, self.patience)
+            descriptor, fetched = self._fetch(shard)
             count[2] += fetched
         finally:
             count[3] += time.monotonic() - began
@@ -140,9 +133,7 @@ class CachedFiles:
         """Ends fetching ahead, and lets the split go that was in use. Nothing is to be opened after it."""
         if self._prefetcher is not None and os.getpid() == self._owner:
             self._prefetcher.close()
-        if self._use is not None:
-            os.close(self._use)
-            self._use = None
+        self._end_use()
 
     def __del__(self) -> None:
         if hasattr(self, "_use"):
@@ -155,10 +146,24 @@ class CachedFiles:
         self.__dict__.update(state)
         self._begin()
 
+    def _fetch(self, shard: int) -> tuple[int, int]:
+        groups_ahead = self._outlook.groups_ahead(Reached(*self._reached.tolist()))
+        try:
+            return self.cache.fetch(self.split, shard, groups_ahead, self.patience)
+        except FileNotFoundError:  # somebody has deleted the cache, which they may
+            self._end_use()
+            self._begin()
+            return self.cache.fetch(self.split, shard, groups_ahead, self.patience)
+
     def _begin(self) -> None:
         self._outlook = Outlook(self.order)
         self._use = self.cache.begin_use(self.split)
         self._owner: int = os.getpid()
+
+    def _end_use(self) -> None:
+        if self._use is not None:
+            os.close(self._use)
+            self._use = None
 
     def _warn_of_small_bound(self) -> None:
         sizes = [shard.bytes for shard in self.split.shards]

@@ -143,7 +143,7 @@ def save_manifest(manifest: Manifest) -> Manifest:
 def manifest_digest(folder: str | os.PathLike[str]) -> str | None:
     """Identity of the split in `folder` (sha256 of its manifest.json, hex), None if no manifest can be read there."""
     try:
-        return hashlib.sha256((Path(folder) / MANIFEST_NAME).read_bytes()).hexdigest()
+        return hashlib.sha256(read_bytes(place(folder) / MANIFEST_NAME)).hexdigest()
     except OSError:
         return None
 

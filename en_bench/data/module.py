@@ -45,6 +45,12 @@ def shard_files(manifest: Manifest, cache: ShardCache, order: ReadingOrder) -> S
     return FolderFiles(manifest)
 
 
+def _check_here(manifest: Manifest) -> None:
+    """Shards behind URLs are checked when they are fetched, each by its hash."""
+    if not is_remote(manifest.place_of(manifest.shards[0])):
+        manifest.check_shards()
+
+
 def _require(flag: str, value: int | None, at_least: int) -> None:
     if value is not None and value < at_least:
         raise InputError(f"--data.{flag} {value} is too small: use {at_least} or more")
@@ -159,10 +165,10 @@ class ShardDataModule(LightningDataModule):
         """
         if self.val_manifest is None:
             self.val_manifest = load_manifest(self.root / self.val)
-            self.val_manifest.check_shards()
+            _check_here(self.val_manifest)
         if stage == "fit" and self.train_manifest is None:
             self.train_manifest = load_manifest(self.root / self.train)
-            self.train_manifest.check_shards()
+            _check_here(self.train_manifest)
             require_same_classes(self.train_manifest.classes, self.val_manifest.classes, self.train, self.val)
             self._train_index = self.train_manifest.load_index()
             self.train_count = len(labelled_rows(self.train_manifest, self._train_index, self.labels))

@@ -71,7 +71,7 @@ class ShardCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], bound: int) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.bound = bound
 
     def begin_use(self, split: FarSplit) -> int:

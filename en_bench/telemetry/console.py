@@ -60,6 +60,18 @@ class ConsoleLines(Callback):
         epoch = f"epoch {trainer.current_epoch + 1}  " if trainer.state.fn == "fit" else ""
         self._print(f"{epoch}val{where}  {scores}  n {n}{of}{part}")
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_cache(trainer)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            self._print_cache(trainer)
+
+    def _print_cache(self, trainer: Trainer) -> None:
+        data = getattr(trainer, "datamodule", None)
+        for line in data.describe_cache() if isinstance(data, ShardDataModule) else []:
+            self._print(line)
+
     @rank_zero_only
     def _print(self, line: str) -> None:
         print(line, flush=True)

@@ -8,15 +8,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from en_bench.data.archives import RawFiles
+from en_bench.data.cached_files import CachedFiles
+from en_bench.data.fetch import Patience
 from en_bench.data.manifest import load_manifest
 from en_bench.data.places import names_in, place, read_bytes, read_range, remove, shown, size_of, write_file
+from en_bench.data.reader import ShardReader
+from en_bench.data.reading_order import NaturalOrder
+from en_bench.data.shard_cache import ShardCache
+from en_bench.data.shuffle import Shuffle
 from en_bench.errors import InputError
 from tests.data.preparing import SAMPLES, contents, prepare
 from tests.scripts.raw import tar_bytes, zip_bytes
@@ -134,6 +142,76 @@ def test_a_lost_bucket_is_one_line_and_can_be_resumed(server, whole):
     assert SECRET not in said + errors
     prepare(url, workers=1, resume=True)
     assert in_bucket(url) == whole
+
+
+class Payloads(Dataset[bytes]):
+    def __init__(self, reader: ShardReader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, sample: int) -> bytes:
+        return self.reader.read(sample)
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_in_a_bucket_train_through_the_cache(server, tmp_path, capfd, workers):
+    """A set larger than the cache, forked workers, a process that fetches ahead, and a server that goes away."""
+    url, folder = f"s3://bucket/far{workers}/train", tmp_path / "train"
+    for target in (url, str(folder)):
+        prepare(target, workers=1)
+    with ShardReader(load_manifest(folder), load_manifest(folder).load_index()) as reader:
+        payloads = [reader.read(i) for i in range(len(reader))]
+    manifest = load_manifest(url)
+    order = Shuffle(tuple(shard.samples for shard in manifest.shards), seed=0, span=2)
+    cache = ShardCache(tmp_path / "cache", 5 * max(shard.bytes for shard in manifest.shards))
+    files = CachedFiles(manifest, cache, order, patience=Patience(tries=12, first_wait_s=0.2, stall_s=10))
+    reader = ShardReader(manifest, manifest.load_index(), files=files)
+    samples: list[int] = []
+    loader = DataLoader(Payloads(reader), batch_size=None, sampler=samples, num_workers=workers)
+    for epoch in range(3):
+        samples[:] = order.order(epoch).tolist()
+        files.tell(epoch, 0)
+        for step, payload in enumerate(loader):
+            assert payload == payloads[samples[step]]
+            files.tell(epoch, step + 1)
+            if (epoch, step, workers) == (1, 10, 0):  # forked workers would keep its port open
+                server.stop()
+                back = threading.Timer(1.0, server.start)
+                back.start()
+    if not workers:
+        back.join()
+        assert ": try 2 of 12 in " in capfd.readouterr().err
+    assert 0 < cache.total() <= cache.bound
+    found = files.statistics()
+    assert 0 < found.missed < found.opened
+    files.close()
+    reader.close()
+
+
+@pytest.mark.slow
+def test_a_shard_that_is_not_in_the_bucket_is_one_line(server, tmp_path):
+    url = "s3://bucket/lacking/train"
+    prepare(url, workers=1)
+    manifest = load_manifest(url)
+    lacking = manifest.place_of(manifest.shards[0])
+    remove(lacking)
+    files = CachedFiles(manifest, ShardCache(tmp_path, 10**9), NaturalOrder((15,) * 8), ahead=False)
+    with pytest.raises(InputError, match=rf"^{shown(lacking)}: it is not there: upload the split again, or correct"):
+        files.open(0)
+    server.stop()
+    try:
+        files.patience = Patience(tries=2, first_wait_s=0.01, stall_s=20)
+        with pytest.raises(
+            InputError, match=rf"^{shown(manifest.place_of(manifest.shards[1]))}: .*, after 2 tries"
+        ) as e:
+            files.open(1)
+        assert SECRET not in str(e.value)
+    finally:
+        server.start()
+    files.close()
 
 
 def test_places_in_a_bucket(server):
