@@ -61,11 +61,18 @@ class BatchMemory:
     def __init__(self, workers: int) -> None:
         # Per piece the last loan that came back. A number and not a flag, as a loan may come back to the successor of
         # the worker that made it.
-        self._returned = torch.full((workers, _PIECES), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._returned: Tensor = torch.full((workers, _PIECES), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._pieces: list[Tensor] = []  # of this worker
         self._lent: list[int] = []  # the number under which each of them was last lent
         self._number = 0
         self._seen: dict[Loan, StorageWeakRef] = {}  # what the training process has in use
+
+    def __getstate__(self) -> Tensor:
+        return self._returned  # a worker that is not forked begins with nothing else
+
+    def __setstate__(self, returned: Tensor) -> None:
+        self.__init__(len(returned))  # type: ignore[misc]
+        self._returned = returned
 
     def take(self, *shape: int) -> tuple[Tensor, Loan | None]:
         """Uninitialised uint8 images of this shape, which a worker shares, and the loan if the memory is on loan."""

@@ -119,10 +119,10 @@ class CachedFiles:
         return CacheStatistics(int(opened), int(missed), int(fetched), waited)
 
     def describe(self) -> str:
-        """One line on what was added since this was called last."""
+        """One line on what was added since this was called last; empty if no shard was opened."""
         now, before = self.statistics(), self._described
         self._described = now
-        return str(now.since(before))
+        return str(now.since(before)) if now.opened > before.opened else ""
 
     @property
     def prefetcher_pid(self) -> int | None:

@@ -48,6 +48,8 @@ class _StreamLoader(DataLoader[Any]):
         sampler, files = self.sampler, self.dataset.dataset.reader.files  # type: ignore[attr-defined]
         step = sampler.first_step  # type: ignore[attr-defined]
         memory: BatchMemory = self.dataset.memory  # type: ignore[attr-defined]
+        if isinstance(files, CachedFiles):
+            files.tell(sampler.epoch, step * sampler.batch_size * sampler.ranks)  # type: ignore[attr-defined]
         for sent in super().__iter__():
             if isinstance(sent, InputError):
                 try:

@@ -230,7 +230,7 @@ def _from_fields(folder: Place, fields: Mapping[str, Any], digest: str) -> Manif
     if manifest.count < 1 or sum(shard.samples for shard in manifest.shards) != manifest.count:
         raise ValueError(f"the shards do not hold {manifest.count} samples")
     for shard in manifest.shards:
-        if Path(shard.name).name != shard.name:
+        if Path(shard.name).name != shard.name or shard.name.startswith("."):
             raise ValueError(f"shard {shard.name!r} is not a file of the split folder")
     return manifest
 

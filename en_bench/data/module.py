@@ -220,11 +220,12 @@ class ShardDataModule(LightningDataModule):
         return dataset.why_unreadable(row)
 
     def describe_cache(self) -> list[str]:
-        """A line on what this rank fetched since the last call, for each split that lies behind a URL."""
+        """A line on what this rank opened since the last call, for each split behind a URL that it opened shards of."""
         found = []
         for name, dataset in ((self.train, self._train_set), (self.val, self._val_set)):
-            if dataset is not None and isinstance(dataset.reader.files, CachedFiles):
-                found.append(f"{name}: {dataset.reader.files.describe()}")
+            files = dataset.reader.files if dataset is not None else None
+            if isinstance(files, CachedFiles) and (told := files.describe()):
+                found.append(f"{name}: {told}")
         return found
 
     def stream_state(self) -> StreamState:

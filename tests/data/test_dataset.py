@@ -36,10 +36,13 @@ def opened(folder: Path, transform: Transform, **options: object) -> StreamDatas
     return StreamDataset(manifest, manifest.load_index(), "given", transform, seed=0, **options)  # type: ignore[arg-type]
 
 
-def batches(data: StreamDataset, workers: int, epochs: Iterable[int]) -> Iterator[list[Batch]]:
-    """The batches of some epochs, by one loader with workers that persist."""
+def batches(
+    data: StreamDataset, workers: int, epochs: Iterable[int], start: str | None = None
+) -> Iterator[list[Batch]]:
+    """The batches of some epochs, by one loader with workers that persist, started as the system does or by `start`."""
     sampler = TrainSampler(Shuffle(data.shard_counts, 0, 2), 16, 0, 1)
     loader = make_loader(data, sampler, workers, pin_memory=False)
+    loader.multiprocessing_context = start
     for epoch in epochs:
         sampler.set_epoch(epoch)
         yield list(loader)
@@ -103,6 +106,18 @@ def test_images_are_decoded_once_whatever_the_workers(tmp_path, workers):
     expected = list(batches(opened(folder, PadCropFlip(32), decoded_cache_mb=0), 0, range(4)))
     found = []
     for epoch in batches(opened(folder, PadCropFlip(32)), workers, range(4)):
+        found.append(epoch)
+        spoil(folder, range(96))
+    assert equal(found, expected)
+
+
+@pytest.mark.slow
+def test_workers_that_are_not_forked_do_the_same(tmp_path):
+    """As on macOS, and by default from Python 3.14 on."""
+    folder = make_split(tmp_path / "train", 96, seed=5)
+    expected = list(batches(opened(folder, PadCropFlip(32), decoded_cache_mb=0), 0, range(3)))
+    found = []
+    for epoch in batches(opened(folder, PadCropFlip(32)), 2, range(3), start="spawn"):
         found.append(epoch)
         spoil(folder, range(96))
     assert equal(found, expected)

@@ -16,17 +16,15 @@ import psutil
 import pytest
 
 from en_bench.data.cached_files import CachedFiles
-from en_bench.data.fetch import Patience
 from en_bench.data.manifest import Manifest, load_manifest
 from en_bench.data.reader import ShardReader
 from en_bench.data.reading_order import NaturalOrder, ReadingOrder
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle
 from tests.conftest import REPO, make_split
+from tests.data.far import QUICK, Watch, wait_for
 from tests.data.flaky_http import Fault, FlakyServer, serving
-from tests.data.test_shard_cache import Watch, wait_for
 
-QUICK = Patience(tries=3, first_wait_s=0.01, stall_s=5)
 SHARDS = 10
 SAMPLES = 40
 
