@@ -160,7 +160,8 @@ class StreamDataset(Dataset[Batch]):
         else:
             image = ImageFile(self.reader.read(row))
             view = self.transform.view(image.height, image.width, random)
-            if self._decoded is not None and self._decoded.open:
+            # Decided by the image alone: what is damaged below a crop must not pass or fail by what was read before.
+            if self._decoded is not None and self._decoded.fits(image.height, image.width):
                 pixels = image.pixels()
                 self._decoded.put(position, pixels)
             else:

@@ -45,10 +45,9 @@ class DecodedCache:
         self._whole: NDArray[np.bool_] = np.frombuffer(memory, np.bool_, count, _SHAPE)
         self._pixels: NDArray[np.uint8] | None = None
 
-    @property
-    def open(self) -> bool:
-        """Whether images are kept, as far as is known. False once the set turned out to be too large."""
-        return bool(self._shape[0] != _TOO_LARGE)
+    def fits(self, height: int, width: int) -> bool:
+        """Whether there would be room if all images were of this size: the same answer whatever was put in before."""
+        return self._count * height * width * 3 <= self._limit
 
     def get(self, position: int) -> Pixels | None:
         """The pixels of a sample, not to be changed. None if they are not there."""
@@ -67,11 +66,10 @@ class DecodedCache:
         try:
             if self._shape[0] != _UNDECIDED:
                 return
-            bytes_each = height * width * 3
-            if self._count * bytes_each > self._limit:
+            if not self.fits(height, width):
                 self._shape[0] = _TOO_LARGE
                 return
-            os.ftruncate(self._file.fileno(), self._first_pixel + self._count * bytes_each)
+            os.ftruncate(self._file.fileno(), self._first_pixel + self._count * height * width * 3)
             self._shape[1] = width
             self._shape[0] = height
         finally:

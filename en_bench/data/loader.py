@@ -59,7 +59,9 @@ class _StreamLoader(DataLoader[Any]):
             if isinstance(files, CachedFiles):
                 files.tell(sampler.epoch, step * sampler.batch_size * sampler.ranks)  # type: ignore[attr-defined]
             step += 1
-            yield memory.receive(sent)
+            batch = memory.receive(sent)
+            del sent
+            yield batch
 
 
 def _as_is(batch: Any) -> Any:

@@ -40,7 +40,7 @@ def ended_well(child: int) -> bool:
 
 def test_what_was_put_in_comes_out():
     cache = DecodedCache(10, 1000)
-    assert cache.get(3) is None and cache.open
+    assert cache.get(3) is None
     cache.put(3, image(7))
     cache.put(9, image(8))
     found = [cache.get(i) for i in (3, 9, 4)]
@@ -53,7 +53,7 @@ def test_images_of_another_size_are_not_kept():
     cache = DecodedCache(4, 10_000)
     cache.put(0, image(1))
     cache.put(1, image(2, height=5, width=6))
-    assert cache.get(1) is None and cache.open
+    assert cache.get(1) is None
     cache.put(2, image(3))
     assert np.array_equal(cache.get(2), image(3))
 
@@ -62,7 +62,7 @@ def test_images_of_another_size_are_not_kept():
 def test_a_set_that_does_not_fit_is_not_kept_at_all(count, kept):
     cache = DecodedCache(count, 11 * 6 * 5 * 3)
     cache.put(0, image(1))
-    assert (cache.get(0) is not None) is cache.open is kept
+    assert (cache.get(0) is not None) is cache.fits(6, 5) is kept
     smaller = image(2, height=1, width=1)
     cache.put(1, smaller)
     assert cache.get(1) is None
