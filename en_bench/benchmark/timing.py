@@ -145,10 +145,11 @@ def interleaved(
     finally:
         if collecting:
             gc.enable()
-    return {name: _summary(readings[name]) if name in readings else None for name in calls}
+    return {name: summarised(readings[name]) if name in readings else None for name in calls}
 
 
-def _summary(readings: list[Reading]) -> dict[str, Any]:
+def summarised(readings: list[Reading]) -> dict[str, Any]:
+    """Median and quartiles in seconds, and their number; the median of the host's times where there are any."""
     seconds = sorted(reading.seconds for reading in readings)
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     found: dict[str, Any] = {"median": median, "lower": lower, "upper": upper, "n": len(seconds)}

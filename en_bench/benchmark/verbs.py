@@ -1,5 +1,5 @@
-"""The verbs `en-bench bench norms` and `en-bench bench prepare`. What is imported when `en-bench` starts is here, and
-needs no torch.
+"""The verbs `en-bench bench norms`, `prepare` and `data`. What is imported when `en-bench` starts is here, and needs no
+torch.
 
 The results in benchmarks/results/norms are those of a machine that does nothing else, two cores and 20 minutes:
 
@@ -10,6 +10,10 @@ The results in benchmarks/results/norms are those of a machine that does nothing
 each with `--json FILE --markdown FILE`; those in benchmarks/results/prepare come of
 
     en-bench bench prepare imagenet_sample_250.tar --json FILE --markdown FILE
+
+and those in benchmarks/results/data, of splits that data_scripts made of the same images, of
+
+    en-bench bench data SHARDS --original SPLIT --peers --json FILE --markdown FILE
 """
 
 import argparse
@@ -26,6 +30,14 @@ SECTIONS = {
     "steps": "whole training steps of ResNet-50 and ResNet-20 against torch's BatchNorm",
     "memory": "activations that a ResNet-50 keeps for backward",
     "first_use": "what compiling costs, with an empty cache and with a filled one",
+}
+
+DATA_SECTIONS = {
+    "rates": "images/s of our stream, of the standard recipe and of decoding alone",
+    "quality": "how close our crops come to those of exact decoding",
+    "shuffle": "how well an epoch is mixed",
+    "memory": "memory and open files over many epochs",
+    "scale": "start of an epoch of 1.3 M samples, and the index of 2.4 M",
 }
 
 
@@ -54,6 +66,7 @@ def add_verbs(subparsers: "Subparsers") -> None:
     _add_files(norms)
     norms.set_defaults(handler=_bench_norms)
     _add_prepare(verbs)
+    _add_data(verbs)
 
 
 def _add_prepare(verbs: "Subparsers") -> None:
@@ -78,6 +91,40 @@ def _add_prepare(verbs: "Subparsers") -> None:
     prepare.set_defaults(handler=_bench_prepare)
 
 
+def _add_data(verbs: "Subparsers") -> None:
+    description = (
+        "The stream of a prepared split beside what people use: the standard recipe, decoding alone, and with --peers "
+        "the streams of other makers; each reading in a process of its own, all taking turns. Measured are "
+        + "; ".join(f"{section}: {meaning}" for section, meaning in DATA_SECTIONS.items())
+        + ". Use a machine that does no more."
+    )
+    data = verbs.add_parser("data", help="streams of a prepared split", description=description)
+    data.add_argument("shards", nargs="?", type=Path, metavar="SHARDS", help="split folder (not for --sections scale)")
+    data.add_argument(
+        "--original",
+        type=Path,
+        metavar="SPLIT",
+        help="the same images as original files, for the standard recipe",
+    )
+    data.add_argument("--sections", metavar="LIST", help=f"of {','.join(DATA_SECTIONS)} (default: all)")
+    data.add_argument("--peers", action="store_true", help="webdataset, MosaicML Streaming and LitData as well")
+    data.add_argument("--train", metavar="MODEL", help="how long a training of timm's MODEL waits for data as well")
+    data.add_argument("--norm", default="bn", help="of that network: bn, en or another normaliser (%(default)s)")
+    data.add_argument("--train-workers", metavar="LIST", help="numbers of loading processes for it (one per core)")
+    data.add_argument("--size", type=int, metavar="PIXELS", help="of the crops (224; images up to 64 px: their own)")
+    data.add_argument(
+        "--samples", type=int, metavar="N", help="images of an epoch, repeated if too few (3,000; 50,000)"
+    )
+    data.add_argument("--batch-size", type=int, metavar="B", help="of all loaders (128)")
+    data.add_argument("--workers", metavar="LIST", help="numbers of loading processes (0,1,2)")
+    data.add_argument("--repeats", type=int, metavar="N", help="readings of which the median is taken (5)")
+    data.add_argument("--seconds", type=float, metavar="S", help="that the epochs of a reading last at least (1)")
+    data.add_argument("--scratch", type=Path, metavar="DIR", help="disk for copies (default: for temporary files)")
+    data.add_argument("--quick", action="store_true", help="few images, once: shows that it runs, and no more")
+    _add_files(data)
+    data.set_defaults(handler=_bench_data)
+
+
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, after every section")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
@@ -90,6 +137,12 @@ def _bench_prepare(args: argparse.Namespace, execute: "Execute") -> int:
     from en_bench.benchmark.prepare import bench_prepare
 
     return bench_prepare(args)
+
+
+def _bench_data(args: argparse.Namespace, execute: "Execute") -> int:
+    from en_bench.benchmark.data import bench_data
+
+    return bench_data(args)
 
 
 def _bench_norms(args: argparse.Namespace, execute: "Execute") -> int:

@@ -208,6 +208,9 @@ class ClassificationTask(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _is_fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == "fit"
+
     def _steps_per_epoch(self) -> int:
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
@@ -229,7 +232,7 @@ class ClassificationTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.data is not None:
             checkpoint["en_bench"] = {"classes": list(self.data.classes), "backbone": self.backbone}
-        if self.trainer.state.fn == "fit":
+        if self._is_fitting():
             for table in self.sample_tables.values():
                 table.merge()
             checkpoint[_TABLES] = {name: table.state_dict() for name, table in self.sample_tables.items()}
@@ -239,7 +242,7 @@ class ClassificationTask(LightningModule):
         if self.data is not None and "classes" in saved:
             require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
         self._check_weights(checkpoint["state_dict"], saved.get("backbone"))
-        if self.trainer.state.fn == "fit":
+        if self._is_fitting():
             for name, state in checkpoint.get(_TABLES, {}).items():
                 if name in self.sample_tables:
                     self.sample_tables[name].load_state_dict(state)
