@@ -7,14 +7,13 @@ import json
 import math
 from typing import Any
 
-from lightning import Trainer
-
 from en_bench import provenance
 from en_bench.data.manifest import Manifest, classes_digest
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
 from en_bench.telemetry.unreadable import Unreadable
+from en_bench.trainer import EnBenchTrainer
 
 
 def digest(*parts: str) -> str:
@@ -22,7 +21,7 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def common_facts(command: str, seed: int, config: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
+def common_facts(command: str, seed: int, config: dict[str, Any], trainer: EnBenchTrainer) -> dict[str, Any]:
     """What both kinds of outcome state."""
     return {
         "command": command,
@@ -35,7 +34,9 @@ def common_facts(command: str, seed: int, config: dict[str, Any], trainer: Train
     }
 
 
-def fit_facts(trainer: Trainer, data: ShardDataModule, cost: CostMeter, unreadable: Unreadable) -> dict[str, Any]:
+def fit_facts(
+    trainer: EnBenchTrainer, data: ShardDataModule, cost: CostMeter, unreadable: Unreadable
+) -> dict[str, Any]:
     """Of a training that has ended."""
     assert data.train_manifest is not None and data.val_manifest is not None and data.train_count is not None
     skipped = unreadable.count(data.train, "train")
@@ -44,7 +45,7 @@ def fit_facts(trainer: Trainer, data: ShardDataModule, cost: CostMeter, unreadab
         "train": {**_set_facts(data.train, data.train_manifest, data.labels), **trained},
         "val": _set_facts(data.val, data.val_manifest, data.val_column),
         "classes_digest": classes_digest(data.classes),
-        "epochs": trainer.current_epoch,
+        "epochs": trainer.fit_loop.position().epoch,  # whole ones: Lightning also counts one that was cut short
         "steps": trainer.global_step,
         "ranks": trainer.world_size,
         "metrics": _metrics(trainer),
@@ -57,7 +58,7 @@ def fit_facts(trainer: Trainer, data: ShardDataModule, cost: CostMeter, unreadab
     }
 
 
-def validation_facts(trainer: Trainer, data: ShardDataModule, checkpoint: str) -> dict[str, Any]:
+def validation_facts(trainer: EnBenchTrainer, data: ShardDataModule, checkpoint: str) -> dict[str, Any]:
     """Of a validation that has ended. Raises InputError if it scored nothing."""
     assert data.val_manifest is not None
     metrics = {name.removeprefix("val/"): value for name, value in _metrics(trainer).items()}
@@ -82,7 +83,7 @@ def validation_name(data: ShardDataModule, checkpoint: str) -> str:
     return f"{data.val.strip('/').replace('/', '-')}-{digest(data.val, data.val_column, checkpoint)[:8]}.json"
 
 
-def _metrics(trainer: Trainer) -> dict[str, float | None]:
+def _metrics(trainer: EnBenchTrainer) -> dict[str, float | None]:
     """The last values logged; None for what is not a number, as after a training that diverged."""
     values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

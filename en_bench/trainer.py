@@ -43,6 +43,8 @@ class EnBenchTrainer(Trainer):
     installed. Unions written with `|` keep their order.
     """
 
+    fit_loop: ResumableFitLoop
+
     def __init__(
         self,
         *,

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +29,8 @@ from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.layer_sync import flag_as_plugin
+from en_bench.matrix.plan import without_places
+from en_bench.matrix.process import claim_folder
 from en_bench.outcome import digest
 from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
@@ -51,11 +54,12 @@ class EnBenchCLI(LightningCLI):
     """Overlays and flags to a trainer, a task and a data module, and their outcome to a file."""
 
     PROG: ClassVar[str] = "en-bench"
-    TRAINER: ClassVar[type[Trainer]] = EnBenchTrainer
+    TRAINER: ClassVar[type[EnBenchTrainer]] = EnBenchTrainer
     known_options: ClassVar[list[str]] = []
-    trainer: Trainer
+    trainer: EnBenchTrainer
     model: ClassificationTask
     datamodule: ShardDataModule
+    claims: ClassVar[ExitStack]  # of run folders, for as long as the command runs
     _continues_if_any = False
 
     @staticmethod
@@ -86,7 +90,7 @@ class EnBenchCLI(LightningCLI):
         if settings.data.seed is None:
             settings.data.seed = settings.seed_everything
         if settings.trainer.default_root_dir is None:
-            settings.trainer.default_root_dir = os.path.join("results", "runs", digest(self._dumped())[:16])
+            settings.trainer.default_root_dir = os.path.join("results", "runs", self._identity()[:16])
         self._continues_if_any = settings.ckpt_path == IF_ANY
         if self._continues_if_any:
             last = last_checkpoint(settings.trainer.default_root_dir)
@@ -108,8 +112,9 @@ class EnBenchCLI(LightningCLI):
         if not isinstance(saved, dict) or "state_dict" not in saved:
             raise InputError(f"{path} holds no state_dict of a task: give a checkpoint that en-bench fit has written")
 
-    def _dumped(self) -> str:
-        return str(self._parser(self.config.subcommand).dump(self.config[self.config.subcommand], skip_unset=False))
+    def _identity(self) -> str:
+        """The same for a training that begins and for one that goes on, wherever and with however many processes."""
+        return digest(json.dumps(without_places(_settings(self._plain_config())), sort_keys=True))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand].trainer
@@ -118,7 +123,7 @@ class EnBenchCLI(LightningCLI):
         mirrors = [logger for logger in loggers if isinstance(logger, Logger)]
         for mirror in mirrors:
             if isinstance(mirror, WandbMirror):
-                mirror.attach(folder, digest(self._dumped())[:8], self._plain_config())
+                mirror.attach(folder, self._identity()[:8], self._plain_config())
         terminal = sys.stdout.isatty()
         self.cost = CostMeter()
         self.unreadable = Unreadable(folder)
@@ -138,7 +143,12 @@ class EnBenchCLI(LightningCLI):
 
     def before_fit(self) -> None:
         folder = self._folder()
-        if self._continues_if_any and self._has_ended(folder):
+        if self.config_init.fit.trainer.overfit_batches:
+            raise InputError("--trainer.overfit_batches would change the order: use --trainer.limit_train_batches")
+        ended = self._ended(folder) if self._continues_if_any else None
+        if ended is not None:
+            if self.config.fit.result is not None and self._is_first_process():
+                write_json(Path(self.config.fit.result), ended)
             raise AlreadyEnded(f"{folder}: this training has ended already: nothing to do")
         if self._is_first_process() and (folder / FIT_RESULT).exists():
             raise InputError(
@@ -147,18 +157,23 @@ class EnBenchCLI(LightningCLI):
             )
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: choose another --trainer.default_root_dir")
+        if self._is_first_process():
+            self.claims.enter_context(claim_folder(folder, "wait for its end, or choose another folder"))
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
-            set_aside(folder)
+            number = set_aside(folder)
+            last = last_checkpoint(folder)
+            if last.exists():  # of the same run: --ckpt_path last must not take it for this one's
+                last.rename(last.with_name(f"{last.stem}.{number}{last.suffix}"))
 
-    def _has_ended(self, folder: Path) -> bool:
-        """Whether the outcome in `folder` is that of a training with this very configuration."""
+    def _ended(self, folder: Path) -> dict[str, Any] | None:
+        """The outcome in `folder`, if it is that of a training with this very configuration."""
         try:
-            found = json.loads((folder / FIT_RESULT).read_text(encoding="utf-8"))["config"]
+            found: dict[str, Any] = json.loads((folder / FIT_RESULT).read_text(encoding="utf-8"))
+            same = without_places(_settings(found["config"])) == without_places(_settings(self._plain_config()))
         except (OSError, ValueError, KeyError, TypeError):
-            return False
-        own = self._plain_config()
-        return all(found.get(name) == value for name, value in own.items() if name not in ("ckpt_path", "result"))
+            return None
+        return found if same else None
 
     @staticmethod
     def _is_first_process() -> bool:
@@ -167,6 +182,8 @@ class EnBenchCLI(LightningCLI):
 
     def before_validate(self) -> None:
         if self.config_init.validate.ckpt_path is None:
+            if self._continues_if_any:
+                raise InputError(f"there is no {last_checkpoint(self._folder())} yet: train first, or name another")
             raise InputError("validate needs --ckpt_path, e.g. the checkpoints/last.ckpt of a run's folder")
         self.datamodule.open("validate")
 
@@ -191,8 +208,6 @@ class EnBenchCLI(LightningCLI):
     def after_fit(self) -> None:
         if self.trainer.interrupted:
             return
-        # Steps after the last full epoch (max_steps, max_time) are in no checkpoint yet. All ranks take part in saving.
-        self.trainer.save_checkpoint(last_checkpoint(self._folder()))
         if self.trainer.is_global_zero:
             facts = outcome.fit_facts(self.trainer, self.datamodule, self.cost, self.unreadable)
             self._write_result([self._folder() / FIT_RESULT], facts)
@@ -224,6 +239,11 @@ class EnBenchCLI(LightningCLI):
         return plain
 
 
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what says where its outcome goes and what it goes on from."""
+    return {name: value for name, value in config.items() if name not in ("ckpt_path", "result")}
+
+
 def one_line(error: BaseException) -> str:
     """The message of an exception without its line breaks."""
     return " ".join(str(error).split())
@@ -245,18 +265,20 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
     # Our loaders stack whole batches themselves, and DDP's own sampler is not wanted.
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     try:
-        cli(
-            ClassificationTask,
-            ShardDataModule,
-            save_config_callback=SaveFitConfig,
-            trainer_class=cli.TRAINER,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs={"exit_on_error": False, "prog": cli.PROG},
-            args=argv,
-        )
+        cli.claims = claims = ExitStack()
+        with claims:
+            cli(
+                ClassificationTask,
+                ShardDataModule,
+                save_config_callback=SaveFitConfig,
+                trainer_class=cli.TRAINER,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                trainer_defaults={"use_distributed_sampler": False},
+                parser_kwargs={"exit_on_error": False, "prog": cli.PROG},
+                args=argv,
+            )
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
         told = explain(str(error), EnBenchCLI.known_options)
         print(f"{cli.PROG} {argv[0]}: error: {broken_overlay(argv) or told}", file=sys.stderr)

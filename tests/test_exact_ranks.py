@@ -9,7 +9,7 @@ import pytest
 
 from en_bench.cli import main
 from en_bench.data.manifest import load_manifest
-from en_bench.data.shuffle import Shuffle, default_span
+from en_bench.data.shuffle import shuffle_of
 from tests.conftest import make_split
 from tests.test_cli import fit_arguments, validate_arguments
 from tests.test_unreadable import spoil
@@ -55,7 +55,7 @@ def test_two_processes_skip_what_cannot_be_decoded_and_state_it(tmp_path, run_co
     manifest = load_manifest(train)
     assert len({shard.samples for shard in manifest.shards}) > 1, "shards of unequal size"
     counts = tuple(shard.samples for shard in manifest.shards)
-    order = Shuffle(counts, seed=0, span=default_span(manifest)).order(0)
+    order = shuffle_of(counts, 0, permuted=True).order(0)
     of_rank_1_in_step_2 = order[(2 * 2 + 1) * 3 :][:3].tolist()
     bad = [*of_rank_1_in_step_2, int(order[0]), int(order[20])]
     expected = {("a/train", "train", *where) for where in spoil(train, bad)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,13 +15,13 @@ from en_bench.data.dataset import Batch, StreamDataset, labelled_rows
 from en_bench.data.index import Index
 from en_bench.data.loader import make_loader
 from en_bench.data.manifest import Manifest, load_manifest, require_same_classes
-from en_bench.data.places import Place, is_remote, place
+from en_bench.data.opening import cache_folder, check_shards_here, shard_files
+from en_bench.data.places import Place, place
 from en_bench.data.position import Position
-from en_bench.data.reading_order import NaturalOrder, ReadingOrder
+from en_bench.data.reading_order import NaturalOrder
 from en_bench.data.samplers import EvalSampler, TrainSampler
 from en_bench.data.shard_cache import ShardCache
-from en_bench.data.shard_files import FolderFiles, ShardFiles
-from en_bench.data.shuffle import Shuffle, default_span
+from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.stream_state import StreamState
 from en_bench.data.transforms import Transform, normalise
 from en_bench.errors import InputError
@@ -31,24 +30,6 @@ from en_bench.errors import InputError
 def shards_root(root: str | None) -> Place:
     """Where sets lie, a folder or a URL: `root` if given, else the environment's EN_BENCH_SHARDS, else `data`."""
     return place(root or os.environ.get("EN_BENCH_SHARDS") or "data")
-
-
-def cache_folder(cache: str | None) -> Path:
-    """Where shards from elsewhere are kept: `cache` if given, else EN_BENCH_CACHE, else ~/.cache/en_bench/shards."""
-    return Path(cache or os.environ.get("EN_BENCH_CACHE") or Path.home() / ".cache" / "en_bench" / "shards")
-
-
-def shard_files(manifest: Manifest, cache: ShardCache, order: ReadingOrder) -> ShardFiles:
-    """Where a split's open shards come from: its folder on a disk, or a cache of those behind a URL."""
-    if is_remote(manifest.place_of(manifest.shards[0])):
-        return CachedFiles(manifest, cache, order)
-    return FolderFiles(manifest)
-
-
-def _check_here(manifest: Manifest) -> None:
-    """Shards behind URLs are checked when they are fetched, each by its hash."""
-    if not is_remote(manifest.place_of(manifest.shards[0])):
-        manifest.check_shards()
 
 
 def _require(flag: str, value: int | None, at_least: int) -> None:
@@ -139,7 +120,8 @@ class ShardDataModule(LightningDataModule):
         self._train_set: StreamDataset | None = None
         self._val_set: StreamDataset | None = None
         self._train_sampler: TrainSampler | None = None
-        self._differences: list[str] = []
+        self._differences: list[tuple[str, str]] = []  # with their cures
+        self.changed_samples = False  # whether the rows of a checkpoint's tables are other samples now
         self.restarted_at: int | None = None  # the epoch that a training goes on with whose steps have changed
 
     @property
@@ -165,10 +147,10 @@ class ShardDataModule(LightningDataModule):
         """
         if self.val_manifest is None:
             self.val_manifest = load_manifest(self.root / self.val)
-            _check_here(self.val_manifest)
+            check_shards_here(self.val_manifest)
         if stage == "fit" and self.train_manifest is None:
             self.train_manifest = load_manifest(self.root / self.train)
-            _check_here(self.train_manifest)
+            check_shards_here(self.train_manifest)
             require_same_classes(self.train_manifest.classes, self.val_manifest.classes, self.train, self.val)
             self._train_index = self.train_manifest.load_index()
             self.train_count = len(labelled_rows(self.train_manifest, self._train_index, self.labels))
@@ -190,8 +172,7 @@ class ShardDataModule(LightningDataModule):
                 on_error=self.on_error,
                 decoded_cache_mb=self.decoded_cache_mb,
             )
-            span = self.span if self.span is not None else default_span(manifest)
-            self._shuffle = Shuffle(self._train_set.shard_counts, seed, span)
+            self._shuffle = shuffle_of(self._train_set.shard_counts, seed, manifest.seed is not None, self.span)
             self._train_set.reader.files = shard_files(manifest, self.cache, self._shuffle)
         if self.val_manifest is not None and self._val_set is None:
             self._val_set = StreamDataset(
@@ -241,11 +222,22 @@ class ShardDataModule(LightningDataModule):
         if self._train_set is None or not state_dict:
             return
         state = self.stream_state()
-        self._differences = state.differences(state_dict)
+        self.changed_samples = state.other_samples(state_dict)
+        for difference, cure in state.differences(state_dict):
+            self.note_change(difference, cure)
+        self.refuse_changes()
+
+    def note_change(self, difference: str, cure: str) -> None:
+        """Adds to what tells the checkpoint that a training goes on from from what its steps would hold now."""
+        self._differences.append((difference, cure))
+
+    def refuse_changes(self) -> None:
+        """Raises InputError if there are any, unless `on_change` says to go on."""
         if self._differences and self.on_change == "refuse":
+            differences, cures = (dict.fromkeys(column) for column in zip(*self._differences, strict=True))
             raise InputError(
-                f"the checkpoint cannot be continued on these data: {'; '.join(self._differences)}: "
-                f"{state.cure(state_dict)}, or --data.on_change next_epoch, which goes on with the next epoch"
+                f"the checkpoint cannot be continued: {'; '.join(differences)}: {', '.join(cures)}, or "
+                "--data.on_change next_epoch, which goes on with the next epoch"
             )
 
     def position_on_these_data(self, position: Position) -> tuple[Position, bool]:

@@ -2,13 +2,17 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from en_bench.data.index import Index
 from en_bench.data.manifest import Manifest
 from en_bench.data.places import shown
 from en_bench.data.shard_files import FolderFiles, ShardFiles
-from en_bench.data.tar_names import LONGEST_LEAD, belongs, lead_of, name_before_payload, names_by_tarfile
+from en_bench.data.tar_names import LONGEST_LEAD, USTAR_LEAD, belongs, lead_of, name_before_payload, names_by_tarfile
 from en_bench.errors import InputError
 
 
@@ -74,6 +78,35 @@ class ShardReader:
         lead = min(offset, LONGEST_LEAD)
         content = os.pread(self._descriptor(shard), lead, offset - lead)
         return any(belongs(name, key) for name in names_by_tarfile(content))
+
+    def read_many(self, samples: NDArray[np.int64], member: int = 0) -> Iterator[bytes]:
+        """Payloads of one member of many samples, one after the other: what `read` returns, at less than half its cost.
+
+        Raises what `read` raises, when it comes to the sample.
+        """
+        index = self.index
+        shards = index.shard[samples].tolist()
+        for shard in dict.fromkeys(shards):
+            self._descriptor(shard)
+        sizes = (index.size[samples, member] + USTAR_LEAD).tolist()
+        offsets = (index.offset[samples, member] - USTAR_LEAD).tolist()
+        names = np.char.add(index.keys[samples], b".").tolist()
+        descriptors = map(self._open.get, shards)
+        for sample, size, offset, name, descriptor in zip(
+            samples.tolist(), sizes, offsets, names, descriptors, strict=True
+        ):
+            # Whatever is not plainly right, `read` looks at in detail, and complains of.
+            content = b"" if descriptor is None else os.pread(descriptor, size, offset)
+            if (
+                len(content) == size
+                and content.startswith(name)
+                and content.startswith(b"ustar", 257)
+                and not content[345]  # no prefix before the name
+                and content.find(b"/", len(name), 100) < 0
+            ):
+                yield content[USTAR_LEAD:]
+            else:
+                yield self.read(sample, member)
 
     def where(self, sample: int) -> str:
         """Names a sample in messages: its shard and key."""

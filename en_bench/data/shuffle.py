@@ -8,23 +8,33 @@ each shard only once in an epoch, and yet which samples meet is drawn anew in ea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from en_bench.data.order import Indices, Stream, random_words
-
-if TYPE_CHECKING:
-    from en_bench.data.manifest import Manifest
 
 BLOCK = 128  # neighbouring samples read together: long enough to stay nearly sequential on a disk
 WINDOW = 64  # blocks shuffled together: short enough to stay in the page cache
 SPAN = 16  # shards shuffled together, where each holds a random part of the split
 
 
-def default_span(manifest: Manifest) -> int:
-    """Shards to shuffle together: all, unless the split was permuted as a whole when it was written."""
-    return len(manifest.shards) if manifest.seed is None else min(SPAN, len(manifest.shards))
+def shuffle_of(counts: tuple[int, ...], seed: int, permuted: bool, span: int | None = None) -> Shuffle:
+    """The order of a split's training epochs.
+
+    Where the split was not permuted, neighbours may be of one class: all shards are shuffled together then, in shorter
+    blocks of which a window holds more.
+
+    Args:
+        counts: samples of each shard that take part.
+        seed: of the run.
+        permuted: whether the split was permuted as a whole when it was written.
+        span: shards to shuffle together, in place of the default.
+    """
+    shards = max(1, len(counts))
+    if permuted:
+        return Shuffle(counts, seed, min(span or SPAN, shards))
+    return Shuffle(counts, seed, min(span or shards, shards), BLOCK // 8, WINDOW * 8)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from en_bench.data.shuffle import Shuffle
@@ -39,45 +39,35 @@ class StreamState:
     def to_fields(self) -> dict[str, Any]:
         return asdict(self)
 
-    def differences(self, saved: dict[str, Any]) -> list[str]:
-        """What tells this state from a `saved` one such that the steps hold other samples, in words.
+    def other_samples(self, saved: dict[str, Any]) -> bool:
+        """Whether rows of the index mean other samples than in a `saved` state."""
+        return self.manifest != saved.get("manifest")
+
+    def differences(self, saved: dict[str, Any]) -> list[tuple[str, str]]:
+        """What tells this state from a `saved` one such that the steps hold other samples, each with its cure.
 
         Batch size and ranks may change if their product does not: a step takes the same samples then.
         """
         told = {
-            "manifest": "the training split has another manifest",
-            "labels": "labels '{}' instead of '{}'",
-            "samples": "{} training samples instead of {}",
-            "seed": "seed {} instead of {}",
-            "span": "span {} instead of {}",
-            "block": "blocks of {} samples instead of {}",
-            "window": "windows of {} blocks instead of {}",
+            "manifest": ("the training split has another manifest", "give the split it was trained on"),
+            "labels": ("labels '{}' instead of '{}'", "use --data.labels {1}"),
+            "samples": ("{} training samples instead of {}", "give the split it was trained on"),
+            "seed": ("seed {} instead of {}", "use --data.seed {1}"),
+            "span": ("span {} instead of {}", "use --data.span {1}"),
+            "block": ("blocks of {} samples instead of {}", "use the version of en_bench that wrote it"),
+            "window": ("windows of {} blocks instead of {}", "use the version of en_bench that wrote it"),
         }
+        own = self.to_fields()
+        values = {name: (own[name], saved.get(name)) for name in told}
         found = [
-            told[field.name].format(getattr(self, field.name), saved.get(field.name))
-            for field in fields(self)
-            if field.name in told and getattr(self, field.name) != saved.get(field.name)
+            (difference.format(*values[name]), cure.format(*values[name]))
+            for name, (difference, cure) in told.items()
+            if values[name][0] != values[name][1]
         ]
         batch, ranks = saved.get("batch_size", 0), saved.get("ranks", 0)
-        if self.batch_size * self.ranks != batch * ranks:
-            found.append(f"{self.ranks} x batch {self.batch_size} instead of {ranks} x batch {batch}")
-        return found
-
-    def cure(self, saved: dict[str, Any]) -> str:
-        """How to make the steps hold the same samples again."""
-        cures = []
-        total = saved.get("batch_size", 0) * saved.get("ranks", 0)
+        total = batch * ranks
         if self.batch_size * self.ranks != total:
-            if total % self.ranks == 0:
-                cures.append(f"use --data.batch_size {total // self.ranks}")
-            else:
-                cures.append(f"use a number of devices that divides {total}")
-        if self.seed != saved.get("seed"):
-            cures.append(f"use --data.seed {saved.get('seed')}")
-        if self.span != saved.get("span"):
-            cures.append(f"use --data.span {saved.get('span')}")
-        if self.labels != saved.get("labels"):
-            cures.append(f"use --data.labels {saved.get('labels')}")
-        if self.manifest != saved.get("manifest"):
-            cures.append("give the split it was trained on")
-        return ", ".join(cures) or "use the version of en_bench that wrote it"
+            fits = total % self.ranks == 0
+            cure = f"use --data.batch_size {total // self.ranks}" if fits else f"use devices that divide {total}"
+            found.append((f"{self.ranks} x batch {self.batch_size} instead of {ranks} x batch {batch}", cure))
+        return found

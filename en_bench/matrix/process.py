@@ -79,7 +79,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def claim_folder(folder: Path) -> Iterator[int]:
+def claim_folder(folder: Path, cure: str = "wait for its end, or give this one its own --results") -> Iterator[int]:
     """Hold `folder` alone (yields the lock's file descriptor); InputError if another runner works in it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -91,9 +91,7 @@ def claim_folder(folder: Path) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise InputError(
-                        f"another run is at work in {folder}: wait for its end, or give this one its own --results"
-                    ) from None
+                    raise InputError(f"another run is at work in {folder}: {cure}") from None
                 time.sleep(0.1)
         yield handle
     finally:

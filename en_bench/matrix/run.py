@@ -124,7 +124,8 @@ class Runner:
         """Train a cell in a folder made clear for it; the reason why that failed, if it did."""
         reason = overlay_change(cell)
         if reason is None:
-            if was_cut_off(run, cell, self.digests):
+            goes_on = was_cut_off(run, cell, self.digests)
+            if goes_on:
                 told: str | None = "goes on where it was cut off"
             else:
                 told = make_room(run)
@@ -135,9 +136,10 @@ class Runner:
             argv = fit_command(cell, run, self.data_root)
             # The command reads the overlays itself, moments after they were compared.
             reason = self._perform(cell, argv, run / FIT, check_fit, claim) or overlay_change(cell)
+            if reason is not None and goes_on:
+                unmark_started(run)  # the checkpoint may be the reason: the next run begins anew
         if reason is not None:
             _note(run, reason)
-            unmark_started(run)
         return reason
 
     def _validate(self, cell: Cell, labels: Sequence[str], run: Path, claim: int) -> str | None:

@@ -52,7 +52,7 @@ def mark_started(run: Path, cell: Cell, digests: Digests) -> None:
 
 
 def unmark_started(run: Path) -> None:
-    """A training that failed is begun anew by the next run; one that was cut off goes on."""
+    """Lets the next run begin the training anew."""
     (run / _STARTED).unlink(missing_ok=True)
 
 

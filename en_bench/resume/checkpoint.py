@@ -47,12 +47,15 @@ class RunCheckpoint(Checkpoint):
         self._values: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin_interval(trainer)
+
+    def go_on(self, trainer: Trainer) -> None:
+        """Puts the metrics back to what they were at the checkpoint that a training goes on from, if it does."""
         if self._metrics is not None and trainer.is_global_zero:
             for logger in _metrics_files(trainer):
                 logger.cut(self._metrics)
-        self._metrics = None
         trainer.callback_metrics.update({name: torch.tensor(value, dtype=WIDE) for name, value in self._values.items()})
-        self._begin_interval(trainer)
+        self._metrics, self._values = None, {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in _metrics_files(trainer):

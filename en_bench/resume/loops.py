@@ -7,6 +7,7 @@ is saved as such, and the counters are set from it: to what they would be had th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,13 +15,16 @@ from lightning import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.progress import _ReadyCompletedTracker
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies import DDPStrategy
 
 from en_bench.data.module import ShardDataModule
 from en_bench.data.position import Position
 from en_bench.resume.checkpoint import RunCheckpoint
-from en_bench.resume.random_state import gathered_random_states, set_random_state, state_for_rank
+from en_bench.resume.epoch_means import restore_running_values, running_values
+from en_bench.resume.random_state import random_state, set_random_state
+from en_bench.resume.ranks import of_all_ranks, own_of
 
-_POSITION, _RANDOM, _STEPPED = "en_bench_position", "en_bench_random", "en_bench_batches_that_stepped"
+_PLACE, _RANKS = "en_bench_place", "en_bench_ranks"
 
 
 class ResumableEpochLoop(_TrainingEpochLoop):
@@ -28,6 +32,10 @@ class ResumableEpochLoop(_TrainingEpochLoop):
 
     validation_due = False  # at the position that was restored
     _batch_ended = True  # whether all that follows a batch is done, its validation too
+
+    @property
+    def done(self) -> bool:
+        return not self.validation_due and bool(super().done)
 
     def advance(self, data_fetcher: Any) -> None:
         self.restarting = False  # the counters are right as they are: nothing is to be guessed from them
@@ -50,12 +58,20 @@ class ResumableEpochLoop(_TrainingEpochLoop):
 
     def position_in_epoch(self) -> tuple[int, bool]:
         """Batches trained on in this epoch, and whether a validation is due after them."""
-        due = not self._batch_ended and self.trainer.training and self._should_check_val_fx(None)  # type: ignore[arg-type]
-        return _processed(self.batch_progress.current), due
+        processed = _processed(self.batch_progress.current)
+        between = self._batch_ended or self.batch_progress.current.ready != processed
+        due = not between and self.trainer.training and self._should_check_val_fx(None)  # type: ignore[arg-type]
+        return processed, due
+
+    def epoch_is_whole(self) -> bool:
+        """Whether all batches of the epoch have been trained on."""
+        ready = self.batch_progress.current.ready
+        return ready == _processed(self.batch_progress.current) and self._num_ready_batches_reached()
 
     def batches_that_stepped(self, validation_due: bool) -> int:
         """Lightning's step of loggers, as it is once all that follows the last batch is done."""
-        counted = self._batch_ended or validation_due or self._should_accumulate()
+        half = self.batch_progress.current.ready != _processed(self.batch_progress.current)
+        counted = self._batch_ended or half or validation_due or self._should_accumulate()
         return self._batches_that_stepped + (0 if counted else 1)
 
     def _save_if_due(self) -> None:
@@ -69,7 +85,7 @@ class ResumableFitLoop(_FitLoop):
     """All epochs, from any position on."""
 
     epoch_loop: ResumableEpochLoop
-    _random_states: list[dict[str, Any]] | None = None
+    _own: dict[str, Any] | None = None  # what this rank saved
 
     @classmethod
     def of(cls, trainer: Trainer) -> ResumableFitLoop:
@@ -81,40 +97,73 @@ class ResumableFitLoop(_FitLoop):
         )
         return loop
 
+    @property
+    def done(self) -> bool:
+        return not self.epoch_loop.validation_due and bool(super().done)
+
     def position(self) -> Position:
         """Where the training stands. Within a batch: as if it had ended."""
-        done = _processed(self.epoch_progress.current)
+        loop, done = self.epoch_loop, _processed(self.epoch_progress.current)
+        step, due = loop.position_in_epoch()
         if done == vars(self.epoch_progress.current)["started"]:
-            return Position(done)
-        step, due = self.epoch_loop.position_in_epoch()
-        if step and not due and self.epoch_loop._num_ready_batches_reached():
+            # Lightning counts an epoch that max_steps or max_time cut short like a whole one.
+            return Position(done) if step == 0 or loop.epoch_is_whole() else Position(done - 1, step)
+        if step and not due and loop.epoch_is_whole():
             return Position(done + 1)
         return Position(done, step, due)
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         position = self.position()
+        own = {"random": random_state(), "running": running_values(self.epoch_loop._results) if position.step else []}
         return {
             **super().on_save_checkpoint(),
-            _POSITION: position.to_fields(),
-            _STEPPED: self.epoch_loop.batches_that_stepped(position.validation_due),
-            _RANDOM: gathered_random_states(),
+            _PLACE: {
+                **position.to_fields(),
+                "stepped": self.epoch_loop.batches_that_stepped(position.validation_due),
+                **self._pace(),
+            },
+            _RANKS: of_all_ranks(own),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         super().load_state_dict(state_dict, prefix)
-        own = state_dict[prefix + "state_dict"]
-        if _POSITION not in own:
-            return  # of another program: Lightning's own way
-        position = Position(**own[_POSITION])
-        self._random_states = own[_RANDOM]
+        # Lightning may have made the loader already, to count the steps of the schedule.
+        self.setup_data()
+        saved = state_dict[prefix + "state_dict"]
+        place = saved.get(_PLACE)
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, ShardDataModule):
-            position, same = data.position_on_these_data(position)
-            self._random_states = self._random_states if same else None
-            # Lightning may have made the loader and its iterator already, to count the steps of the schedule.
-            self.setup_data()
-            data.start_at(position)
-        self._go_to(position, own[_STEPPED])
+        if not isinstance(data, ShardDataModule):
+            if place is not None:
+                self._go_to(Position(place["epoch"], place["step"], place["validation_due"]), place["stepped"])
+            return
+        if place is None:
+            data.note_change("a checkpoint that another program, or a former version, has written", "train anew")
+            epochs = self.epoch_progress.current
+            position = Position(max(_processed(epochs), vars(epochs)["started"]))
+        else:
+            for name, value in self._pace().items():
+                if place[name] != value:
+                    data.note_change(_PACES[name].format(value, place[name]), "give the same options")
+            position = Position(place["epoch"], place["step"], place["validation_due"])
+        data.refuse_changes()
+        position, same = data.position_on_these_data(position)
+        data.start_at(position)
+        if same and place is not None:
+            self._own = own_of(saved[_RANKS], self.trainer.global_rank, self.trainer.world_size)
+            self._go_to(position, place["stepped"])
+        else:
+            self._count_epochs(position)
+
+    def _pace(self) -> dict[str, Any]:
+        """What makes batches into epochs and steps."""
+        return {"batches": self.max_batches, "accumulate": self.trainer.accumulate_grad_batches}
+
+    def _count_epochs(self, position: Position) -> None:
+        """Goes to the beginning of an epoch and counts as many steps as epochs of the present length have."""
+        steps = position.epoch * math.ceil(self.max_batches / self.trainer.accumulate_grad_batches)
+        self._go_to(position, steps)
+        step = self.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+        _set_all(step.total, steps)
 
     def _go_to(self, position: Position, stepped: int) -> None:
         """Sets all counters to what they are at `position` in a training that was never stopped."""
@@ -131,12 +180,18 @@ class ResumableFitLoop(_FitLoop):
         # Inside an epoch the hooks of its start have been called already.
         self.restarting = inside
 
+    def run(self) -> None:
+        for callback in _run_checkpoints(self.trainer):
+            callback.go_on(self.trainer)
+        if any(callback.wait_count >= callback.patience for callback in self.trainer.early_stopping_callbacks):
+            self.trainer.should_stop = True  # it was killed between that decision and its end
+        super().run()
+
     def on_advance_start(self) -> None:
-        if self._random_states is not None:
-            own = state_for_rank(self._random_states, self.trainer.global_rank, self.trainer.world_size)
-            self._random_states = None
-            if own is not None:
-                set_random_state(own)
+        own, self._own = self._own, None
+        if own is not None:
+            set_random_state(own["random"])
+            restore_running_values(self.trainer, self.epoch_loop._results, own["running"])
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
@@ -145,14 +200,23 @@ class ResumableFitLoop(_FitLoop):
             callback.save(self.trainer)
 
 
+_PACES = {
+    "batches": "epochs of {} batches instead of {}",
+    "accumulate": "--trainer.accumulate_grad_batches {} instead of {}",
+}
+
+
 def broadcast_buffers(trainer: Trainer) -> None:
     """Gives all ranks the buffers of rank 0: the network that is validated is the one that is saved.
 
     In training DDP does so before each forward; after the last one the running moments of the ranks differ.
     """
-    if trainer.world_size > 1:
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and strategy._ddp_kwargs.get("broadcast_buffers", True):
         for buffer in trainer.lightning_module.buffers():
-            torch.distributed.broadcast(buffer, src=0)
+            whole = buffer.contiguous()
+            torch.distributed.broadcast(whole, src=0)
+            buffer.copy_(whole)
 
 
 def _run_checkpoints(trainer: Trainer) -> list[RunCheckpoint]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 
 State = dict[str, Any]
 
@@ -34,21 +33,3 @@ def set_random_state(state: State) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def gathered_random_states() -> list[State]:
-    """The states of all ranks, in their order. Every rank must call it."""
-    own = random_state()
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [own]
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, own)
-    return states
-
-
-def state_for_rank(states: list[State], rank: int, ranks: int) -> State | None:
-    """The state that `rank` of `ranks` goes on with; None where the ranks are not those that were saved.
-
-    Fewer or more ranks than before share out the batch anew, so that no saved state is anybody's own.
-    """
-    return states[rank] if len(states) == ranks else None

@@ -94,6 +94,7 @@ class ClassificationTask(LightningModule):
         self.network: nn.Module | None = None
         self.swap_report: SwapReport | None = None
         self.sample_tables: dict[str, SampleTable] = {}
+        self._saved_tables: dict[str, Any] = {}
         self.anneals = False
 
     @property
@@ -201,12 +202,22 @@ class ClassificationTask(LightningModule):
             decay_groups(self, self.weight_decay), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
         )
         steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
+        if math.isinf(steps) or math.isinf(self.trainer.num_training_batches):
             raise InputError("the schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
         warmup = min(round(self.warmup_epochs * self._steps_per_epoch()), int(steps))
         factor = partial(warmup_cosine, steps=int(steps), warmup=warmup)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _restore_tables(self) -> None:
+        """Once it is known whether the rows of the split are still the same samples."""
+        if self.data is None or not self.data.changed_samples:
+            for name in self._saved_tables.keys() & self.sample_tables.keys():
+                self.sample_tables[name].load_state_dict(self._saved_tables[name])
+        if self.data is not None and self.data.restarted_at is not None:
+            for table in self.sample_tables.values():
+                table.forget_times()
+        self._saved_tables = {}
 
     def _is_fitting(self) -> bool:
         return self._trainer is not None and self._trainer.state.fn == "fit"
@@ -219,6 +230,7 @@ class ClassificationTask(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         scheduler = self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.SGD) and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        self._restore_tables()
         if self.data is not None and self.data.restarted_at is not None:
             # The steps before were of another size, or another number to an epoch: the schedule follows the epochs.
             scheduler.last_epoch = self.data.restarted_at * self._steps_per_epoch()
@@ -243,9 +255,7 @@ class ClassificationTask(LightningModule):
             require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
         self._check_weights(checkpoint["state_dict"], saved.get("backbone"))
         if self._is_fitting():
-            for name, state in checkpoint.get(_TABLES, {}).items():
-                if name in self.sample_tables:
-                    self.sample_tables[name].load_state_dict(state)
+            self._saved_tables = checkpoint.get(_TABLES, {})
 
     def _check_weights(self, saved: Mapping[str, Tensor], backbone: str | None) -> None:
         """A checkpoint of another network is told in one line instead of a thousand."""

@@ -37,7 +37,7 @@ class SampleTable:
         return self.values[rows.to(self.values.device)]
 
     def write(self, rows: Tensor, values: Tensor, step: int) -> None:
-        """Sets the values (B, *shape) of `rows` (B,), in optimiser step `step`, which never falls."""
+        """Sets the values (B, *shape) of `rows` (B,); `step` counts batches over the training and rises with each."""
         rows = rows.to(self.values.device)
         self.values[rows] = values.detach().to(self.values)
         self.written[rows] = step
@@ -51,15 +51,21 @@ class SampleTable:
         self._merged = int(self.written.max()) if len(self.written) else -1
 
     def _merge_rows(self, rows: slice) -> None:
-        fresh = self.written[rows] > self._merged
-        newest = self.written[rows].clone()
+        device = _exchange_device()
+        written, values = self.written[rows].to(device), self.values[rows].to(device)
+        newest = written.clone()
         dist.all_reduce(newest, dist.ReduceOp.MAX)
         # One rank at most has written a row since the last merge: the sum over ranks is its value.
         shape = (-1, *[1] * (self.values.dim() - 1))
-        values = torch.where(fresh.view(shape), self.values[rows], 0)
-        dist.all_reduce(values, dist.ReduceOp.SUM)
-        self.values[rows] = torch.where((newest > self._merged).view(shape), values, self.values[rows])
-        self.written[rows] = newest
+        fresh = torch.where((written > self._merged).view(shape), values, 0)
+        dist.all_reduce(fresh, dist.ReduceOp.SUM)
+        self.values[rows] = torch.where((newest > self._merged).view(shape), fresh, values).to(self.values.device)
+        self.written[rows] = newest.to(self.written.device)
+
+    def forget_times(self) -> None:
+        """Counts all that was written as written before the next step, however steps are counted from now on."""
+        self.written.clamp_(max=-1)
+        self._merged = -1
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint, after `merge`."""
@@ -72,3 +78,8 @@ class SampleTable:
         self.values.copy_(state["values"])
         self.written.copy_(state["written"])
         self._merged = int(self.written.max()) if len(self.written) else -1
+
+
+def _exchange_device() -> torch.device:
+    """Where the ranks can exchange tensors: NCCL knows those on a GPU only."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

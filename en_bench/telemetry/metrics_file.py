@@ -69,7 +69,7 @@ class MetricsFile(Logger):
     def cut(self, mark: Mapping[str, Any]) -> None:
         """Drops what was written after `mark`: a training that goes on from there measures it again.
 
-        Another run's file, in which those bytes are not, is left alone.
+        A file in which those bytes are not, of another run, is set aside.
         """
         try:
             content = self.experiment.read_bytes()
@@ -77,7 +77,9 @@ class MetricsFile(Logger):
             return
         size, ends = int(mark["bytes"]), str(mark["ends"])
         kept = content[:size]
-        if len(content) > size and kept[-_MARK_BYTES:].decode(errors="replace") == ends:
+        if size == 0 or len(content) < size or kept[-_MARK_BYTES:].decode(errors="replace") != ends:
+            set_aside(self._folder)
+        elif len(content) > size:
             write_bytes(self.experiment, kept)
 
     @rank_zero_only
@@ -85,9 +87,13 @@ class MetricsFile(Logger):
         """Nothing: the configuration lies beside this file, whole, as config.yaml."""
 
 
-def set_aside(folder: Path) -> None:
-    """Renames the metrics that a run cut off earlier left in `folder`, so that a new one does not mix with them."""
+def set_aside(folder: Path) -> int:
+    """Renames the metrics that a run cut off earlier left in `folder`, so that a new one does not mix with them.
+
+    Returns the number that they got, or would have got.
+    """
     path = folder / NAME
+    number = next(k for k in itertools.count(1) if not (folder / f"metrics.{k}.jsonl").exists())
     if path.exists():
-        number = next(k for k in itertools.count(1) if not (folder / f"metrics.{k}.jsonl").exists())
         path.rename(folder / f"metrics.{number}.jsonl")
+    return number

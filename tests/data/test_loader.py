@@ -12,7 +12,7 @@ from en_bench.data.loader import make_loader
 from en_bench.data.manifest import load_manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.data.samplers import TrainSampler
-from en_bench.data.shuffle import Shuffle, default_span
+from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.transforms import CenterCrop, PadCropFlip
 from en_bench.errors import InputError
 from tests.conftest import make_split
@@ -26,7 +26,7 @@ def dataset(folder: Path, seed: int = 0, labels: str = "given") -> StreamDataset
 def batches(
     data: StreamDataset, epoch: int = 0, batch: int = 16, rank: int = 0, ranks: int = 1, workers: int = 0
 ) -> list[Batch]:
-    shuffle = Shuffle(data.shard_counts, 0, default_span(data.reader.manifest))
+    shuffle = shuffle_of(data.shard_counts, 0, permuted=True)
     sampler = TrainSampler(shuffle, batch, rank, ranks, epoch)
     return list(make_loader(data, sampler, workers, pin_memory=False))
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from en_bench.data.manifest import load_manifest
-from en_bench.data.shuffle import BLOCK, SPAN, WINDOW, Shuffle, default_span
+from en_bench.data.shuffle import BLOCK, SPAN, WINDOW, Shuffle, shuffle_of
 from tests.data.philox import WORD, philox_words, sorted_by
 
 SHUFFLES = st.builds(
@@ -178,12 +177,20 @@ def test_who_meets_whom_is_drawn_anew():
     assert near.mean() < 0.05
 
 
-def test_default_span_is_all_shards_unless_they_were_permuted_when_written(shards):
-    manifest = load_manifest(shards / "a" / "train")
-    many = dataclasses.replace(manifest, shards=manifest.shards * 5)
-    assert len(manifest.shards) == 8 and manifest.seed is not None
-    assert default_span(manifest) == 8 and default_span(many) == 16
-    assert default_span(dataclasses.replace(many, seed=None)) == 40
+def test_all_shards_are_mixed_unless_they_were_permuted_when_written():
+    assert shuffle_of((9,) * 8, 3, permuted=True) == Shuffle((9,) * 8, 3, 8)
+    assert shuffle_of((9,) * 40, 3, permuted=True) == Shuffle((9,) * 40, 3, 16)
+    assert shuffle_of((9,) * 40, 3, permuted=False) == Shuffle((9,) * 40, 3, 40, 16, 512)
+    assert shuffle_of((9,) * 40, 3, permuted=False, span=50).span == 40
+    assert shuffle_of((9,) * 40, 3, permuted=True, span=2).span == 2
+
+
+def test_a_set_sorted_by_class_is_mixed_as_well_as_a_permutation_mixes_it():
+    """ImageNet's proportions: 200 classes of 1,300 in 200 shards, batches of 64 out of a window's 8,192 samples."""
+    order = shuffle_of((1300,) * 200, 0, permuted=False).order(0)
+    batches = (order[: len(order) // 64 * 64] // 1300).reshape(-1, 64)
+    classes = np.mean([len(np.unique(batch)) for batch in batches])
+    assert classes == pytest.approx(200 * (1 - (1 - 1 / 200) ** 64), rel=0.05)
 
 
 @pytest.mark.parametrize(

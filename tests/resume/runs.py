@@ -22,6 +22,7 @@ def arguments(
     callbacks: list[dict[str, Any]] = [
         *([average] if averaged else []),
         {"class_path": "tests.resume.watch.Memory"},
+        {"class_path": "tests.resume.watch.Mean"},
         {"class_path": "tests.resume.watch.Trace", "init_args": {"file": str(run) + ".trace"}},
     ]
     if kill is not None:

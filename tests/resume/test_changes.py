@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from en_bench.cli import main
+from en_bench.matrix import process
+from en_bench.matrix.process import claim_folder
 from tests.conftest import make_split
 from tests.resume.runs import arguments, what_is_left
 from tests.resume.watch import Killed
@@ -40,6 +43,11 @@ def refusal(shards: Path, run: Path, capsys: pytest.CaptureFixture[str], *change
         (["--data.seed", "7"], "seed 7 instead of 0", "use --data.seed 0"),
         (["--data.span", "2"], "span 2 instead of 8", "use --data.span 8"),
         (["--data.train", "b/train"], "another manifest; 160 training samples instead of 200", "give the split"),
+        (
+            ["--data.seed", "7", "--data.batch_size", "8"],
+            "seed 7 instead of 0; 1 x batch 8",
+            "--data.batch_size 32, or",
+        ),
     ],
 )
 def test_other_steps_are_refused_with_what_differs_and_the_cure(shards, cut_off, capsys, changes, difference, cure):
@@ -88,10 +96,73 @@ def test_a_run_without_a_checkpoint_begins(shards, tmp_path):
         main(arguments(shards, run, kill="batch 0 0", softly=True))
     assert not (run / "checkpoints").exists()
     assert main(arguments(shards, run)) == 0
-    assert [line["step"] for line in what_is_left(run).metrics] == [*range(6), 5, *range(6, 12), 11]
+    assert [line["step"] for line in what_is_left(run).metrics] == [*range(6), 5, 5, *range(6, 12), 11, 11]
 
 
 @pytest.mark.parametrize("option", ["every_n_steps", "every_minutes"])
 def test_intervals_have_to_be_above_zero(shards, tmp_path, capsys, option):
     assert main(arguments(shards, tmp_path / "run", f"--checkpoint.{option}", "0")) == 1
     assert f"--checkpoint.{option} 0" in capsys.readouterr().err
+
+
+def test_a_new_run_in_the_folder_of_one_that_was_cut_off_does_not_go_on_from_it(shards, cut_off):
+    Path(f"{cut_off}.killed").unlink()
+    with pytest.raises(Killed):
+        main(arguments(shards, cut_off, "--ckpt_path", "null", kill="batch 0 0", softly=True))
+    assert not (cut_off / "checkpoints" / "last.ckpt").exists()
+    assert (cut_off / "checkpoints" / "last.1.ckpt").exists() and (cut_off / "metrics.1.jsonl").exists()
+
+
+def test_the_folder_of_a_run_without_a_name_is_the_same_for_all_that_goes_on(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.default_root_dir", "null", "--trainer.max_epochs", "1"]
+    with pytest.raises(Killed):
+        main(arguments(shards, tmp_path / "run", *options, "--ckpt_path", "null", kill="batch 0 4", softly=True))
+    more = ["--data.workers", "1", "--checkpoint.every_n_steps", "3"]
+    assert main(arguments(shards, tmp_path / "run", *options, *more, kill="batch 0 4", softly=True)) == 0
+    runs = [path for path in (tmp_path / "results" / "runs").iterdir() if path.is_dir()]
+    assert len(runs) == 1 and (runs[0] / "fit.json").exists()
+
+
+def test_another_runs_metrics_are_set_aside(shards, cut_off, tmp_path):
+    target = tmp_path / "other"
+    target.mkdir()
+    (target / "metrics.jsonl").write_text('{"step": 0, "epoch": 0, "of": 1}\n')
+    checkpoint = cut_off / "checkpoints" / "last.ckpt"
+    assert main(arguments(shards, target, "--ckpt_path", checkpoint)) == 0
+    assert "of" in (target / "metrics.1.jsonl").read_text()
+    assert "of" not in (target / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        (["--trainer.accumulate_grad_batches", "2"], "--trainer.accumulate_grad_batches 2 instead of 1"),
+        (["--trainer.limit_train_batches", "3"], "epochs of 3 batches instead of 6"),
+    ],
+)
+def test_other_steps_of_the_same_batches_are_refused_too(shards, cut_off, capsys, changes, difference):
+    told = refusal(shards, cut_off, capsys, *changes)
+    assert difference in told and "give the same options" in told
+
+
+def test_a_checkpoint_without_a_position_is_refused(shards, cut_off, capsys):
+    path = cut_off / "checkpoints" / "last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    del saved["loops"]["fit_loop"]["state_dict"]["en_bench_place"]
+    torch.save(saved, path)
+    assert "another program, or a former version" in refusal(shards, cut_off, capsys)
+    assert main(arguments(shards, cut_off, "--data.on_change", "next_epoch")) == 0
+
+
+def test_overfitting_on_purpose_has_another_option(shards, tmp_path, capsys):
+    assert main(arguments(shards, tmp_path / "run", "--trainer.overfit_batches", "1")) == 1
+    assert "use --trainer.limit_train_batches" in capsys.readouterr().err
+
+
+def test_one_training_a_folder(shards, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(process, "_SECONDS_TO_CLAIM", 0.1)
+    with claim_folder(run):
+        assert main(arguments(shards, run)) == 1
+    assert f"another run is at work in {run}: wait for its end, or choose another folder" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Every kind of interruption, without the price of real kills, which test_kills.py pays."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ POINTS = [
     "save 3",  # in front of a validation
     "save 4",  # after an epoch
     "save 5",
+    "save 8",  # the last one
+    "end",
 ]
 
 
@@ -85,3 +88,39 @@ def test_the_clock_alone_calls_for_checkpoints(shards, tmp_path, undisturbed):
         main(arguments(shards, run, *more, kill="batch 1 20", softly=True))
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] > 25 and saved["global_step"] % 25
+
+
+def cut_and_continued(shards: Path, folder: Path, point: str, *more: object) -> tuple[Left, Left]:
+    """What a training leaves that was cut off at `point` and continued, and one that was not."""
+    with pytest.raises(Killed):
+        main(arguments(shards, folder / "run", *more, kill=point, softly=True))
+    assert main(arguments(shards, folder / "run", *more, kill=point, softly=True)) == 0
+    assert main(arguments(shards, folder / "undisturbed", *more)) == 0
+    return what_is_left(folder / "run"), what_is_left(folder / "undisturbed")
+
+
+@pytest.mark.parametrize(("steps", "point"), [(12, "validation 1"), (8, "batch 1 0"), (8, "end")])
+def test_a_number_of_steps_as_the_end(shards, tmp_path, steps, point):
+    cut_off, undisturbed = cut_and_continued(shards, tmp_path, point, "--trainer.max_steps", steps)
+    assert_same(cut_off, undisturbed)
+    assert (undisturbed.fit["steps"], undisturbed.fit["epochs"]) == (steps, steps // 6)
+
+
+def test_more_steps_than_before(shards, tmp_path):
+    """A training that max_steps ended inside an epoch goes on there when it may take more."""
+    assert main(arguments(shards, tmp_path / "few", "--trainer.max_steps", 8)) == 0
+    checkpoint = tmp_path / "few" / "checkpoints" / "last.ckpt"
+    assert main(arguments(shards, tmp_path / "more", "--ckpt_path", checkpoint)) == 0
+    batches = [(line["epoch"], line["batch"]) for line in what_is_left(tmp_path / "more").trace[0] if "batch" in line]
+    assert batches == [(1, 2), (1, 3), (1, 4), (1, 5)]
+
+
+def test_early_stopping_that_was_decided_stays_decided(shards, tmp_path):
+    stop = {
+        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+        "init_args": {"monitor": "val/n", "patience": 1},
+    }
+    more = ("--trainer.max_epochs", 4, "--trainer.callbacks+", json.dumps(stop))
+    cut_off, undisturbed = cut_and_continued(shards, tmp_path, "end", *more)
+    assert undisturbed.fit["epochs"] == 2
+    assert_same(cut_off, undisturbed)

@@ -69,6 +69,14 @@ class Memory(Callback):
         self.table.write(batch.row, 0.5 * self.table.read(batch.row) + channels, trainer.global_step)
 
 
+class Mean(Callback):
+    """Logs a value over each epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.log("mean_loss", outputs["loss"].detach(), on_step=False, on_epoch=True, batch_size=1)
+        self.log("top_loss", outputs["loss"].detach(), on_step=False, on_epoch=True, batch_size=1, reduce_fx="max")
+
+
 class Killed(BaseException):
     """In place of a real kill, for tests that stay in one process."""
 
@@ -77,8 +85,8 @@ class KillAt(Callback):
     """Kills the process, once, as the process that finds `marker` missing.
 
     Args:
-        where: `batch E S` (after batch S of epoch E), `validation E` (after its first batch), or `save N` (while the
-            N-th checkpoint is written).
+        where: `batch E S` (after batch S of epoch E), `validation E` (after its first batch), `save N` (while the N-th
+            checkpoint is written), or `end` (when all is trained and saved).
         marker: file that is made just before.
         softly: raise `Killed` instead.
     """
@@ -105,6 +113,10 @@ class KillAt(Callback):
         if wanted and not self.marker.exists():
             # Pickled after a tensor of some size, thus in the middle of the file.
             checkpoint["ballast"] = [torch.zeros(100_000), Deadly(self)]
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.kind == "end":
+            self.kill()
 
     def kill(self) -> None:
         if self.marker.exists():
