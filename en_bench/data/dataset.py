@@ -128,9 +128,12 @@ class StreamDataset(Dataset[Batch]):
         rows = np.where(valid, self.rows[positions], PADDING)
         out = images.numpy()
         random = draws(self.keys[rows], self.seed, epoch, self.transform.draws).tolist()
+        decoded = self._decoded.holds(positions) & valid if self._decoded is not None else np.zeros_like(valid)
+        files = self.reader.read_many(rows[valid & ~decoded])
         for i in np.flatnonzero(valid):
+            file = None if decoded[i] else next(files)
             try:
-                self._fill(out[i], int(positions[i]), int(rows[i]), random[i])
+                self._fill(out[i], int(positions[i]), file, random[i])
             except UnreadableImage as error:
                 if self.on_error == "raise":
                     raise InputError(
@@ -152,13 +155,18 @@ class StreamDataset(Dataset[Batch]):
             return str(error)
         return "it was decoded when read again"
 
-    def _fill(self, out: Pixels, position: int, row: int, random: Sequence[float]) -> None:
-        """Puts a sample into its place in the batch, `out` (size, size, 3). Raises UnreadableImage."""
-        pixels = self._decoded.get(position) if self._decoded is not None else None
-        if pixels is not None:
+    def _fill(self, out: Pixels, position: int, file: bytes | None, random: Sequence[float]) -> None:
+        """Puts a sample into its place in the batch, `out` (size, size, 3): a file, or None if its pixels are kept.
+
+        Raises UnreadableImage.
+        """
+        if file is None:
+            assert self._decoded is not None
+            pixels = self._decoded.get(position)
+            assert pixels is not None
             view = self.transform.view(pixels.shape[0], pixels.shape[1], random)
         else:
-            image = ImageFile(self.reader.read(row))
+            image = ImageFile(file)
             view = self.transform.view(image.height, image.width, random)
             # Decided by the image alone: what is damaged below a crop must not pass or fail by what was read before.
             if self._decoded is not None and self._decoded.fits(image.height, image.width):

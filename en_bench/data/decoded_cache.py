@@ -49,6 +49,10 @@ class DecodedCache:
         """Whether there would be room if all images were of this size: the same answer whatever was put in before."""
         return self._count * height * width * 3 <= self._limit
 
+    def holds(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which samples are there, whose `get` is then never None."""
+        return self._whole[positions]
+
     def get(self, position: int) -> Pixels | None:
         """The pixels of a sample, not to be changed. None if they are not there."""
         return self._images()[position] if self._whole[position] else None

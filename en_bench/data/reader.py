@@ -15,6 +15,8 @@ from en_bench.data.shard_files import FolderFiles, ShardFiles
 from en_bench.data.tar_names import LONGEST_LEAD, USTAR_LEAD, belongs, lead_of, name_before_payload, names_by_tarfile
 from en_bench.errors import InputError
 
+_LARGE = 2**14  # from this size on, copying a payload once more costs more than asking the system twice
+
 
 class ShardReader:
     """Reads the members of samples by position in the index.
@@ -96,17 +98,19 @@ class ShardReader:
             samples.tolist(), sizes, offsets, names, descriptors, strict=True
         ):
             # Whatever is not plainly right, `read` looks at in detail, and complains of.
-            content = b"" if descriptor is None else os.pread(descriptor, size, offset)
+            first = size if size < _LARGE else USTAR_LEAD
+            content = b"" if descriptor is None else os.pread(descriptor, first, offset)
+            payload = b""
             if (
-                len(content) == size
+                len(content) == first
                 and content.startswith(name)
                 and content.startswith(b"ustar", 257)
                 and not content[345]  # no prefix before the name
                 and content.find(b"/", len(name), 100) < 0
             ):
-                yield content[USTAR_LEAD:]
-            else:
-                yield self.read(sample, member)
+                rest = first < size
+                payload = os.pread(descriptor, size - first, offset + first) if rest else content[USTAR_LEAD:]
+            yield payload if len(payload) == size - USTAR_LEAD else self.read(sample, member)
 
     def where(self, sample: int) -> str:
         """Names a sample in messages: its shard and key."""

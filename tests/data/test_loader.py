@@ -72,7 +72,7 @@ def test_an_unknown_label_column_names_those_there_are(shards):
 
 def test_an_image_that_cannot_be_decoded_is_named(shards):
     data = dataset(shards / "a" / "train")
-    data.reader.read = lambda i, member=0: b"\x89PNG broken"  # type: ignore[method-assign]
+    data.reader.read_many = lambda rows: iter([b"\x89PNG broken"])  # type: ignore[method-assign,assignment]
     with pytest.raises(InputError, match=r"toy-1-\d+.* cannot be decoded: not a JPEG, PNG or WebP; prepare"):
         data[(0, np.array([0]))]
 
