@@ -102,7 +102,8 @@ class ShardReader:
             content = b"" if descriptor is None else os.pread(descriptor, first, offset)
             payload = b""
             if (
-                len(content) == first
+                descriptor is not None
+                and len(content) == first
                 and content.startswith(name)
                 and content.startswith(b"ustar", 257)
                 and not content[345]  # no prefix before the name
