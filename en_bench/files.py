@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:  # of a full disk, say
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a full disk, say
             error.filename = str(path)
         raise
 

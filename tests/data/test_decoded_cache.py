@@ -149,4 +149,4 @@ def test_memory_is_that_of_what_is_in_it_and_is_given_back():
     assert 3 * 2**20 - 2**17 < shared_memory() - memory < 4 * 2**20
     del cache
     gc.collect()
-    assert shared_memory() - memory < 2**17 and handles() == open_files
+    assert shared_memory() - memory < 2**17 and handles() <= open_files
