@@ -145,6 +145,10 @@ class EnBenchCLI(LightningCLI):
         folder = self._folder()
         if self.config_init.fit.trainer.overfit_batches:
             raise InputError("--trainer.overfit_batches would change the order: use --trainer.limit_train_batches")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: choose another --trainer.default_root_dir")
+        if self._is_first_process():  # before a look at what another run may be about to write
+            self.claims.enter_context(claim_folder(folder, "wait for its end, or choose another folder"))
         ended = self._ended(folder) if self._continues_if_any else None
         if ended is not None:
             if self.config.fit.result is not None and self._is_first_process():
@@ -152,13 +156,9 @@ class EnBenchCLI(LightningCLI):
             raise AlreadyEnded(f"{folder}: this training has ended already: nothing to do")
         if self._is_first_process() and (folder / FIT_RESULT).exists():
             raise InputError(
-                f"{folder} already holds a finished training: choose another --trainer.default_root_dir "
-                "(to train on from its checkpoint, give that as --ckpt_path beside)"
+                f"{folder} already holds a finished training: choose another --trainer.default_root_dir; to train on "
+                f"from its end there, add --ckpt_path {last_checkpoint(folder)}"
             )
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file: choose another --trainer.default_root_dir")
-        if self._is_first_process():
-            self.claims.enter_context(claim_folder(folder, "wait for its end, or choose another folder"))
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             number = set_aside(folder)
@@ -195,9 +195,7 @@ class EnBenchCLI(LightningCLI):
             if not self.trainer.interrupted:
                 raise
             last = last_checkpoint(self._folder())
-            cure = (
-                f"the same command with --ckpt_path {last} continues" if last.exists() else "there is no checkpoint yet"
-            )
+            cure = "the same command with --ckpt_path last continues" if last.exists() else "there is no checkpoint yet"
             print(f"en-bench: stopped in epoch {self.trainer.current_epoch + 1}: {cure}", file=sys.stderr)
             raise KeyboardInterrupt from None
 

@@ -316,7 +316,7 @@ def test_an_interrupt_says_how_to_go_on(shards, tmp_path):
     fit.send_signal(signal.SIGINT)
     _, told = fit.communicate(timeout=60)
     assert fit.returncode == 130
-    assert f"--ckpt_path {run / 'checkpoints' / 'last.ckpt'} continues" in told
+    assert "the same command with --ckpt_path last continues" in told
     assert "Traceback" not in told
     assert not (run / "fit.json").exists()
 

@@ -80,8 +80,10 @@ class CachedFiles:
         self._reached = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._described = CacheStatistics()
         self._use: int | None = None
+        self._prefetcher: Prefetcher | None = None
         self._begin()
-        self._prefetcher = Prefetcher(cache, self.split, order, patience) if ahead else None
+        if ahead:
+            self._prefetcher = Prefetcher(cache, self.split, order, patience)
         self._warn_of_small_bound()
 
     def tell(self, epoch: int, sample: int) -> None:

@@ -244,6 +244,9 @@ class ShardDataModule(LightningDataModule):
         """Where a training goes on that was saved at `position`, and whether it is as if it had never stopped."""
         if not self._differences:
             return position, True
+        if self._rank() == 0:
+            told = "; ".join(dict.fromkeys(difference for difference, _ in self._differences))
+            print(f"the steps have changed ({told}): what was left of the checkpoint's epoch is left out", flush=True)
         epoch = position.epoch + (1 if position.step else 0)
         self.restarted_at = epoch
         return Position(epoch), False

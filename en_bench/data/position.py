@@ -21,5 +21,10 @@ class Position:
     step: int = 0
     validation_due: bool = False
 
+    def __str__(self) -> str:
+        """For people, who count epochs from 1."""
+        where = f"epoch {self.epoch + 1}" + (f", after {self.step} of its steps" if self.step else "")
+        return where + (", before its validation" if self.validation_due else "")
+
     def to_fields(self) -> dict[str, Any]:
         return asdict(self)

@@ -85,6 +85,7 @@ class ResumableFitLoop(_FitLoop):
     """All epochs, from any position on."""
 
     epoch_loop: ResumableEpochLoop
+    restored: Position | None = None  # where the training was continued
     _own: dict[str, Any] | None = None  # what this rank saved
 
     @classmethod
@@ -177,12 +178,15 @@ class ResumableFitLoop(_FitLoop):
         loop._batches_that_stepped = stepped
         loop.batch_progress.is_last_batch = loop.batch_progress.is_last_batch and position.validation_due
         loop.validation_due = position.validation_due
+        self.restored = position
         # Inside an epoch the hooks of its start have been called already.
         self.restarting = inside
 
     def run(self) -> None:
         for callback in _run_checkpoints(self.trainer):
             callback.go_on(self.trainer)
+        if self.restored is not None and self.trainer.is_global_zero:
+            print(f"going on from {self.restored}", flush=True)
         if any(callback.wait_count >= callback.patience for callback in self.trainer.early_stopping_callbacks):
             self.trainer.should_stop = True  # it was killed between that decision and its end
         super().run()
