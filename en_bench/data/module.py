@@ -228,7 +228,7 @@ class ShardDataModule(LightningDataModule):
         self.refuse_changes()
 
     def note_change(self, difference: str, cure: str) -> None:
-        """Adds to what tells the checkpoint that a training goes on from from what its steps would hold now."""
+        """Adds to what tells the checkpoint that a training goes on from apart from what its steps would hold now."""
         self._differences.append((difference, cure))
 
     def refuse_changes(self) -> None:

@@ -205,7 +205,7 @@ def test_paths_that_lead_nowhere(tmp_path, index, url, message):
         ("https://h.example/*.tar", "*.tar: a web server has no list of its files: write {000000..000146} in place"),
         ("https://h.example/x.tar?token=secret", "https://h.example/x.tar: given with a query, which may hold keys"),
         ("https://me:secret@h.example/x.tar", "https://h.example/x.tar: it was given with a user or key"),
-        ("https://h.example/x.tgz", "https://h.example/x.tgz: compressed"),
+        ("s3://bucket/x.tgz", "s3://bucket/x.tgz: compressed"),
         ("https://h.example/x-{0..1}.tar", "https://h.example/: cannot be written: give the manifest a"),
     ],
 )
