@@ -5,6 +5,7 @@ import tarfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from en_bench.data.images import ImageEncoder
@@ -232,3 +233,27 @@ def test_bytes_that_are_no_tar_are_refused(split):
         shard.write_bytes(bytes(shard.stat().st_size))
         with pytest.raises(InputError, match=r"sample 'toy-.*': no file begins at its place: the shards are not"):
             reader.read(0)
+
+
+@pytest.mark.parametrize("max_open", [1, 64])
+@pytest.mark.parametrize("size", [8, 128])  # images of less and of more than what is copied once more
+def test_many_are_read_as_one_by_one(tmp_path, max_open, size):
+    samples = [Source(f"s{i:02d}", {"given": 0}, partial(coloured_png, 0, i, size), f"{i}") for i in range(20)]
+    encoder = ImageEncoder(encoding="png")
+    facts = {"dataset": "d", "split": "s", "classes": ("c",), "image": encoder.describe(), "source": {}}
+    write_split(tmp_path / "s", samples, encode=encoder, shards=4, **facts)
+    with open_reader(tmp_path / "s", max_open) as reader:
+        assert bool(reader.index.size.min() > 2**14) is (size == 128)
+        rows = np.random.default_rng(0).permutation(20)
+        assert list(reader.read_many(rows)) == [reader.read(row) for row in rows.tolist()]
+        assert list(reader.read_many(rows[:0])) == []
+
+
+def test_a_foreign_sample_among_many_is_told_when_its_turn_comes(tmp_path):
+    split = make_split(tmp_path / "s", 9, shards=1)
+    with open_reader(split) as reader:
+        reader.index.keys[4] = b"another"
+        found = reader.read_many(np.arange(9))
+        assert [next(found) for _ in range(4)] == [reader.read(row) for row in range(4)]
+        with pytest.raises(InputError, match="lies at its place"):
+            next(found)
