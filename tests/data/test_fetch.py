@@ -114,12 +114,10 @@ def test_a_server_that_goes_away_is_waited_for(server, tmp_path):
 def test_what_stays_wrong_is_one_line_with_the_url_and_the_cure(server, tmp_path, fault, requests, message):
     server.always["a.tar"] = fault
     server.ranges = fault.truncate is None
-    began = time.monotonic()
     with pytest.raises(InputError, match=rf"^{server.url}/a.tar: {message}") as raised:
         fetched(server, tmp_path)
     assert "\n" not in str(raised.value)
     assert server.requests["a.tar"] == requests
-    assert time.monotonic() - began < 5
 
 
 def test_more_bytes_than_the_manifest_says_are_not_taken(server, tmp_path):

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ import pytest
 
 from en_bench.data.index import Index, index_bytes
 from en_bench.data.manifest import (
-    Manifest,
-    Shard,
     classes_digest,
     load_manifest,
     manifest_digest,
@@ -220,41 +217,3 @@ def test_same_classes_pass():
 def test_other_classes_are_refused(a, b, message):
     with pytest.raises(InputError, match=f"{message}.*: prepare both with the same class map"):
         require_same_classes(a, b, "x", "y")
-
-
-def test_two_million_samples_load_within_seconds(tmp_path):
-    count, shards = 2_400_000, 200
-    index = Index(
-        np.arange(count).astype("S40"),
-        (np.arange(count) // (count // shards)).astype(np.int32),
-        np.arange(512, 512 + count, dtype=np.int64)[:, None],
-        np.full((count, 1), 9, np.int64),
-        {"given": np.zeros(count, np.int32)},
-    )
-    content = index_bytes(index)
-    (tmp_path / "index.npz").write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    parts = tuple(Shard(f"{i}.tar", count // shards, 10**9, "") for i in range(shards))
-    save_manifest(
-        Manifest(
-            folder=tmp_path,
-            dataset="big",
-            split="train",
-            classes=("a",),
-            columns=("given",),
-            members=("image",),
-            count=count,
-            skipped=0,
-            shards=parts,
-            index_sha256=digest,
-            inputs_sha256="",
-            seed=0,
-            ignore_index=None,
-            source={},
-            image={},
-            noise={},
-        )
-    )
-    start = time.process_time()
-    assert len(load_manifest(tmp_path).load_index()) == count
-    assert time.process_time() - start < 1.0

