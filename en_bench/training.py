@@ -80,6 +80,8 @@ class EnBenchCLI(LightningCLI):
         # Without the base's warning about arguments given from Python: ours come from there always.
         parsers = self._subcommand_parsers.values()
         EnBenchCLI.known_options = sorted({a.dest for p in parsers for a in p._actions if "." in a.dest})
+        for action in (a for p in parsers for a in p._actions if a.dest == "ckpt_path"):
+            action.help = f"checkpoint: a file, or `{IF_ANY}`, that of the run's own folder if there is one"
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:

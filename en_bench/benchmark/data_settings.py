@@ -20,6 +20,7 @@ from en_bench.data.reader import ShardReader
 from en_bench.errors import InputError
 
 REPEATS, SECONDS, BATCH = 5, 1.0, 128
+NORM = "bn"
 SAMPLES = {False: 3_000, True: 50_000}  # by whether images are small
 EPOCHS = 20  # over which memory is watched
 _SMALL = 64  # pixels: images that are no larger, and all of one size, are shifted and not resized
@@ -94,7 +95,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if args.scratch is not None and not args.scratch.is_dir():
         raise InputError(f"--scratch {args.scratch} is no folder: give one with room for the images several times over")
     if args.train is not None:
-        _check_model(args.train, args.norm)
+        _check_model(args.train, args.norm or NORM)
+    else:
+        for flag, value in (("--norm", args.norm), ("--train-workers", args.train_workers)):
+            if value is not None:
+                raise InputError(f"{flag} {value} is of a training: name its network with --train MODEL")
     recipe = _recipe(args)
     batch = args.batch_size or (_QUICK["batch"] if args.quick else BATCH)
     samples = args.samples or (_QUICK["samples"] if args.quick else SAMPLES[recipe.padded])
@@ -112,7 +117,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         seconds=args.seconds or (_QUICK["seconds"] if args.quick else SECONDS),
         epochs=int(_QUICK["epochs"] if args.quick else EPOCHS),
         model=args.train,
-        norm=args.norm,
+        norm=args.norm or NORM,
         training_workers=_workers("--train-workers", args.train_workers) or (_cores(),),
         scratch=args.scratch,
         quick=args.quick,

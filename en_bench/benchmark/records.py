@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,5 +142,8 @@ def _check_writable(flag: str, path: Path | None) -> None:
     if path.is_dir():
         raise InputError(f"{flag} {path} is a folder: give a file")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{flag} {path} cannot be written: {parent} is no folder in which one may write")
+    try:
+        with tempfile.TemporaryFile(dir=parent):  # asking for rights says nothing of a disk that takes no more
+            pass
+    except OSError as error:
+        raise InputError(f"{flag} {path} cannot be written: {parent}: {error.strerror}: choose another place") from None

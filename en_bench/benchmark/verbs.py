@@ -109,7 +109,7 @@ def _add_data(verbs: "Subparsers") -> None:
     data.add_argument("--sections", metavar="LIST", help=f"of {','.join(DATA_SECTIONS)} (default: all)")
     data.add_argument("--peers", action="store_true", help="webdataset, MosaicML Streaming and LitData as well")
     data.add_argument("--train", metavar="MODEL", help="how long a training of timm's MODEL waits for data as well")
-    data.add_argument("--norm", default="bn", help="of that network: bn, en or another normaliser (%(default)s)")
+    data.add_argument("--norm", help="of that network: bn, en or another normaliser (bn)")
     data.add_argument("--train-workers", metavar="LIST", help="numbers of loading processes for it (one per core)")
     data.add_argument("--size", type=int, metavar="PIXELS", help="of the crops (224; images up to 64 px: their own)")
     data.add_argument(

@@ -45,8 +45,8 @@ class CacheStatistics:
     def __str__(self) -> str:
         rate = 100 * self.missed / max(1, self.opened)
         return (
-            f"cache: {self.opened} shards opened, {self.missed} missed ({rate:.1f} %), {self.waited_s:.1f} s waited, "
-            f"{self.fetched / 1e9:.3g} GB fetched"
+            f"cache: shards opened {self.opened}, missed {self.missed} ({rate:.1f} %), "
+            f"waited for {self.waited_s:.1f} s, {self.fetched / 1e9:.3g} GB fetched meanwhile"
         )
 
 
@@ -170,7 +170,7 @@ class CachedFiles:
     def _warn_of_small_bound(self) -> None:
         sizes = [shard.bytes for shard in self.split.shards]
         group = max((sum(sizes[shard] for shard in shards) for shards in self.order.groups(0)), default=0)
-        if group > self.cache.bound:
+        if group > self.cache.bound >= max(sizes):  # a cache too small for one shard is an error, told when it is met
             print(
                 f"{shown(self.split.folder)}: {gigabytes(group)} GB are read at a time and the cache holds "
                 f"{gigabytes(self.cache.bound)}: shards will be fetched many times an epoch; use --data.cache_gb "

@@ -137,8 +137,8 @@ class StreamDataset(Dataset[Batch]):
             except UnreadableImage as error:
                 if self.on_error == "raise":
                     raise InputError(
-                        f"{self.reader.where(int(rows[i]))} cannot be decoded: {error}; prepare the set again, or go "
-                        "on without it (--data.on_error skip)"
+                        f"{self.reader.where(int(rows[i]))} cannot be decoded: {error}; prepare or index the set "
+                        "again, or go on without it (--data.on_error skip)"
                     ) from None
                 valid[i] = False
         out[~valid] = 0

@@ -37,11 +37,13 @@ class Patience:
         tries: in a row that bring nothing, before giving up.
         first_wait_s: seconds before the second try, doubled for each further one, give or take a quarter.
         stall_s: seconds without a byte after which a connection is given up.
+        told: whether each failure that is tried again is one line on stderr.
     """
 
     tries: int = 6
     first_wait_s: float = 2.0
     stall_s: float = 30.0
+    told: bool = True
 
     def wait_s(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row."""
@@ -64,7 +66,7 @@ class Sink(Protocol):
 def fetch(where: Place, sink: Sink, size: int | None = None, patience: Patience = PATIENT) -> None:
     """Reads the file at a URL into `sink`, up to `size` bytes (default: what the source says), over any failures.
 
-    Each failure is one line on stderr. Raises what the source raised last, when patience ends or when trying again
+    Raises what the source raised last, when patience ends or when trying again
     cannot help (a file that is not there, access that is refused), and ValueError for more than `size` bytes.
     """
     failures, furthest = 0, 0
@@ -83,9 +85,9 @@ def fetch(where: Place, sink: Sink, size: int | None = None, patience: Patience 
             if failures >= patience.tries:
                 raise
             wait = patience.wait_s(failures)
-            _tell(
-                where, f"{reason(error)}, at byte {len(sink)}: try {failures + 1} of {patience.tries} in {wait:.1f} s"
-            )
+            if patience.told:
+                what = f"{reason(error)}, at byte {len(sink)}"
+                _tell(where, f"{what}: try {failures + 1} of {patience.tries} in {wait:.1f} s")
             time.sleep(wait)
 
 
@@ -109,7 +111,8 @@ def fetch_checked(where: Place, file: FileIO, size: int, sha256: str, patience: 
             raise
         except Exception as error:  # botocore, aiohttp and google-auth share no base class
             raise InputError(_complaint(where, error, patience)) from error
-        _tell(where, f"{wrong} in download {attempt} of {_WRONG_CONTENTS}")
+        if patience.told:
+            _tell(where, f"{wrong} in download {attempt} of {_WRONG_CONTENTS}")
     raise InputError(
         f"{shown(where)}: {wrong} in {_WRONG_CONTENTS} downloads: it is damaged or belongs to another manifest.json; "
         "upload or prepare the split again"

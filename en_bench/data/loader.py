@@ -6,6 +6,7 @@ no state: workers, their number and their survival between epochs change nothing
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,11 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+def _leave_interrupts_to_parent(worker: int) -> None:
+    """Ctrl-C reaches the whole group; what a training does of it, its loading processes must live to see."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def make_loader(dataset: StreamDataset, sampler: StreamSampler, workers: int, pin_memory: bool) -> DataLoader[Batch]:
     """A DataLoader that passes the dataset's batches on as they are, and its InputError with its one line."""
     return _StreamLoader(
@@ -76,6 +82,7 @@ def make_loader(dataset: StreamDataset, sampler: StreamSampler, workers: int, pi
         sampler=sampler,
         num_workers=workers,
         collate_fn=_as_is,
+        worker_init_fn=_leave_interrupts_to_parent,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # what a loader draws for its workers must not move the run's own random numbers

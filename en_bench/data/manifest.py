@@ -157,7 +157,7 @@ def require_same_classes(a: Sequence[str], b: Sequence[str], a_name: str, b_name
     """Raises InputError unless both lists hold the same class names in the same order."""
     if list(a) == list(b):
         return
-    cure = "prepare both with the same class map"
+    cure = "prepare or index both with the same classes (--class-map, --classes)"
     if len(a) != len(b):
         lone = sorted(set(a) ^ set(b))
         first = f", {lone[0]!r} is in one only" if lone else ""

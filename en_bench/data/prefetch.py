@@ -54,7 +54,8 @@ class Prefetcher:
             "bound": cache.bound,
             "split": dataclasses.asdict(split),
             "order": {type(order).__name__: dataclasses.asdict(what)},
-            "patience": dataclasses.asdict(patience),
+            # Its tries are not told: whoever needs a shard that it cannot have tries by itself, and says so.
+            "patience": dataclasses.asdict(dataclasses.replace(patience, told=False)),
             "parent": os.getpid(),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -198,7 +199,7 @@ class _FetchAhead:
 
 
 def _say(error: Exception) -> None:
-    print(f"fetching ahead: {error}", file=sys.stderr, flush=True)
+    print(f"fetching ahead, which pauses for a minute: {error}", file=sys.stderr, flush=True)
 
 
 def _lines(parent: int) -> Iterator[str]:

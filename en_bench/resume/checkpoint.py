@@ -65,13 +65,13 @@ class RunCheckpoint(Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._metrics, self._values = checkpoint.get(_METRICS), checkpoint.get(_VALUES, {})
 
-    def save_if_due(self, trainer: Trainer) -> None:
-        """Saves between two batches if it is time to. Every rank must call it."""
+    def save_if_due(self, trainer: Trainer, now: bool = False) -> None:
+        """Saves between two batches if it is time to, which it is `now` at the latest. Every rank must call it."""
         step = trainer.global_step
         if step == self._saved_step:
             return
         by_steps = self.every_n_steps is not None and step % self.every_n_steps == 0
-        if by_steps or (step >= self._look_at and self._clock_says_so(trainer)):
+        if now or by_steps or (step >= self._look_at and self._clock_says_so(trainer)):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:

@@ -8,6 +8,7 @@ is saved as such, and the counters are set from it: to what they would be had th
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from en_bench.data.module import ShardDataModule
 from en_bench.data.position import Position
 from en_bench.resume.checkpoint import RunCheckpoint
 from en_bench.resume.epoch_means import restore_running_values, running_values
+from en_bench.resume.interrupt import Interrupt
 from en_bench.resume.random_state import random_state, set_random_state
 from en_bench.resume.ranks import of_all_ranks, own_of
 
@@ -76,15 +78,19 @@ class ResumableEpochLoop(_TrainingEpochLoop):
 
     def _save_if_due(self) -> None:
         # Between two optimiser steps there are gradients, which no checkpoint holds.
-        if not self._should_accumulate():
-            for callback in _run_checkpoints(self.trainer):
-                callback.save_if_due(self.trainer)
+        if self._should_accumulate():
+            return
+        interrupt = self.trainer.fit_loop.interrupt
+        for callback in _run_checkpoints(self.trainer):
+            callback.save_if_due(self.trainer, now=interrupt.asked)
+        interrupt.obey()
 
 
 class ResumableFitLoop(_FitLoop):
     """All epochs, from any position on."""
 
     epoch_loop: ResumableEpochLoop
+    interrupt: Interrupt
     restored: Position | None = None  # where the training was continued
     _own: dict[str, Any] | None = None  # what this rank saved
 
@@ -93,6 +99,7 @@ class ResumableFitLoop(_FitLoop):
         """A loop with the limits of the one that `trainer` has."""
         theirs = trainer.fit_loop
         loop = cls(trainer, min_epochs=theirs.min_epochs, max_epochs=theirs.max_epochs)
+        loop.interrupt = Interrupt()
         loop.epoch_loop = ResumableEpochLoop(
             trainer, min_steps=theirs.epoch_loop.min_steps, max_steps=theirs.epoch_loop.max_steps
         )
@@ -189,7 +196,9 @@ class ResumableFitLoop(_FitLoop):
             print(f"going on from {self.restored}", flush=True)
         if any(callback.wait_count >= callback.patience for callback in self.trainer.early_stopping_callbacks):
             self.trainer.should_stop = True  # it was killed between that decision and its end
-        super().run()
+        # Each of several ranks would notice it at another step, and none can save alone: they stop at once.
+        with self.interrupt if self.trainer.world_size == 1 else nullcontext():
+            super().run()
 
     def on_advance_start(self) -> None:
         own, self._own = self._own, None
@@ -202,6 +211,7 @@ class ResumableFitLoop(_FitLoop):
         super().on_advance_end()
         for callback in _run_checkpoints(self.trainer):
             callback.save(self.trainer)
+        self.interrupt.obey()
 
 
 _PACES = {

@@ -77,9 +77,11 @@ def test_hits_misses_and_bytes_are_counted(server, tmp_path, payloads):
     reader.close()
     assert [reader.read(i) for i in range(SAMPLES)] == payloads
     assert files.statistics() == replace(found, opened=2 * SHARDS)
-    assert files.describe() == (f"cache: {SHARDS} shards opened, 0 missed (0.0 %), 0.0 s waited, 0 GB fetched")
+    assert files.describe() == (
+        f"cache: shards opened {SHARDS}, missed 0 (0.0 %), waited for 0.0 s, 0 GB fetched meanwhile"
+    )
     line = str(CacheStatistics(120, 3, 4_500_000_000, 1.23))
-    assert line == "cache: 120 shards opened, 3 missed (2.5 %), 1.2 s waited, 4.5 GB fetched"
+    assert line == "cache: shards opened 120, missed 3 (2.5 %), waited for 1.2 s, 4.5 GB fetched meanwhile"
 
 
 def test_removed_files_do_not_stay_open(server, tmp_path, payloads):

@@ -198,7 +198,7 @@ def test_an_image_that_cannot_be_decoded_ends_it_by_default(tmp_path, workers):
     except InputError as error:  # pytest.raises would keep the workers alive with its traceback
         message = str(error)
     assert message == (
-        f"{where} cannot be decoded: not a JPEG, PNG or WebP; prepare the set again, or go on without it "
+        f"{where} cannot be decoded: not a JPEG, PNG or WebP; prepare or index the set again, or go on without it "
         "(--data.on_error skip)"
     )
     assert not multiprocessing.active_children(), "workers that outlive the error"

@@ -114,7 +114,7 @@ def test_an_error_of_a_worker_is_one_line(tmp_path, workers):
     make_split(tmp_path / "a" / "val", 40)
     expected = (
         f"{spoil_last_image(tmp_path / 'a' / 'train')} cannot be decoded: not a JPEG, PNG or WebP; "
-        "prepare the set again, or go on without it (--data.on_error skip)"
+        "prepare or index the set again, or go on without it (--data.on_error skip)"
     )
     with pytest.raises(InputError) as error:
         batches(dataset(tmp_path / "a" / "train"), batch=8, workers=workers)

@@ -215,5 +215,5 @@ def test_same_classes_pass():
     ],
 )
 def test_other_classes_are_refused(a, b, message):
-    with pytest.raises(InputError, match=f"{message}.*: prepare both with the same class map"):
+    with pytest.raises(InputError, match=f"{message}.*: prepare or index both with the same classes"):
         require_same_classes(a, b, "x", "y")

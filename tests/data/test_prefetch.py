@@ -182,7 +182,7 @@ def test_what_cannot_be_fetched_ahead_is_said_and_left_to_who_needs_it(server, t
         wait_for(lambda: len(files.cache.present(files.split)) == SHARDS - 1)
         time.sleep(0.2)
         assert server.requests[name] == 1
-    assert f"fetching ahead: {server.url}/{name}: it is not there" in capfd.readouterr().err
+    assert f"fetching ahead, which pauses for a minute: {server.url}/{name}: it is not there" in capfd.readouterr().err
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def cut_off(shards, tmp_path) -> Path:
     """A run that was cut off in epoch 0, after four of six steps, with a checkpoint of them."""
     run = tmp_path / "run"
     with pytest.raises(Killed):
-        main(arguments(shards, run, kill="batch 0 4", softly=True))
+        main(arguments(shards, run, kill="batch 0 4", by="raise"))
     return run
 
 
@@ -62,7 +62,7 @@ def test_a_split_that_was_prepared_again_is_another_one(tmp_path, capsys):
     make_split(root / "a" / "val", 93, seed=2)
     run = tmp_path / "run"
     with pytest.raises(Killed):
-        main(arguments(root, run, kill="batch 0 4", softly=True))
+        main(arguments(root, run, kill="batch 0 4", by="raise"))
     shutil.rmtree(root / "a" / "train")
     make_split(root / "a" / "train", 200, seed=5)
     assert "the training split has another manifest: give the split it was trained on" in refusal(root, run, capsys)
@@ -93,7 +93,7 @@ def test_the_same_command_trains_first_and_goes_on_later_and_then_has_nothing_to
 def test_a_run_without_a_checkpoint_begins(shards, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(Killed):
-        main(arguments(shards, run, kill="batch 0 0", softly=True))
+        main(arguments(shards, run, kill="batch 0 0", by="raise"))
     assert not (run / "checkpoints").exists()
     assert main(arguments(shards, run)) == 0
     assert [line["step"] for line in what_is_left(run).metrics] == [*range(6), 5, 5, *range(6, 12), 11, 11]
@@ -108,7 +108,7 @@ def test_intervals_have_to_be_above_zero(shards, tmp_path, capsys, option):
 def test_a_new_run_in_the_folder_of_one_that_was_cut_off_does_not_go_on_from_it(shards, cut_off):
     Path(f"{cut_off}.killed").unlink()
     with pytest.raises(Killed):
-        main(arguments(shards, cut_off, "--ckpt_path", "null", kill="batch 0 0", softly=True))
+        main(arguments(shards, cut_off, "--ckpt_path", "null", kill="batch 0 0", by="raise"))
     assert not (cut_off / "checkpoints" / "last.ckpt").exists()
     assert (cut_off / "checkpoints" / "last.1.ckpt").exists() and (cut_off / "metrics.1.jsonl").exists()
 
@@ -117,9 +117,9 @@ def test_the_folder_of_a_run_without_a_name_is_the_same_for_all_that_goes_on(sha
     monkeypatch.chdir(tmp_path)
     options = ["--trainer.default_root_dir", "null", "--trainer.max_epochs", "1"]
     with pytest.raises(Killed):
-        main(arguments(shards, tmp_path / "run", *options, "--ckpt_path", "null", kill="batch 0 4", softly=True))
+        main(arguments(shards, tmp_path / "run", *options, "--ckpt_path", "null", kill="batch 0 4", by="raise"))
     more = ["--data.workers", "1", "--checkpoint.every_n_steps", "3"]
-    assert main(arguments(shards, tmp_path / "run", *options, *more, kill="batch 0 4", softly=True)) == 0
+    assert main(arguments(shards, tmp_path / "run", *options, *more, kill="batch 0 4", by="raise")) == 0
     runs = [path for path in (tmp_path / "results" / "runs").iterdir() if path.is_dir()]
     assert len(runs) == 1 and (runs[0] / "fit.json").exists()
 

@@ -39,8 +39,8 @@ def undisturbed(shards, tmp_path_factory) -> Left:
 def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(shards, tmp_path, undisturbed, point):
     run: Path = tmp_path / "run"
     with pytest.raises(Killed):
-        main(arguments(shards, run, kill=point, softly=True))
-    assert main(arguments(shards, run, kill=point, softly=True)) == 0
+        main(arguments(shards, run, kill=point, by="raise"))
+    assert main(arguments(shards, run, kill=point, by="raise")) == 0
     assert_same(what_is_left(run), undisturbed)
 
 
@@ -48,8 +48,8 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(shards, tmp_path
 def test_an_average_of_the_weights_goes_on_too(shards, tmp_path, point):
     runs = tmp_path / "run", tmp_path / "undisturbed"
     with pytest.raises(Killed):
-        main(arguments(shards, runs[0], kill=point, softly=True, averaged=True))
-    assert main(arguments(shards, runs[0], kill=point, softly=True, averaged=True)) == 0
+        main(arguments(shards, runs[0], kill=point, by="raise", averaged=True))
+    assert main(arguments(shards, runs[0], kill=point, by="raise", averaged=True)) == 0
     assert main(arguments(shards, runs[1], averaged=True)) == 0
     assert_same(what_is_left(runs[0]), what_is_left(runs[1]))
     assert what_is_left(runs[0]).others[0] is not None
@@ -61,8 +61,8 @@ def test_validations_within_an_epoch(shards, tmp_path, interval):
     for point in ("validation 0", "batch 0 3", "batch 1 4"):
         run = tmp_path / point
         with pytest.raises(Killed):
-            main(arguments(shards, run, *more, kill=point, softly=True))
-        assert main(arguments(shards, run, *more, kill=point, softly=True)) == 0
+            main(arguments(shards, run, *more, kill=point, by="raise"))
+        assert main(arguments(shards, run, *more, kill=point, by="raise")) == 0
     assert main(arguments(shards, tmp_path / "undisturbed", *more)) == 0
     for point in ("validation 0", "batch 0 3", "batch 1 4"):
         assert what_is_left(tmp_path / point).metrics == what_is_left(tmp_path / "undisturbed").metrics
@@ -73,8 +73,8 @@ def test_gradients_that_accumulate(shards, tmp_path):
     for point in ("batch 0 2", "batch 0 4", "batch 1 4", "validation 1"):
         run = tmp_path / point
         with pytest.raises(Killed):
-            main(arguments(shards, run, *more, kill=point, softly=True))
-        assert main(arguments(shards, run, *more, kill=point, softly=True)) == 0
+            main(arguments(shards, run, *more, kill=point, by="raise"))
+        assert main(arguments(shards, run, *more, kill=point, by="raise")) == 0
     assert main(arguments(shards, tmp_path / "undisturbed", *more)) == 0
     for point in ("batch 0 2", "batch 0 4", "batch 1 4", "validation 1"):
         assert_same(what_is_left(tmp_path / point), what_is_left(tmp_path / "undisturbed"))
@@ -85,7 +85,7 @@ def test_the_clock_alone_calls_for_checkpoints(shards, tmp_path, undisturbed):
     more = (*more, "--data.batch_size", 8)
     run = tmp_path / "run"
     with pytest.raises(Killed):
-        main(arguments(shards, run, *more, kill="batch 1 20", softly=True))
+        main(arguments(shards, run, *more, kill="batch 1 20", by="raise"))
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] > 25 and saved["global_step"] % 25
 
@@ -93,8 +93,8 @@ def test_the_clock_alone_calls_for_checkpoints(shards, tmp_path, undisturbed):
 def cut_and_continued(shards: Path, folder: Path, point: str, *more: object) -> tuple[Left, Left]:
     """What a training leaves that was cut off at `point` and continued, and one that was not."""
     with pytest.raises(Killed):
-        main(arguments(shards, folder / "run", *more, kill=point, softly=True))
-    assert main(arguments(shards, folder / "run", *more, kill=point, softly=True)) == 0
+        main(arguments(shards, folder / "run", *more, kill=point, by="raise"))
+    assert main(arguments(shards, folder / "run", *more, kill=point, by="raise")) == 0
     assert main(arguments(shards, folder / "undisturbed", *more)) == 0
     return what_is_left(folder / "run"), what_is_left(folder / "undisturbed")
 

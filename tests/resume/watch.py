@@ -88,14 +88,14 @@ class KillAt(Callback):
         where: `batch E S` (after batch S of epoch E), `validation E` (after its first batch), `save N` (while the N-th
             checkpoint is written), or `end` (when all is trained and saved).
         marker: file that is made just before.
-        softly: raise `Killed` instead.
+        by: `kill` (-9), `raise` (a `Killed`), or `interrupt` (Ctrl-C).
     """
 
-    def __init__(self, where: str, marker: str, softly: bool = False) -> None:
+    def __init__(self, where: str, marker: str, by: str = "kill") -> None:
         self.kind, *numbers = where.split()
         self.numbers = [int(number) for number in numbers]
         self.marker = Path(marker)
-        self.softly = softly
+        self.by = by
         self.saves = 0
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -122,9 +122,9 @@ class KillAt(Callback):
         if self.marker.exists():
             return
         self.marker.touch()
-        if self.softly:
+        if self.by == "raise":
             raise Killed
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGINT if self.by == "interrupt" else signal.SIGKILL)
 
 
 class Deadly:

@@ -1,0 +1,48 @@
+"""Ctrl-C during a training: the step that is under way ends, and is saved, before the training stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+_TOLD = b"\nstopping after this step, or after the validation if one is running; Ctrl-C again stops at once\n"
+
+
+class Interrupt:
+    """While it is entered, a first SIGINT is noticed only; `obey` is where it takes effect. A second one does at once.
+
+    In another thread than the main one, and where SIGINT is ignored, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Callable[[int, FrameType | None], Any] | None = None
+
+    def __enter__(self) -> Interrupt:
+        before = signal.getsignal(signal.SIGINT)
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            self._before = before
+            signal.signal(signal.SIGINT, self._notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Whoever handles what ended the training may have a handler of its own by now.
+        if self._before is not None and signal.getsignal(signal.SIGINT) == self._notice:
+            signal.signal(signal.SIGINT, self._before)
+        self._before = None
+
+    def obey(self) -> None:
+        """Does what the handler before would have done, KeyboardInterrupt as a rule, if there was an interrupt."""
+        if self.asked and self._before is not None:
+            self.asked = False
+            self._before(signal.SIGINT, None)
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        assert self._before is not None
+        self.asked = True
+        signal.signal(signal.SIGINT, self._before)
+        os.write(2, _TOLD)  # print could be what is being interrupted

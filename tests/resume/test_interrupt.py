@@ -1,0 +1,107 @@
+"""Ctrl-C, which loses nothing: each batch is trained on once."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from en_bench.cli import main
+from en_bench.resume.interrupt import Interrupt
+from tests.conftest import REPO
+from tests.resume.runs import arguments, assert_same, what_is_left
+
+SELDOM = ("--checkpoint.every_n_steps", 100)
+STEPS = [(epoch, batch) for epoch in range(2) for batch in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def handler():
+    """Lightning ignores all further interrupts after one."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def steps_of(run):
+    return [(line["epoch"], line["batch"]) for line in what_is_left(run).trace[0] if "batch" in line]
+
+
+@pytest.mark.parametrize("point", ["batch 0 0", "batch 0 2", "batch 0 5", "validation 0", "batch 1 5", "validation 1"])
+def test_a_first_one_lets_the_step_end_and_saves_it(shards, tmp_path, capfd, point):
+    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    assert main(arguments(shards, run, *SELDOM, kill=point, by="interrupt")) == 130
+    told = capfd.readouterr().err
+    assert "stopping after this step" in told and "the same command with --ckpt_path last continues" in told
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert main(arguments(shards, run, *SELDOM, kill=point, by="interrupt")) == 0
+    assert steps_of(run) == STEPS
+    assert main(arguments(shards, undisturbed, *SELDOM)) == 0
+    assert_same(what_is_left(run), what_is_left(undisturbed))
+
+
+def test_with_accumulated_gradients_the_optimisers_step_ends(shards, tmp_path):
+    run = tmp_path / "run"
+    more = (*SELDOM, "--trainer.accumulate_grad_batches", 3)
+    assert main(arguments(shards, run, *more, kill="batch 0 0", by="interrupt")) == 130
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert main(arguments(shards, run, *more, kill="batch 0 0", by="interrupt")) == 0
+    assert steps_of(run) == STEPS
+
+
+def test_the_terminal_interrupts_loading_processes_too(shards, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "en_bench", *arguments(shards, run, *SELDOM, "--data.workers", 2)]
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(REPO)}, "text": True}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **options
+    ) as fit:
+        assert fit.stdout is not None
+        lines = []
+        for line in fit.stdout:
+            lines.append(line)
+            if line.startswith("epoch 1/2  step 2/"):
+                os.killpg(fit.pid, signal.SIGINT)
+        assert fit.wait(60) == 130, lines
+    assert not any("Traceback" in line for line in lines)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=120, **options)
+    assert done.returncode == 0, done.stderr
+    assert steps_of(run) == STEPS
+
+
+def test_a_second_one_stops_at_once():
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_one_nothing_happens_and_the_handler_is_back():
+    with Interrupt() as interrupt:
+        interrupt.obey()
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    interrupt.obey()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_where_interrupts_are_ignored_they_stay_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert not interrupt.asked
+
+
+def test_in_another_thread_nothing_is_changed():
+    def enter():
+        with Interrupt():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    found = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [signal.default_int_handler]
