@@ -54,7 +54,8 @@ def test_growth_is_what_follows_the_first_epochs() -> None:
 def test_a_leak_and_a_worker_are_seen(small: Path) -> None:
     """In processes of their own: this one has children of other tests that come and go."""
     plain = data_process.ask("watch", folder=str(small), size=32, padded=True, batch=10, workers=1, epochs=6)
-    assert len(plain["own"]) == 6 and plain["processes"] == 2 and plain["files"][-1] == plain["files"][1]
+    assert len(plain["own"]) == 6 and plain["processes"] == 2
+    assert plain["files"][-1] <= plain["files"][1] + 2  # how many wait in a queue differs
     assert 0 < plain["own"][0] <= plain["rss"][0]
     done = subprocess.run(
         [sys.executable, "-c", LEAKING, str(small)], capture_output=True, text=True, check=True, timeout=120
