@@ -107,8 +107,9 @@ def test_a_training_is_timed_with_and_without_data(small: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Recipe, "ours", lambda self, stage: Slow(32))
     found = data_training.train(str(small), 32, True, 10, 0, "none", "bn", 4)
-    assert found["device"] in ("cpu", "cuda") and found["resident"] < 0.08
+    assert found["device"] in ("cpu", "cuda")
     assert found["loader"] >= found["blocked"] >= 0.1
+    assert found["resident"] < found["blocked"]
 
 
 # ---- Processes of their own
