@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning import Trainer
 from torch import Tensor
 
-from en_bench.data.dataset import Batch, StreamDataset
+from en_bench.data.dataset import Batch
 from en_bench.data.manifest import load_manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.data.transforms import CenterCrop
@@ -20,6 +20,7 @@ from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.unreadable import NAME, Sample, Unreadable, _read, _write
 from tests.conftest import make_split
+from tests.data.opened import open_dataset
 
 
 def spoil(folder: Path, rows: list[int]) -> list[tuple[str, str]]:
@@ -69,8 +70,7 @@ def listed(root: Path) -> list[dict[str, str]]:
 
 def images(module: ShardDataModule, folder: Path, rows: list[int]) -> tuple[Tensor, Tensor]:
     """Normalised images and labels of rows of the undamaged set."""
-    manifest = load_manifest(folder)
-    whole = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), 0)
+    whole = open_dataset(folder, CenterCrop(32))
     batch = module.on_after_batch_transfer(whole[(0, np.array(rows))], 0)
     return batch.image, batch.target
 

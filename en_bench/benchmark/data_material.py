@@ -15,12 +15,12 @@ import numpy as np
 
 from en_bench.benchmark import data_peers
 from en_bench.benchmark.data_settings import Settings, open_split
-from en_bench.data.dataset import labelled_rows
 from en_bench.data.images import ImageEncoder
 from en_bench.data.manifest import GIVEN, Manifest, load_manifest
 from en_bench.data.order import write_order
 from en_bench.data.reader import ShardReader
 from en_bench.data.sources import Source
+from en_bench.data.targets import labelled_rows
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from en_bench.benchmark.data_material import Material
 from en_bench.benchmark.data_settings import Settings, open_split
-from en_bench.data.dataset import labelled_rows
 from en_bench.data.manifest import GIVEN
 from en_bench.data.order import Indices, write_order
 from en_bench.data.shuffle import Shuffle, shuffle_of
+from en_bench.data.targets import labelled_rows
 
 BATCH = 64
 EPOCHS = 3  # over which figures are averaged

@@ -19,6 +19,7 @@ from en_bench.data.loader import make_loader
 from en_bench.data.manifest import GIVEN, load_manifest
 from en_bench.data.samplers import EvalSampler, TrainSampler
 from en_bench.data.shuffle import Shuffle, shuffle_of
+from en_bench.data.targets import training_targets
 
 
 def read(
@@ -61,7 +62,7 @@ def open_stream(folder: Path, recipe: Recipe, stage: Stage) -> StreamDataset:
     """
     manifest = load_manifest(folder)
     index, transform = manifest.load_index(), recipe.ours(stage)
-    made = partial(StreamDataset, manifest, index, GIVEN, transform, SEED, skip_unknown=True)
+    made = partial(StreamDataset, manifest, index, training_targets(manifest, index, GIVEN), transform, SEED)
     return made() if recipe.padded else made(decoded_cache_mb=0)
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from en_bench.benchmark.data_recipe import Recipe
 from en_bench.benchmark.verbs import DATA_SECTIONS
-from en_bench.data.dataset import labelled_rows
 from en_bench.data.manifest import Manifest, load_manifest
 from en_bench.data.reader import ShardReader
+from en_bench.data.targets import labelled_rows
 from en_bench.errors import InputError
 
 REPEATS, SECONDS, BATCH = 5, 1.0, 128

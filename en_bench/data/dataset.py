@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,6 +19,7 @@ from en_bench.data.index import Index
 from en_bench.data.manifest import Manifest
 from en_bench.data.reader import ShardReader
 from en_bench.data.samplers import PADDING, Request
+from en_bench.data.targets import NO_PART, Targets
 from en_bench.data.transforms import Transform
 from en_bench.data.views import Pixels, render
 from en_bench.errors import InputError
@@ -37,40 +37,18 @@ class Batch(NamedTuple):
     row: Tensor  # (B,) int64, the sample's row in the manifest's index
 
 
-def labelled_rows(manifest: Manifest, index: Index, labels: str) -> NDArray[np.int64]:
-    """Rows of the index whose label in column `labels` is known, ascending: those that can train.
-
-    Raises InputError for a column that the manifest lacks, and where no label is known.
-    """
-    if not manifest.columns:
-        raise InputError(f"{manifest.folder} has masks and no labels: name a set of labelled images")
-    if labels not in index.labels:
-        raise InputError(
-            f"{manifest.folder} has no label column '{labels}': choose one of {', '.join(manifest.columns)}"
-        )
-    rows = np.flatnonzero(index.labels[labels] >= 0)
-    if not len(rows):
-        raise InputError(
-            f"no sample of {manifest.folder} has a label in column '{labels}': choose another column or prepare the "
-            "set with that label"
-        )
-    return rows
-
-
 class StreamDataset(Dataset[Batch]):
-    """The samples of one split, a whole batch at a time.
+    """Samples of one split, a whole batch at a time.
 
-    Augmentation is a function of (seed, epoch, key). Raises InputError for a column that the manifest lacks or that has
-    unknown labels, for a shard that cannot be read, and for an image that cannot be decoded.
+    Augmentation is a function of (seed, epoch, key). Raises InputError for a shard that cannot be read, and for an
+    image that cannot be decoded.
 
     Args:
         manifest: of the split.
         index: what `manifest.load_index()` returned.
-        labels: label column.
+        targets: class of each row of the index, as batches hold it; rows with NO_PART are in none.
         transform: from an image to the network's input.
         seed: of the augmentation.
-        skip_unknown: samples without a label in the column take no part, instead of the error. For training: noisy
-            labels outside a subset of the classes are unknown.
         on_error: `raise` the error for an image that cannot be decoded, or `skip` it: its row in the batch is not
             valid, which the consumer has to count.
         decoded_cache_mb: megabytes of memory, shared by the loading processes, for decoded images. Small images of one
@@ -85,23 +63,16 @@ class StreamDataset(Dataset[Batch]):
         self,
         manifest: Manifest,
         index: Index,
-        labels: str,
+        targets: Targets,
         transform: Transform,
         seed: int,
-        skip_unknown: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         decoded_cache_mb: int = 1024,
     ) -> None:
-        self.rows = labelled_rows(manifest, index, labels)
-        unknown = len(index) - len(self.rows)
-        if unknown and not skip_unknown:
-            raise InputError(
-                f"{unknown} of {len(index)} samples of {manifest.folder} have no label in column '{labels}': "
-                "choose another column or prepare the set with that label"
-            )
+        self.rows = np.flatnonzero(targets != NO_PART)
         counts = np.bincount(index.shard[self.rows], minlength=len(manifest.shards))
         self.shard_counts = tuple(int(count) for count in counts)
-        self.targets = index.labels[labels]
+        self.targets = targets
         self.keys = index.keys
         self.reader = ShardReader(manifest, index)
         self.transform = transform

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from en_bench.data import order
 from en_bench.data.cached_files import CachedFiles
-from en_bench.data.dataset import Batch, StreamDataset, labelled_rows
+from en_bench.data.dataset import Batch, StreamDataset
 from en_bench.data.index import Index
 from en_bench.data.loader import make_loader
 from en_bench.data.manifest import Manifest, load_manifest, require_same_classes
@@ -23,6 +23,7 @@ from en_bench.data.samplers import EvalSampler, TrainSampler
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.stream_state import StreamState
+from en_bench.data.targets import Targets, scored_targets, training_targets
 from en_bench.data.transforms import Transform, normalise
 from en_bench.errors import InputError
 
@@ -116,6 +117,7 @@ class ShardDataModule(LightningDataModule):
         self.val_manifest: Manifest | None = None
         self.train_count: int | None = None  # samples that train, those with a label, once `open` has counted them
         self._train_index: Index | None = None
+        self._targets: Targets | None = None
         self._shuffle: Shuffle | None = None
         self._train_set: StreamDataset | None = None
         self._val_set: StreamDataset | None = None
@@ -153,32 +155,34 @@ class ShardDataModule(LightningDataModule):
             check_shards_here(self.train_manifest)
             require_same_classes(self.train_manifest.classes, self.val_manifest.classes, self.train, self.val)
             self._train_index = self.train_manifest.load_index()
-            self.train_count = len(labelled_rows(self.train_manifest, self._train_index, self.labels))
+            self._targets = training_targets(self.train_manifest, self._train_index, self.labels)
+            self.train_count = int((self._targets >= 0).sum())
         if self.train_count is not None:
             order.check_trainable(self.train_count, self.batch_size, ranks)
 
     def setup(self, stage: str) -> None:
         self.open(stage, ranks=self._ranks())
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        if self.train_manifest is not None and self._train_index is not None and self._train_set is None:
+        if self.train_manifest is not None and self._train_set is None:
+            assert self._train_index is not None and self._targets is not None
             manifest = self.train_manifest
             self._train_set = StreamDataset(
                 manifest,
                 self._train_index,
-                self.labels,
+                self._targets,
                 self.train_transform,
                 seed,
-                skip_unknown=True,
                 on_error=self.on_error,
                 decoded_cache_mb=self.decoded_cache_mb,
             )
             self._shuffle = shuffle_of(self._train_set.shard_counts, seed, manifest.seed is not None, self.span)
             self._train_set.reader.files = shard_files(manifest, self.cache, self._shuffle)
         if self.val_manifest is not None and self._val_set is None:
+            index = self.val_manifest.load_index()
             self._val_set = StreamDataset(
                 self.val_manifest,
-                self.val_manifest.load_index(),
-                self.val_column,
+                index,
+                scored_targets(self.val_manifest, index, self.val_column),
                 self.val_transform,
                 seed,
                 on_error=self.on_error,

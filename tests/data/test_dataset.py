@@ -23,17 +23,14 @@ from en_bench.data.manifest import Manifest, Shard, load_manifest
 from en_bench.data.samplers import EvalSampler, Request, TrainSampler
 from en_bench.data.shuffle import Shuffle
 from en_bench.data.sources import Source
+from en_bench.data.targets import training_targets
 from en_bench.data.transforms import CenterCrop, PadCropFlip, ResizedCropFlip, Transform
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
 from tests.conftest import make_split
+from tests.data.opened import open_dataset
 from tests.data.test_draws import by_hand
 from tests.data.test_views import picture
-
-
-def opened(folder: Path, transform: Transform, **options: object) -> StreamDataset:
-    manifest = load_manifest(folder)
-    return StreamDataset(manifest, manifest.load_index(), "given", transform, seed=0, **options)  # type: ignore[arg-type]
 
 
 def batches(
@@ -103,9 +100,9 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
 def test_images_are_decoded_once_whatever_the_workers(tmp_path, workers):
     """Once an epoch is over, the files are needed no more: what one worker decoded the others have."""
     folder = make_split(tmp_path / "train", 96, seed=5)
-    expected = list(batches(opened(folder, PadCropFlip(32), decoded_cache_mb=0), 0, range(4)))
+    expected = list(batches(open_dataset(folder, PadCropFlip(32), decoded_cache_mb=0), 0, range(4)))
     found = []
-    for epoch in batches(opened(folder, PadCropFlip(32)), workers, range(4)):
+    for epoch in batches(open_dataset(folder, PadCropFlip(32)), workers, range(4)):
         found.append(epoch)
         spoil(folder, range(96))
     assert equal(found, expected)
@@ -115,9 +112,9 @@ def test_images_are_decoded_once_whatever_the_workers(tmp_path, workers):
 def test_workers_that_are_not_forked_do_the_same(tmp_path):
     """As on macOS, and by default from Python 3.14 on."""
     folder = make_split(tmp_path / "train", 96, seed=5)
-    expected = list(batches(opened(folder, PadCropFlip(32), decoded_cache_mb=0), 0, range(3)))
+    expected = list(batches(open_dataset(folder, PadCropFlip(32), decoded_cache_mb=0), 0, range(3)))
     found = []
-    for epoch in batches(opened(folder, PadCropFlip(32)), 2, range(3), start="spawn"):
+    for epoch in batches(open_dataset(folder, PadCropFlip(32)), 2, range(3), start="spawn"):
         found.append(epoch)
         spoil(folder, range(96))
     assert equal(found, expected)
@@ -126,7 +123,10 @@ def test_workers_that_are_not_forked_do_the_same(tmp_path):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_cached_or_not_a_sample_looks_the_same(shards, name):
     folder = shards / "a" / "train"
-    cached, uncached = opened(folder, TRANSFORMS[name]()), opened(folder, TRANSFORMS[name](), decoded_cache_mb=0)
+    cached, uncached = (
+        open_dataset(folder, TRANSFORMS[name]()),
+        open_dataset(folder, TRANSFORMS[name](), decoded_cache_mb=0),
+    )
     assert equal(batches(cached, 0, (0, 1, 0)), batches(uncached, 0, (0, 1, 0)))
 
 
@@ -135,8 +135,8 @@ def test_images_of_many_sizes(tmp_path, limit):
     """Those of the first one's size are kept where there is room for all, the others are decoded again."""
     shapes = [(100 + 10 * (i % 3), 240 - 20 * (i % 4)) for i in range(40)]
     folder = split_of(tmp_path / "train", shapes)
-    data = opened(folder, ResizedCropFlip(48), decoded_cache_mb=limit)
-    reference = opened(folder, ResizedCropFlip(48), decoded_cache_mb=0)
+    data = open_dataset(folder, ResizedCropFlip(48), decoded_cache_mb=limit)
+    reference = open_dataset(folder, ResizedCropFlip(48), decoded_cache_mb=0)
     everything = np.arange(40)
     for epoch in (0, 1, 0):
         assert torch.equal(data[Request(epoch, everything)].image, reference[Request(epoch, everything)].image)
@@ -144,7 +144,7 @@ def test_images_of_many_sizes(tmp_path, limit):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_lies_in_memory_as_the_network_wants_it(shards, workers):
-    data = opened(shards / "a" / "val", CenterCrop(32))
+    data = open_dataset(shards / "a" / "val", CenterCrop(32))
     for batch in make_loader(data, EvalSampler(len(data), 16, 0, 1), workers, pin_memory=False):
         assert batch.image.shape == (16, 3, 32, 32) and batch.image.dtype == torch.uint8
         assert batch.image.is_contiguous(memory_format=torch.channels_last)
@@ -154,8 +154,8 @@ def test_a_batch_lies_in_memory_as_the_network_wants_it(shards, workers):
 
 def test_a_sample_is_what_its_own_random_numbers_say(shards):
     """Against an image read by Pillow and shifted by hand."""
-    data = opened(shards / "a" / "train", PadCropFlip(32))
-    whole = opened(shards / "a" / "train", CenterCrop(32))
+    data = open_dataset(shards / "a" / "train", PadCropFlip(32))
+    whole = open_dataset(shards / "a" / "train", CenterCrop(32))
     rows = np.array([3, 77, 199])
     for epoch in (0, 5):
         found, plain = data[Request(epoch, rows)], whole[Request(epoch, rows)]
@@ -176,7 +176,7 @@ class Striped(CenterCrop):
 
 
 def test_a_transform_of_ones_own(shards):
-    data, plain = opened(shards / "b" / "val", Striped(32)), opened(shards / "b" / "val", CenterCrop(32))
+    data, plain = open_dataset(shards / "b" / "val", Striped(32)), open_dataset(shards / "b" / "val", CenterCrop(32))
     request = Request(2, np.arange(30))
     striped, whole = data[request].image, plain[request].image
     differing = (striped != whole).any(dim=1).any(dim=2).sum(dim=1)
@@ -189,7 +189,7 @@ def test_a_transform_of_ones_own(shards):
 def test_an_image_that_cannot_be_decoded_ends_it_by_default(tmp_path, workers):
     folder = make_split(tmp_path / "val", 40, shards=3)
     spoil(folder, [21])
-    data = opened(folder, CenterCrop(32))
+    data = open_dataset(folder, CenterCrop(32))
     where = data.reader.where(21)
     gc.collect()  # workers of other tests
     message = ""
@@ -207,10 +207,10 @@ def test_an_image_that_cannot_be_decoded_ends_it_by_default(tmp_path, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_that_cannot_be_decoded_can_be_left_out(tmp_path, workers):
     folder = make_split(tmp_path / "val", 41, shards=3)
-    good = opened(folder, CenterCrop(32))
+    good = open_dataset(folder, CenterCrop(32))
     expected = [good[Request(0, np.arange(first, first + 8) % 41)] for first in range(0, 41, 8)]
     spoil(folder, [3, 8, 40])
-    data = opened(folder, CenterCrop(32), on_error="skip")
+    data = open_dataset(folder, CenterCrop(32), on_error="skip")
     found = list(make_loader(data, EvalSampler(41, 8, 0, 1), workers, pin_memory=False))
     rows = torch.cat([b.row for b in found])
     assert rows.tolist() == [*range(41), *[-1] * 7]
@@ -227,7 +227,7 @@ def test_images_that_cannot_be_decoded_can_be_left_out(tmp_path, workers):
 def test_shards_that_are_damaged_are_never_left_out(tmp_path):
     folder = make_split(tmp_path / "val", 20, shards=1)
     shard = folder / load_manifest(folder).shards[0].name
-    data = opened(folder, CenterCrop(32), on_error="skip")
+    data = open_dataset(folder, CenterCrop(32), on_error="skip")
     shard.write_bytes(shard.read_bytes()[:30_000])
     with pytest.raises(InputError, match="the shard is cut off"):
         data[Request(0, np.arange(20))]
@@ -262,7 +262,7 @@ def test_a_large_set_is_opened_without_an_object_per_sample():
     )
     tracemalloc.start()
     try:
-        data = StreamDataset(manifest, index, "given", ResizedCropFlip(), 0)
+        data = StreamDataset(manifest, index, training_targets(manifest, index, "given"), ResizedCropFlip(), 0)
         kept = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()

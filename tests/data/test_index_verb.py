@@ -15,13 +15,13 @@ import pytest
 import webdataset
 from PIL import Image
 
-from en_bench.data.dataset import StreamDataset
 from en_bench.data.manifest import load_manifest
 from en_bench.data.sources import Source, fingerprint
 from en_bench.data.transforms import CenterCrop
 from tests.conftest import coloured_png
 from tests.data.damage import replace_index
 from tests.data.foreign import Verb, labels_of, read_all, sample, skipped_of, tar, tars
+from tests.data.opened import open_dataset
 from tests.scripts.raw import encoded, fit_and_validate, jpeg, picture
 
 LONG = "folder " + "k" * 120 + "/" + "l" * 150 + "/"
@@ -72,8 +72,7 @@ def test_the_stream_reads_what_webdataset_reads(tmp_path, index, form):
     tar(tmp_path / "x-0.tar", files, FORMS[form])
     tar(tmp_path / "x-1.tar", [*sample("last", 2, 99)], FORMS[form])
     assert index(tmp_path).code == 0
-    manifest = load_manifest(tmp_path)
-    stream = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), seed=0)
+    stream = open_dataset(tmp_path, CenterCrop(32))
     batch = stream[0, np.arange(len(stream))]
     expected = by_webdataset(tmp_path)
     assert [stream.reader.index.key(row) for row in batch.row.tolist()] == [*keys, "last"] == list(expected)
@@ -209,8 +208,7 @@ def test_images_of_any_kind(tmp_path, index):
     assert index(tmp_path, "--verify").code == 0
     assert [data for data, _ in read_all(tmp_path).values()] == [webp, files[2][1], files[6][1]]
     assert index.verified(tmp_path) == []
-    manifest = load_manifest(tmp_path)
-    stream = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), seed=0)
+    stream = open_dataset(tmp_path, CenterCrop(32))
     assert stream[0, np.arange(3)].image.float().std(dim=(1, 2, 3)).min() > 1
     assert index(tmp_path, "--out", tmp_path / "sheet.png", verb="show").code == 0
     assert index(tmp_path, "--image", ".SEG.PNG").lines[-1].endswith(f"skipped 2, see {tmp_path}/skipped.csv")

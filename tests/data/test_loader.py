@@ -16,11 +16,11 @@ from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.transforms import CenterCrop, PadCropFlip
 from en_bench.errors import InputError
 from tests.conftest import make_split
+from tests.data.opened import open_dataset
 
 
 def dataset(folder: Path, seed: int = 0, labels: str = "given") -> StreamDataset:
-    manifest = load_manifest(folder)
-    return StreamDataset(manifest, manifest.load_index(), labels, PadCropFlip(32), seed)
+    return open_dataset(folder, PadCropFlip(32), seed, labels)
 
 
 def batches(
@@ -51,8 +51,7 @@ def test_what_a_sample_looks_like_does_not_depend_on_its_batch(shards):
 
 
 def test_images_and_labels_are_those_that_were_written(shards):
-    manifest = load_manifest(shards / "a" / "val")
-    data = StreamDataset(manifest, manifest.load_index(), "given", CenterCrop(32), 0)
+    data = open_dataset(shards / "a" / "val", CenterCrop(32))
     batch = data[(0, np.arange(93))]
     # conftest: brightness 60 * label plus noise below 60, label = number in the key mod 3
     level = batch.image.float().mean((1, 2, 3)) // 60

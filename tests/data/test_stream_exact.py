@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from en_bench.data.dataset import Batch, StreamDataset
+from en_bench.data.dataset import Batch
 from en_bench.data.loader import make_loader
 from en_bench.data.manifest import load_manifest
 from en_bench.data.samplers import EvalSampler, Request, StreamSampler, TrainSampler
@@ -28,6 +28,7 @@ from en_bench.data.shuffle import Shuffle
 from en_bench.data.transforms import CenterCrop, PadCropFlip, ResizedCropFlip, Transform
 from en_bench.errors import InputError
 from tests.conftest import make_split
+from tests.data.opened import open_dataset
 
 COMBINATIONS = 320
 
@@ -150,14 +151,9 @@ def test_the_drawn_combinations_hold_what_is_hard():
 # ---- with readers
 
 
-def stream(folder: Path, transform: Transform, seed: int = 0) -> StreamDataset:
-    manifest = load_manifest(folder)
-    return StreamDataset(manifest, manifest.load_index(), "given", transform, seed)
-
-
 def by_workers(folder: Path, transform: Transform, sampler: StreamSampler, workers: int) -> list[Batch]:
     """Batches as a loader with that many workers makes them: each worker has a data set of its own, in turn."""
-    sets = [stream(folder, transform) for _ in range(max(workers, 1))]
+    sets = [open_dataset(folder, transform) for _ in range(max(workers, 1))]
     return [sets[number % len(sets)][request] for number, request in enumerate(sampler)]
 
 
@@ -213,7 +209,7 @@ def test_the_content_of_a_batch_depends_on_neither_workers_nor_the_split_into_ra
     batch, ranks, steps = random.randint(1, 5), random.randint(1, 6), random.randint(1, 3)
     count = batch * ranks * steps + random.randrange(batch * ranks)
     folder = make_split(tmp_path / "set", count, shards=random.randint(1, min(count, 9)), seed=number)
-    data = stream(folder, PadCropFlip(32))
+    data = open_dataset(folder, PadCropFlip(32))
     shuffle = Shuffle(data.shard_counts, 0, span=random.randint(1, 9), block=random.randint(1, 9))
     assert shuffle.count == count and len(shuffle.counts) == len(load_manifest(folder).shards)
     epoch = random.randrange(5)
@@ -240,7 +236,7 @@ def test_workers_that_are_processes_change_nothing_over_two_epochs(tmp_path, wor
     folder = make_split(tmp_path / "set", 47, shards=5)
     loaders = []
     for number in (0, workers):
-        data = stream(folder, PadCropFlip(32))
+        data = open_dataset(folder, PadCropFlip(32))
         sampler = TrainSampler(Shuffle(data.shard_counts, 0, span=2, block=4), 4, 1, 2)
         loaders.append((sampler, make_loader(data, sampler, number, pin_memory=False)))
     for epoch in (0, 1):
@@ -250,7 +246,7 @@ def test_workers_that_are_processes_change_nothing_over_two_epochs(tmp_path, wor
             of_loaders.append([Batch(*(tensor.clone() for tensor in part)) for part in loader])
         assert len(of_loaders[0]) == 5 and same(*of_loaders)
     evaluated = [
-        list(make_loader(stream(folder, CenterCrop(32)), EvalSampler(47, 5, 1, 2), number, pin_memory=False))
+        list(make_loader(open_dataset(folder, CenterCrop(32)), EvalSampler(47, 5, 1, 2), number, pin_memory=False))
         for number in (0, workers)
     ]
     assert len(evaluated[0]) == 5 and same(*evaluated)
@@ -265,7 +261,7 @@ def test_an_image_looks_the_same_in_any_layout_of_shards(tmp_path, transform):
         folder = tmp_path / f"{shards}"
         if not folder.exists():
             make_split(folder, 39, shards=shards, dataset=f"set{shards}")
-        data = stream(folder, transform, seed)
+        data = open_dataset(folder, transform, seed)
         shuffle = Shuffle(data.shard_counts, seed=shards, span=2, block=3)
         seen = {}
         for epoch in epochs:

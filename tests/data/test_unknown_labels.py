@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from en_bench.data.dataset import StreamDataset
 from en_bench.data.images import ImageEncoder
-from en_bench.data.manifest import load_manifest
 from en_bench.data.sources import Source
 from en_bench.data.transforms import CenterCrop
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
 from tests.conftest import coloured_png
+from tests.data.opened import open_dataset
 from tests.data.test_loader import Idle, batches, idle_trainer, module
 
 
@@ -45,13 +44,12 @@ def partly_labelled(folder: Path, count: int, unknown: int) -> Path:
 
 
 def test_training_leaves_out_samples_without_a_label(tmp_path):
-    manifest = load_manifest(partly_labelled(tmp_path / "a" / "train", 40, unknown=13))
-    index = manifest.load_index()
-    data = StreamDataset(manifest, index, "noisy", CenterCrop(32), 0, skip_unknown=True)
+    data = open_dataset(partly_labelled(tmp_path / "a" / "train", 40, unknown=13), CenterCrop(32), labels="noisy")
     assert len(data) == 27
     known = {f"s{i:03d}": (i + 1) % 3 for i in range(13, 40)}
     for epoch in (0, 1):
         found = batches(data, epoch=epoch, batch=9)
+        index = data.reader.index
         seen = {index.key(int(row)): int(y) for b in found for row, y in zip(b.row, b.target, strict=True)}
         assert (len(found), seen) == (3, known), "each once, and the row is that of the manifest's index"
         for b in found:
