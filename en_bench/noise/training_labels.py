@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ class TrainingLabels:
         targets: (N,) with the noise: these train.
         clean: (N,) column `clean`, None where the set has none. It only measures.
         classes: names.
+        known: what the manifest says of the noise of the column.
     """
 
     column: str
@@ -38,17 +39,23 @@ class TrainingLabels:
     targets: Targets
     clean: Labels | None
     classes: tuple[str, ...]
+    known: Mapping[str, Any] | None
 
     def facts(self) -> dict[str, Any]:
-        """For the record: `labels` and `made` (kind, arguments and seed of the noise, or None) are what trains;
-        `changed` is what the noise did to the stored labels, `wrong` how the labels differ from the clean ones. Each
-        has n, the samples whose two labels are known, count, rate, and the matrix of counts, from row to column."""
+        """For the record.
+
+        `labels`, `stored` (what the manifest says of the column's noise) and `made` (kind, arguments and seed of what
+        was added) say what trains; `changed` is what was made of the stored labels, and `wrong` how those that train
+        differ from the clean ones. Each of these two has n, the samples whose two labels are known, count, rate, and
+        the matrix of counts, from row to column. None stands for what there is not.
+        """
         changed = None if self.noise is None else _differences(self.stored, self.targets, self.classes)
         wrong = None
         if self.clean is not None and (self.noise is not None or self.column != CLEAN):
             wrong = _differences(self.clean, self.targets, self.classes)
         made = None if self.noise is None else self.noise.describe()
-        return {"labels": self.column, "made": made, "changed": changed, "wrong": wrong}
+        stored = None if self.known is None else dict(self.known)
+        return {"labels": self.column, "made": made, "stored": stored, "changed": changed, "wrong": wrong}
 
     def line(self) -> str | None:
         """What a training says of its labels when it starts; None where they are stored and none is known as wrong."""
@@ -75,7 +82,9 @@ def load_training_labels(
     if noise is not None:
         images = partial(read_small_images, manifest, index, cache)
         targets = noise.apply(stored, index.keys, manifest.classes, images)
-    return TrainingLabels(column, noise, stored, targets, index.labels.get(CLEAN), manifest.classes)
+    return TrainingLabels(
+        column, noise, stored, targets, index.labels.get(CLEAN), manifest.classes, manifest.noise.get(column)
+    )
 
 
 def _differences(before: Labels, after: Labels, classes: Sequence[str]) -> dict[str, Any]:
