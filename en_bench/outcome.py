@@ -39,11 +39,13 @@ def fit_facts(
 ) -> dict[str, Any]:
     """Of a training that has ended."""
     assert data.train_manifest is not None and data.val_manifest is not None and data.train_count is not None
+    assert data.training_labels is not None
     skipped = unreadable.count(data.train, "train")
     trained = {"n": data.train_count - skipped, "unreadable": skipped}
     return {
         "train": {**_set_facts(data.train, data.train_manifest, data.labels), **trained},
         "val": _set_facts(data.val, data.val_manifest, data.val_column),
+        "noise": data.training_labels.facts(),
         "classes_digest": classes_digest(data.classes),
         "epochs": trainer.fit_loop.position().epoch,  # whole ones: Lightning also counts one that was cut short
         "steps": trainer.global_step,

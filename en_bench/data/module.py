@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -23,9 +24,11 @@ from en_bench.data.samplers import EvalSampler, TrainSampler
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.stream_state import StreamState
-from en_bench.data.targets import Targets, scored_targets, training_targets
+from en_bench.data.targets import scored_targets
 from en_bench.data.transforms import Transform, normalise
 from en_bench.errors import InputError
+from en_bench.noise.kinds import Noise
+from en_bench.noise.training_labels import TrainingLabels, load_training_labels
 
 
 def shards_root(root: str | None) -> Place:
@@ -48,6 +51,7 @@ class ShardDataModule(LightningDataModule):
         val_transform: the same for validation.
         root: the folder that all sets lie in (default: EN_BENCH_SHARDS, else `data`).
         labels: label column that trains. Samples whose label in it is unknown take no part.
+        noise: made label noise, added to `labels` in training.
         val_labels: label column that validation scores against (default: `clean` where the set has it, else `given`).
         batch_size: training samples per rank and step.
         val_batch_size: validation samples per rank and step (default: `batch_size`). Scores do not depend on it.
@@ -77,6 +81,7 @@ class ShardDataModule(LightningDataModule):
         val_transform: Transform,
         root: str | None = None,
         labels: str = "given",
+        noise: Noise | None = None,
         val_labels: str | None = None,
         batch_size: int = 128,
         val_batch_size: int | None = None,
@@ -103,7 +108,7 @@ class ShardDataModule(LightningDataModule):
         self.root = shards_root(root)
         self.train, self.val = train, val
         self.train_transform, self.val_transform = train_transform, val_transform
-        self.labels, self.val_labels = labels, val_labels
+        self.labels, self.noise, self.val_labels = labels, noise, val_labels
         self.batch_size, self.val_batch_size = batch_size, val_batch_size if val_batch_size is not None else batch_size
         self.workers = workers
         self.seed = seed
@@ -117,7 +122,7 @@ class ShardDataModule(LightningDataModule):
         self.val_manifest: Manifest | None = None
         self.train_count: int | None = None  # samples that train, those with a label, once `open` has counted them
         self._train_index: Index | None = None
-        self._targets: Targets | None = None
+        self.training_labels: TrainingLabels | None = None  # once `open` has read them, for what measures
         self._shuffle: Shuffle | None = None
         self._train_set: StreamDataset | None = None
         self._val_set: StreamDataset | None = None
@@ -155,8 +160,10 @@ class ShardDataModule(LightningDataModule):
             check_shards_here(self.train_manifest)
             require_same_classes(self.train_manifest.classes, self.val_manifest.classes, self.train, self.val)
             self._train_index = self.train_manifest.load_index()
-            self._targets = training_targets(self.train_manifest, self._train_index, self.labels)
-            self.train_count = int((self._targets >= 0).sum())
+            self.training_labels = load_training_labels(
+                self.train_manifest, self._train_index, self.labels, self.noise, self.cache
+            )
+            self.train_count = int((self.training_labels.targets >= 0).sum())
         if self.train_count is not None:
             order.check_trainable(self.train_count, self.batch_size, ranks)
 
@@ -164,12 +171,12 @@ class ShardDataModule(LightningDataModule):
         self.open(stage, ranks=self._ranks())
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         if self.train_manifest is not None and self._train_set is None:
-            assert self._train_index is not None and self._targets is not None
+            assert self._train_index is not None and self.training_labels is not None
             manifest = self.train_manifest
             self._train_set = StreamDataset(
                 manifest,
-                self._train_index,
-                self._targets,
+                replace(self._train_index, labels={}),  # what trains reaches no label but its targets
+                self.training_labels.targets,
                 self.train_transform,
                 seed,
                 on_error=self.on_error,
@@ -181,7 +188,7 @@ class ShardDataModule(LightningDataModule):
             index = self.val_manifest.load_index()
             self._val_set = StreamDataset(
                 self.val_manifest,
-                index,
+                replace(index, labels={}),
                 scored_targets(self.val_manifest, index, self.val_column),
                 self.val_transform,
                 seed,
@@ -216,7 +223,8 @@ class ShardDataModule(LightningDataModule):
     def stream_state(self) -> StreamState:
         """What the order of the training depends on."""
         assert self.train_manifest is not None
-        return StreamState.of(self.train_manifest.digest, self.labels, self.shuffle, self.batch_size, self._ranks())
+        digest, noise = self.train_manifest.digest, None if self.noise is None else self.noise.describe()
+        return StreamState.of(digest, self.labels, noise, self.shuffle, self.batch_size, self._ranks())
 
     def state_dict(self) -> dict[str, Any]:
         return self.stream_state().to_fields() if self._train_set is not None else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ class StreamState:
     Attributes:
         manifest: digest of the training split.
         labels: column that trains.
+        noise: what was added to it, as JSON; None without.
         samples: that take part in an epoch.
         seed: of order and augmentation.
         span, block, window: of the order, see Shuffle.
@@ -24,6 +27,7 @@ class StreamState:
 
     manifest: str
     labels: str
+    noise: str | None
     samples: int
     seed: int
     span: int
@@ -33,8 +37,17 @@ class StreamState:
     ranks: int
 
     @classmethod
-    def of(cls, manifest: str, labels: str, shuffle: Shuffle, batch_size: int, ranks: int) -> StreamState:
-        return cls(manifest, labels, shuffle.count, **shuffle.facts(), batch_size=batch_size, ranks=ranks)
+    def of(
+        cls,
+        manifest: str,
+        labels: str,
+        noise: Mapping[str, Any] | None,
+        shuffle: Shuffle,
+        batch_size: int,
+        ranks: int,
+    ) -> StreamState:
+        made = None if noise is None else json.dumps(noise, sort_keys=True)
+        return cls(manifest, labels, made, shuffle.count, **shuffle.facts(), batch_size=batch_size, ranks=ranks)
 
     def to_fields(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,6 +64,7 @@ class StreamState:
         told = {
             "manifest": ("the training split has another manifest", "give the split it was trained on"),
             "labels": ("labels '{}' instead of '{}'", "use --data.labels {1}"),
+            "noise": ("label noise {} instead of {}", "give the --data.noise it was trained with"),
             "samples": ("{} training samples instead of {}", "give the split it was trained on"),
             "seed": ("seed {} instead of {}", "use --data.seed {1}"),
             "span": ("span {} instead of {}", "use --data.span {1}"),

@@ -25,6 +25,10 @@ class ConsoleLines(Callback):
         report = getattr(pl_module, "swap_report", None)
         if report is not None:
             self._print(str(report))
+        data = getattr(trainer, "datamodule", None)
+        labels = data.training_labels if isinstance(data, ShardDataModule) else None
+        if labels is not None and (told := labels.line()):
+            self._print(told)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
