@@ -56,6 +56,11 @@ def main(argv: Sequence[str]) -> int:
 
             run(arguments[2:])
             return 0
+        if arguments[:2] == ["noise", "estimate"]:
+            from en_bench.losses.estimate import run as estimate
+
+            estimate(arguments[2:])
+            return 0
         parsed = _parser().parse_args(arguments)
         return int(parsed.handler(parsed, _execute))
     except InputError as error:

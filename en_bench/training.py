@@ -42,7 +42,7 @@ from en_bench.telemetry.metrics_file import MetricsFile, set_aside
 from en_bench.telemetry.unreadable import Unreadable
 from en_bench.telemetry.wandb import WandbMirror
 from en_bench.trainer import EnBenchTrainer, SaveFitConfig
-from en_bench.usage import broken_overlay, explain
+from en_bench.usage import broken_overlay, explain, refusal_behind
 
 FIT_RESULT = "fit.json"
 IF_ANY = "last"  # as --ckpt_path: the checkpoint of the run's own folder, if there is one
@@ -171,6 +171,7 @@ class EnBenchCLI(LightningCLI):
                 f"from its end there, add --ckpt_path {last_checkpoint(folder)}"
             )
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
+        self.model.loss.check(self.datamodule.classes)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             number = set_aside(folder)
             set_dynamics_aside(folder)
@@ -220,6 +221,7 @@ class EnBenchCLI(LightningCLI):
             return
         if self.trainer.is_global_zero:
             facts = outcome.fit_facts(self.trainer, self.datamodule, self.cost, self.unreadable)
+            facts["loss"] = {"class": type(self.model.loss).__name__, **self.model.loss.facts()}
             self._write_result([self._folder() / FIT_RESULT], facts)
 
     def after_validate(self) -> None:
@@ -297,3 +299,8 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
         print(told, flush=True)
     except MisconfigurationException as error:  # Lightning's word for options that it finds out about late
         raise InputError(one_line(error)) from None
+    except ValueError as error:
+        refusal = refusal_behind(error)
+        if refusal is None:
+            raise
+        raise refusal from None

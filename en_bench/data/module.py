@@ -24,7 +24,7 @@ from en_bench.data.samplers import EvalSampler, TrainSampler
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.stream_state import StreamState
-from en_bench.data.targets import scored_targets
+from en_bench.data.targets import Targets, scored_targets
 from en_bench.data.transforms import Transform, normalise
 from en_bench.errors import InputError
 from en_bench.noise.kinds import Noise

@@ -1,4 +1,4 @@
-"""The verbs `en-bench noise matrix SPLIT`: their arguments, without numpy."""
+"""The verbs `en-bench noise ...`: their arguments, without numpy or torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ _NAME = 12  # characters of a class name in the table
 
 def add_verbs(subparsers: Subparsers) -> None:
     """Add `noise` with its verbs; each sets `handler`, as those of the matrix do."""
-    noise = subparsers.add_parser("noise", help="wrong labels: counted in prepared data")
+    noise = subparsers.add_parser("noise", help="wrong labels: how they are wrong, and which")
     verbs = noise.add_subparsers(dest="noise_verb", metavar="VERB", required=True)
     _add_matrix(verbs)
+    # Its options are those of a run: `main` hands them on before this parser sees them.
+    verbs.add_parser("estimate", help="the transition matrix of a run's labels, without clean ones", add_help=False)
 
 
 def _add_matrix(verbs: Subparsers) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -21,11 +21,14 @@ from en_bench.data.manifest import require_same_classes
 from en_bench.data.module import ShardDataModule
 from en_bench.data.samplers import PADDING
 from en_bench.errors import InputError
+from en_bench.losses import BatchFacts, CrossEntropy, Loss, TrainingFacts
 from en_bench.norms import Norm, SwapReport, anneal_radius, swap_norms
 from en_bench.norms.swap import Inherit
 from en_bench.tasks.metrics import WIDE, ClassificationScores
+from en_bench.tasks.mixup import draw_mixing
 from en_bench.tasks.optim import decay_groups, warmup_cosine
 from en_bench.tasks.sample_table import SampleTable
+from en_bench.tasks.weights import require_same_weights
 
 _TABLES = "en_bench_sample_tables"
 
@@ -50,6 +53,10 @@ class ClassificationTask(LightningModule):
         weight_decay: of weights; parameters of normalisers and biases never decay.
         warmup_epochs: epochs of linear warm-up; a cosine over the rest follows.
         channels_last: memory format of weights and images.
+        loss: what trains (default: cross entropy). Validation's `nll` is cross entropy whatever it is.
+        mixup: alpha of mixup (Zhang et al., 2018), 0 for none: images are mixed with others of the rank's batch.
+
+    Raises InputError for values outside, and for mixup beside a loss that does not take it.
 
     Attributes:
         sample_tables: what is remembered of each training sample, by name. Put in before training (in a callback's
@@ -71,6 +78,8 @@ class ClassificationTask(LightningModule):
         weight_decay: float = 1e-4,
         warmup_epochs: float = 1.0,
         channels_last: bool = True,
+        loss: Loss | None = None,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         if lr <= 0 or weight_decay < 0 or warmup_epochs < 0 or not 0 <= momentum < 1:
@@ -81,6 +90,12 @@ class ClassificationTask(LightningModule):
             )
         if nesterov and momentum == 0:
             raise InputError("--model.nesterov true needs a momentum: give --model.nesterov false beside momentum 0")
+        self.loss = loss if loss is not None else CrossEntropy()
+        self.mixup = mixup
+        if not 0 <= mixup < math.inf:
+            raise InputError(f"--model.mixup {mixup} is no alpha: use a number above 0, or 0 for no mixup")
+        if mixup and not self.loss.takes_mixup:
+            raise InputError(f"{type(self.loss).__name__} cannot train on mixed images: leave --model.mixup out")
         self.backbone = backbone
         self.norm = norm
         self.num_classes = num_classes
@@ -121,6 +136,7 @@ class ClassificationTask(LightningModule):
                 raise InputError(f"--model.norm: {error}") from None
             if self.swap_report.swapped == 0:
                 raise InputError(f"{self.backbone} has no normaliser to swap: leave --model.norm out")
+        self.num_classes = num_classes
         self.network = network.to(memory_format=self.memory_format)
         self.anneals = anneal_radius(network, 0.0) > 0
         self.scores = ClassificationScores(num_classes)
@@ -131,6 +147,11 @@ class ClassificationTask(LightningModule):
         assert self.network is not None, "the network is built by configure_model()"
         logits: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
         return logits
+
+    def on_fit_start(self) -> None:
+        assert self.num_classes is not None
+        samples = self.data.train_manifest.count if self.data is not None and self.data.train_manifest else None
+        self.loss.prepare(TrainingFacts(self.num_classes, samples, self.device, self.sample_tables))
 
     def on_train_epoch_start(self) -> None:
         for table in self.sample_tables.values():
@@ -156,10 +177,22 @@ class ClassificationTask(LightningModule):
             return {"loss": 0 * logits.sum(), "logits": logits[:0].detach(), "target": target[:0], "row": row[:0]}
         if size < len(target):
             image, target, row = image[batch.valid], target[batch.valid], row[batch.valid]
-        logits = self(image).float()
-        loss = F.cross_entropy(logits, target)
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        facts = BatchFacts(row, step, self.trainer.current_epoch)
+        if self.mixup:
+            mixing = draw_mixing(self.mixup, size, image.device, self._seed(), step, self.global_rank)
+            logits = self(mixing.images(image)).float()
+            of_own, of_partner = (self.loss(logits, labels, facts) for labels in (target, target[mixing.partner]))
+            loss = mixing.loss(of_own, of_partner)
+        else:
+            logits = self(image).float()
+            loss = self.loss(logits, target, facts)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
         return {"loss": loss, "logits": logits.detach(), "target": target, "row": row}
+
+    def _seed(self) -> int:
+        """Of the order of samples, where the data are ours: a checkpoint is continued with no other."""
+        return self.data.shuffle.seed if self.data is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     @property
     def _may_skip(self) -> bool:
@@ -258,20 +291,6 @@ class ClassificationTask(LightningModule):
         saved = checkpoint.get("en_bench", {})
         if self.data is not None and "classes" in saved:
             require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
-        self._check_weights(checkpoint["state_dict"], saved.get("backbone"))
+        require_same_weights(self.state_dict(), checkpoint["state_dict"], saved.get("backbone"))
         if self._is_fitting():
             self._saved_tables = checkpoint.get(_TABLES, {})
-
-    def _check_weights(self, saved: Mapping[str, Tensor], backbone: str | None) -> None:
-        """A checkpoint of another network is told in one line instead of a thousand."""
-        own = self.state_dict()
-        missing, foreign = [k for k in own if k not in saved], [k for k in saved if k not in own]
-        reshaped = [k for k in own if k in saved and own[k].shape != saved[k].shape]
-        differing = missing + foreign + reshaped
-        if not differing:
-            return
-        of = f" (it was made with {backbone})" if backbone is not None else ""
-        raise InputError(
-            f"the checkpoint belongs to another model{of}: {len(missing)} weights are missing, {len(foreign)} unknown, "
-            f"{len(reshaped)} of another shape, first {differing[0]}: use the config.yaml of its run"
-        )

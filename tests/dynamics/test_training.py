@@ -154,9 +154,7 @@ def test_samples_that_cannot_be_decoded_are_in_no_count_and_no_row(tmp_path):
     index = load_manifest(root / "a" / "train").load_index()
     bad = list(range(3, 43))  # a batch of 8 of them alone, too
     spoil(root / "a" / "train", bad)
-    run = trainer(
-        tmp_path / "run", callbacks=[Memorisation(), DynamicsRecorder(1)], max_epochs=1, limit_val_batches=0
-    )
+    run = trainer(tmp_path / "run", callbacks=[Memorisation(), DynamicsRecorder(1)], max_epochs=1, limit_val_batches=0)
     run.fit(ClassificationTask(backbone="cifar/resnet8", norm=ExemplarNorm), data(root, batch_size=2, on_error="skip"))
     rows = read_dynamics(tmp_path / "run", ["row"])["row"].to_pylist()
     assert sorted(rows) == sorted(set(range(SAMPLES)) - set(bad))
