@@ -1,4 +1,4 @@
-"""The three accuracies of a training: after its last epoch, at its best one, and at the one selected without clean labels.
+"""The three accuracies of a training: of its last epoch, its best one, and the one selected on held-out labels.
 
 One training has them all, and they differ by ten points where labels are wrong: cross entropy on CIFAR-10N "worst" ends
 at 67.89 %, and has 77.69 % at its best epoch. So none is stated without its name. The headline is `last`.

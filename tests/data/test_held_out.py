@@ -33,7 +33,7 @@ def unit(key: str) -> float:
 
 
 def test_the_function_of_the_key_is_the_one_that_is_documented_and_stays_so():
-    assert HASH_SEED == int.from_bytes(b"held_out", "little")
+    assert int.from_bytes(b"held_out", "little") == HASH_SEED
     for share in (0.1, 0.5):
         expected = [unit(key.decode()) < share for key in KEYS[:500]]
         assert is_held_out(KEYS[:500], share).tolist() == expected
@@ -73,7 +73,9 @@ def test_every_sample_with_a_label_is_in_one_part_and_no_other():
 
 def test_parts_without_a_sample_are_refused():
     targets = np.zeros(6, dtype=np.int32)
-    with pytest.raises(InputError, match=r"--data.held_out 1e-06 holds out none of the 6 samples of a/train .* use more"):
+    with pytest.raises(
+        InputError, match=r"--data.held_out 1e-06 holds out none of the 6 samples of a/train .* use more"
+    ):
         cut(targets, KEYS[:6], 1e-6, "a/train")
     alone = KEYS[is_held_out(KEYS, 0.5)][:6]
     with pytest.raises(InputError, match=r"leaves nothing to train on of the 6 samples of a/train .* use less"):
@@ -100,7 +102,7 @@ def test_what_trains_and_what_is_scored_share_no_sample(tmp_path):
     assert len(held_out) == data.held_out_count and data.train_count == 47 - len(held_out)
     loaders = data.val_dataloader()
     assert isinstance(loaders, list) and len(loaders) == 2
-    scored = [batch for batch in loaders[1]]
+    scored = list(loaders[1])
     rows = [int(row) for batch in scored for row in batch.row[batch.valid]]
     assert rows == sorted(held_out)
     labels = [int(y) for batch in scored for y in batch.target[batch.valid]]
@@ -121,7 +123,9 @@ def test_batches_that_the_rest_cannot_fill_are_refused_by_its_number(tmp_path):
     partly_labelled(tmp_path / "a" / "train", 60, unknown=0)
     partly_labelled(tmp_path / "a" / "val", 20, unknown=0)
     data = module(tmp_path, batch_size=60, held_out=0.3)
-    with pytest.raises(InputError, match=r"training samples cannot fill 1 rank x batch 60: use --data.batch_size (\d+)"):
+    with pytest.raises(
+        InputError, match=r"training samples cannot fill 1 rank x batch 60: use --data.batch_size (\d+)"
+    ):
         data.open("fit")
     assert data.train_count == 60 - data.held_out_count
     module(tmp_path, batch_size=60).open("fit")
