@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.unreadable import NAME
 from tests.conftest import make_split
-from tests.test_cli import fit_arguments, validate_arguments
+from tests.test_cli import EXPERIMENTS, fit_arguments, validate_arguments
 from tests.test_unreadable import spoil
 
 
@@ -179,3 +180,38 @@ def test_held_out_samples_that_cannot_be_decoded(tmp_path, capsys):
     with (tmp_path / "run" / NAME).open(newline="") as file:
         listed = {(row["split"], row["shard"], row["key"]) for row in csv.DictReader(file)}
     assert listed == {("held_out", shard, key) for shard, key in bad}
+
+
+SPEC = """
+name: toy
+title: One training set with a held-out part and one without
+base: [{experiments}/base.yaml, {experiments}/recipe/digits.yaml, {{trainer: {{max_epochs: 2, accelerator: cpu}},
+  data: {{batch_size: 32}}}}]
+norms: {{BatchNorm: {experiments}/norm/bn.yaml}}
+train:
+  a: {{data: {{train: a/train, val: a/val, held_out: 0.2}}}}
+  b: {{data: {{train: b/train, val: b/val}}}}
+seeds: [0]
+"""
+
+
+@pytest.mark.slow
+def test_a_matrix_reports_them_from_the_records_alone(shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spec = tmp_path / "toy.yaml"
+    spec.write_text(SPEC.format(experiments=EXPERIMENTS))
+    assert main(["matrix", "run", str(spec), "--data-root", str(shards)]) == 0
+    by_set = {}
+    for path in Path("results/toy/records").glob("*.json"):
+        record = json.loads(path.read_text())
+        by_set[record["cell"]["train"]] = record["fit"]["accuracies"]
+        assert record["validate"][record["cell"]["train"]]["metrics"]["top1"] == record["fit"]["metrics"]["val/top1"]
+    assert by_set["b"]["selected"] is None
+    shutil.rmtree("results/toy/runs")
+    capsys.readouterr()
+    assert main(["matrix", "report", str(spec), "--data-root", str(shards)]) == 0
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.partition("Three accuracies")[2].splitlines()]
+    for train, found in by_set.items():
+        shown = [f"{100 * of['top1']:.1f}" if of else "–" for of in found.values()]
+        assert [train, "BatchNorm", *shown] in [[word for word in line if word != "(1)"] for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -186,7 +187,8 @@ class ShardDataModule(LightningDataModule):
     def _stream(self, manifest: Manifest, index: Index, targets: Targets, transform: Transform) -> StreamDataset:
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         options: dict[str, Any] = {"on_error": self.on_error, "decoded_cache_mb": self.decoded_cache_mb}
-        return StreamDataset(manifest, index, targets, transform, seed, **options)
+        # What trains reaches no label but its targets.
+        return StreamDataset(manifest, replace(index, labels={}), targets, transform, seed, **options)
 
     def _scored(self, manifest: Manifest, index: Index, targets: Targets) -> StreamDataset:
         dataset = self._stream(manifest, index, targets, self.val_transform)
