@@ -25,6 +25,7 @@ from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.unreadable import NAME
 from tests.conftest import make_split
 from tests.test_cli import EXPERIMENTS, fit_arguments, validate_arguments
+from tests.test_exact_ranks import DDP
 from tests.test_unreadable import spoil
 
 
@@ -215,3 +216,32 @@ def test_a_matrix_reports_them_from_the_records_alone(shards, tmp_path, monkeypa
     for train, found in by_set.items():
         shown = [f"{100 * of['top1']:.1f}" if of else "–" for of in found.values()]
         assert [train, "BatchNorm", *shown] in [[word for word in line if word != "(1)"] for line in lines]
+
+
+@pytest.mark.slow
+def test_two_processes_score_the_held_out_part_as_one_does(shards, tmp_path, run_command, capsys):
+    """Equal global batches and no moments over them: the same network, whose scores count each sample once."""
+    found = []
+    for ranks in (1, 2):
+        run = tmp_path / str(ranks)
+        options = ("--data.held_out", 0.2, "--data.val_batch_size", 7, "--model.norm.groups", 4, "--model.lr", 0.01)
+        batch = ("--data.batch_size", 32 // ranks, *(DDP if ranks == 2 else ()))
+        arguments = fit_arguments(shards, run, *options, *batch, norm="gn")
+        if ranks == 1:
+            assert main(arguments) == 0
+            out = capsys.readouterr().out
+        else:
+            done = run_command(*arguments, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            out = done.stdout
+        found.append(json.loads((run / "fit.json").read_text()))
+        n = found[0]["held_out"]["n"]
+        assert out.count("  held out of a/train (labels given)  ") == 1
+        assert out.count(f"  n {n} of {n}\n") == 1
+    one, two = found
+    assert one["held_out"] == two["held_out"] and one["train"] == two["train"] and one["steps"] == two["steps"]
+    for name in ("held_out/nll", "val/nll"):
+        assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4)
+    for name in ("held_out/n", "val/n", "held_out/top1", "val/top1"):
+        assert two["metrics"][name] == one["metrics"][name]
+    assert two["accuracies"] == one["accuracies"]
