@@ -82,7 +82,7 @@ class RecalibratingTrainer(EnBenchTrainer):
 
     def _images(self, data: ShardDataModule, split: Split, batches: int | None) -> Iterator[Tensor]:
         data.setup("fit" if split == "train" else "validate")
-        loader = data.train_dataloader() if split == "train" else data.val_dataloader()
+        loader = data.train_dataloader() if split == "train" else data.validation_loader()
         steps = len(loader) if batches is None else batches
         for step, batch in enumerate(islice(loader, steps), start=1):
             if not batch.valid.any():

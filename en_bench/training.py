@@ -24,7 +24,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 
-from en_bench import outcome, provenance
+from en_bench import accuracies, outcome, provenance
 from en_bench.data.module import ShardDataModule
 from en_bench.dynamics import DynamicsRecorder, Memorisation
 from en_bench.dynamics.files import set_aside as set_dynamics_aside
@@ -38,6 +38,7 @@ from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.cost import CostMeter
+from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.metrics_file import MetricsFile, set_aside
 from en_bench.telemetry.unreadable import Unreadable
 from en_bench.telemetry.wandb import WandbMirror
@@ -135,9 +136,8 @@ class EnBenchCLI(LightningCLI):
             if isinstance(mirror, WandbMirror):
                 mirror.attach(folder, self._identity()[:8], self._plain_config())
         terminal = sys.stdout.isatty()
-        self.cost = CostMeter()
-        self.unreadable = Unreadable(folder)
-        watching = [self.cost, ConsoleLines(steps=not terminal), self.unreadable, Memorisation()]
+        self.cost, self.scores, self.unreadable = CostMeter(), EpochScores(), Unreadable(folder)
+        watching = [self.cost, self.scores, ConsoleLines(steps=not terminal), self.unreadable, Memorisation()]
         fixed: dict[str, Any] = {
             "callbacks": [*(settings.callbacks or []), *watching],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
@@ -220,8 +220,9 @@ class EnBenchCLI(LightningCLI):
         if self.trainer.interrupted:
             return
         if self.trainer.is_global_zero:
-            facts = outcome.fit_facts(self.trainer, self.datamodule, self.cost, self.unreadable)
+            facts = outcome.fit_facts(self.trainer, self.datamodule, self.cost, self.unreadable, self.scores)
             facts["loss"] = {"class": type(self.model.loss).__name__, **self.model.loss.facts()}
+            print(f"top-1 on {self.datamodule.val}   {accuracies.told(facts['accuracies'])}", flush=True)
             self._write_result([self._folder() / FIT_RESULT], facts)
 
     def after_validate(self) -> None:

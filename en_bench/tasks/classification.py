@@ -12,25 +12,24 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import SumMetric
 
 from en_bench import backbones
 from en_bench.attention import Attention
 from en_bench.data.dataset import Batch
 from en_bench.data.manifest import require_same_classes
 from en_bench.data.module import ShardDataModule
-from en_bench.data.samplers import PADDING
 from en_bench.errors import InputError
 from en_bench.losses import BatchFacts, CrossEntropy, Loss, TrainingFacts
 from en_bench.norms import Norm, SwapReport, anneal_radius, swap_norms
 from en_bench.norms.swap import Inherit
-from en_bench.tasks.metrics import WIDE, ClassificationScores
+from en_bench.tasks.metrics import WIDE, SetScores
 from en_bench.tasks.mixup import draw_mixing
 from en_bench.tasks.optim import decay_groups, warmup_cosine
 from en_bench.tasks.sample_table import SampleTable
 from en_bench.tasks.weights import require_same_weights
 
 _TABLES = "en_bench_sample_tables"
+_VAL, _HELD_OUT = "val", "held_out"  # the validation sets, in the order of their loaders, and their metrics' prefixes
 
 
 class ClassificationTask(LightningModule):
@@ -139,8 +138,7 @@ class ClassificationTask(LightningModule):
         self.num_classes = num_classes
         self.network = network.to(memory_format=self.memory_format)
         self.anneals = anneal_radius(network, 0.0) > 0
-        self.scores = ClassificationScores(num_classes)
-        self.unreadable = SumMetric().set_dtype(WIDE)
+        self.scored_sets = nn.ModuleDict({name: SetScores(num_classes) for name in (_VAL, _HELD_OUT)})
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes) of normalised images (B, 3, H, W)."""
@@ -199,41 +197,50 @@ class ClassificationTask(LightningModule):
         """Whether training batches can hold samples that are not valid."""
         return self.data is None or self.data.on_error == "skip"
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.scores.update(self(batch.image), batch.target, batch.valid)
-        self.unreadable.update((~batch.valid & (batch.row != PADDING)).sum())
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        name = (_VAL, _HELD_OUT)[dataloader_idx]
+        scores = self.scored_sets[name]
+        assert isinstance(scores, SetScores)
+        scores.update(self(batch.image), batch)
 
     def on_validation_epoch_end(self) -> None:
-        n, unreadable = self.scores.count(), int(self.unreadable.compute())
-        if self._validates_whole_set():
-            self._check_count(n, unreadable)
-        values = self.scores.compute()
-        self.scores.reset()
-        self.unreadable.reset()
-        values["n"] = n
-        if self._may_skip:
-            values["unreadable"] = unreadable
-        # Already reduced over the ranks; sync_dist only tells Lightning so, the mean of equal numbers being the number.
-        for name, value in values.items():
-            self.log(f"val/{name}", torch.tensor(value, dtype=WIDE), batch_size=1, sync_dist=True)
+        for name, scores in self.scored_sets.items():
+            assert isinstance(scores, SetScores)
+            if name == _HELD_OUT and not self._scores_held_out():
+                continue
+            n, unreadable = scores.counts()
+            if self._validates_whole_set():
+                self._check_count(name, n, unreadable)
+            values = {**scores.take(), "n": n}
+            if self._may_skip:
+                values["unreadable"] = unreadable
+            # Already reduced over the ranks; sync_dist only tells Lightning so, the mean of equal numbers being the
+            # number.
+            for metric, value in values.items():
+                self.log(f"{name}/{metric}", torch.tensor(value, dtype=WIDE), batch_size=1, sync_dist=True)
+
+    def _scores_held_out(self) -> bool:
+        return self.data is not None and self.data.held_out_count > 0
 
     def _validates_whole_set(self) -> bool:
         limit = self.trainer.limit_val_batches  # the float 1.0 is everything, the integer 1 is one batch
         return not self.trainer.sanity_checking and isinstance(limit, float) and limit == 1.0
 
-    def _check_count(self, n: int, unreadable: int) -> None:
+    def _check_count(self, name: str, n: int, unreadable: int) -> None:
         """An accuracy over other than all samples once is no accuracy: refuse it. Those skipped on demand are told."""
         if self.data is None or self.data.val_manifest is None:
             return
-        expected = self.data.val_manifest.count
+        expected, of = self.data.val_manifest.count, self.data.val
+        if name == _HELD_OUT:
+            expected, of = self.data.held_out_count, f"the held-out part of {self.data.train}"
         if n + unreadable != expected:
             skipped = f" and skipped {unreadable}" if unreadable else ""
             raise InputError(
-                f"validated {n} samples{skipped} of {self.data.val}, which has {expected}: each must count exactly "
+                f"validated {n} samples{skipped} of {of}, which has {expected}: each must count exactly "
                 "once; is another sampler in place (a Trainer with use_distributed_sampler, or a replaced data loader)?"
             )
         if n == 0:
-            raise InputError(f"none of the {expected} samples of {self.data.val} can be decoded: prepare it again")
+            raise InputError(f"none of the {expected} samples of {of} can be decoded: prepare it again")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.SGD(

@@ -92,7 +92,7 @@ def assert_same(interrupted: Left, undisturbed: Left) -> None:
         assert torch.equal(interrupted.weights[name], tensor), name
     assert _plain(interrupted.optimiser) == _plain(undisturbed.optimiser)
     assert _plain(interrupted.others) == _plain(undisturbed.others)
-    for key in ("train", "val", "epochs", "steps", "metrics", "classes_digest", "seed"):
+    for key in ("train", "val", "epochs", "steps", "metrics", "accuracies", "held_out", "classes_digest", "seed"):
         assert interrupted.fit[key] == undisturbed.fit[key], key
 
 
