@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +32,7 @@ from en_bench.layer_sync import flag_as_plugin
 from en_bench.matrix.plan import without_places
 from en_bench.matrix.process import claim_folder
 from en_bench.outcome import digest
+from en_bench.quiet import quieten
 from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
@@ -268,15 +267,7 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
     Raises InputError for input that cannot be used and SystemExit(2) for options that cannot be parsed.
     """
     provenance.commit()
-    for name in ("lightning.pytorch", "lightning.fabric"):  # which devices there are, tips, and other talk
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # between Lightning and torch
-    # Lightning's advice on numbers of workers and on intervals of logging: choices that overlays make on purpose.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*training batches.*is smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ours is, by its position alone
-    # Our loaders stack whole batches themselves, and DDP's own sampler is not wanted.
-    warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
+    quieten()
     try:
         cli.claims = claims = ExitStack()
         with claims:

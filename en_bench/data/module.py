@@ -11,6 +11,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from en_bench.data import order
+from en_bench.data.changes import Changes, OnChange
 from en_bench.data.dataset import Batch, StreamDataset
 from en_bench.data.held_out import Parts, check_share, cut
 from en_bench.data.index import Index
@@ -97,7 +98,7 @@ class ShardDataModule(LightningDataModule):
         cache: str | None = None,
         cache_gb: float = 50.0,
         span: int | None = None,
-        on_change: Literal["refuse", "next_epoch"] = "refuse",
+        on_change: OnChange = "refuse",
     ) -> None:
         super().__init__()
         _require("batch_size", batch_size, at_least=1)
@@ -120,7 +121,6 @@ class ShardDataModule(LightningDataModule):
         self.decoded_cache_mb = decoded_cache_mb
         self.cache = ShardCache(cache_folder(cache), round(cache_gb * 1e9))
         self.span = span
-        self.on_change = on_change
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.train_manifest: Manifest | None = None
         self.val_manifest: Manifest | None = None
@@ -134,9 +134,7 @@ class ShardDataModule(LightningDataModule):
         self._val_set: StreamDataset | None = None
         self._held_out_set: StreamDataset | None = None
         self._train_sampler: TrainSampler | None = None
-        self._differences: list[tuple[str, str]] = []  # with their cures
-        self.changed_samples = False  # whether the rows of a checkpoint's tables are other samples now
-        self.restarted_at: int | None = None  # the epoch that a training goes on with whose steps have changed
+        self.changes = Changes(on_change)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -243,37 +241,8 @@ class ShardDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compares the data of a checkpoint with these. Raises InputError, with all that differs, to refuse it."""
-        if self._train_set is None or not state_dict:
-            return
-        state = self.stream_state()
-        self.changed_samples = state.other_samples(state_dict)
-        for difference, cure in state.differences(state_dict):
-            self.note_change(difference, cure)
-        self.refuse_changes()
-
-    def note_change(self, difference: str, cure: str) -> None:
-        """Adds to what tells the checkpoint that a training goes on from apart from what its steps would hold now."""
-        self._differences.append((difference, cure))
-
-    def refuse_changes(self) -> None:
-        """Raises InputError if there are any, unless `on_change` says to go on."""
-        if self._differences and self.on_change == "refuse":
-            differences, cures = (dict.fromkeys(column) for column in zip(*self._differences, strict=True))
-            raise InputError(
-                f"the checkpoint cannot be continued: {'; '.join(differences)}: {', '.join(cures)}, or "
-                "--data.on_change next_epoch, which goes on with the next epoch"
-            )
-
-    def position_on_these_data(self, position: Position) -> tuple[Position, bool]:
-        """Where a training goes on that was saved at `position`, and whether it is as if it had never stopped."""
-        if not self._differences:
-            return position, True
-        if self._rank() == 0:
-            told = "; ".join(dict.fromkeys(difference for difference, _ in self._differences))
-            print(f"the steps have changed ({told}): what was left of the checkpoint's epoch is left out", flush=True)
-        epoch = position.epoch + (1 if position.step else 0)
-        self.restarted_at = epoch
-        return Position(epoch), False
+        if self._train_set is not None and state_dict:
+            self.changes.compare(self.stream_state(), state_dict)
 
     def start_at(self, position: Position) -> None:
         """Lets the training loader, which has not begun to read, begin at `position`."""

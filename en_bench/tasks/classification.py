@@ -25,7 +25,7 @@ from en_bench.norms.swap import Inherit
 from en_bench.tasks.metrics import WIDE, SetScores
 from en_bench.tasks.mixup import draw_mixing
 from en_bench.tasks.optim import decay_groups, warmup_cosine
-from en_bench.tasks.sample_table import SampleTable
+from en_bench.tasks.sample_table import SampleTables
 from en_bench.tasks.weights import require_same_weights
 
 _TABLES = "en_bench_sample_tables"
@@ -107,8 +107,7 @@ class ClassificationTask(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network: nn.Module | None = None
         self.swap_report: SwapReport | None = None
-        self.sample_tables: dict[str, SampleTable] = {}
-        self._saved_tables: dict[str, Any] = {}
+        self.sample_tables = SampleTables()
         self.anneals = False
 
     @property
@@ -152,8 +151,7 @@ class ClassificationTask(LightningModule):
         self.loss.prepare(TrainingFacts(self.num_classes, samples, self.device, self.sample_tables))
 
     def on_train_epoch_start(self) -> None:
-        for table in self.sample_tables.values():
-            table.merge()
+        self.sample_tables.merge()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.anneals:
@@ -254,16 +252,6 @@ class ClassificationTask(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _restore_tables(self) -> None:
-        """Once it is known whether the rows of the split are still the same samples."""
-        if self.data is None or not self.data.changed_samples:
-            for name in self._saved_tables.keys() & self.sample_tables.keys():
-                self.sample_tables[name].load_state_dict(self._saved_tables[name])
-        if self.data is not None and self.data.restarted_at is not None:
-            for table in self.sample_tables.values():
-                table.forget_times()
-        self._saved_tables = {}
-
     def _is_fitting(self) -> bool:
         return self._trainer is not None and self._trainer.state.fn == "fit"
 
@@ -275,10 +263,12 @@ class ClassificationTask(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         scheduler = self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.SGD) and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        self._restore_tables()
-        if self.data is not None and self.data.restarted_at is not None:
+        changes = self.data.changes if self.data is not None else None
+        self.sample_tables.restore(other_samples=changes is not None and changes.samples)
+        if changes is not None and changes.restarted_at is not None:
             # The steps before were of another size, or another number to an epoch: the schedule follows the epochs.
-            scheduler.last_epoch = self.data.restarted_at * self._steps_per_epoch()
+            scheduler.last_epoch = changes.restarted_at * self._steps_per_epoch()
+            self.sample_tables.forget_times()
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "initial_lr": self.lr}
         scheduler.base_lrs = [self.lr for _ in optimizer.param_groups]
         for group, factor, decay in zip(
@@ -290,9 +280,7 @@ class ClassificationTask(LightningModule):
         if self.data is not None:
             checkpoint["en_bench"] = {"classes": list(self.data.classes), "backbone": self.backbone}
         if self._is_fitting():
-            for table in self.sample_tables.values():
-                table.merge()
-            checkpoint[_TABLES] = {name: table.state_dict() for name, table in self.sample_tables.items()}
+            checkpoint[_TABLES] = self.sample_tables.merged_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("en_bench", {})
@@ -300,4 +288,4 @@ class ClassificationTask(LightningModule):
             require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
         require_same_weights(self.state_dict(), checkpoint["state_dict"], saved.get("backbone"))
         if self._is_fitting():
-            self._saved_tables = checkpoint.get(_TABLES, {})
+            self.sample_tables.keep(checkpoint.get(_TABLES, {}))
