@@ -290,7 +290,7 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
     except MisconfigurationException as error:  # Lightning's word for options that it finds out about late
         raise InputError(one_line(error)) from None
     except ValueError as error:
-        told = refusal_behind(error)
-        if told is None:
+        refusal = refusal_behind(error)
+        if refusal is None:
             raise
-        raise told from None
+        raise refusal from None
