@@ -151,10 +151,10 @@ def test_early_learning_killed_and_continued(shards, tmp_path):
 
 @pytest.mark.slow
 def test_early_learning_on_two_ranks_is_that_of_one_process(shards, tmp_path):
-    """At an equal global batch, without batch moments: table and weights after two epochs."""
+    """At an equal global batch, without batch moments. At a rate that does not multiply the rounding of float32."""
     saved = []
     for count in (1, 2):
-        options = (*ELR, *processes(count), "--trainer.max_epochs", 2, "--model.lr", 0.01)
+        options = (*ELR, *processes(count), "--trainer.max_epochs", 2, "--model.lr", 1e-4)
         target = tmp_path / str(count)
         assert run(fit_arguments(shards, target, *options, norm="gn"), tmp_path) == 0
         saved.append(torch.load(target / "checkpoints" / "last.ckpt", weights_only=True))
