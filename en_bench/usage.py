@@ -27,8 +27,11 @@ def explain(message: str, options: Sequence[str]) -> str:
     ):
         return f"there is no option --{unknown}{_meant(unknown, options, '--')}"
     if inner := _first(r"Option '([\w.]+)' is not accepted", message):
-        owner = _first(r"class_path='([\w.]+)'", message) or ""
+        owner = _first(r"class_path[= ]'([\w.]+)'", message) or ""
         return f"{owner.rpartition('.')[2] or flag} has no option {inner}{_meant(inner, _parameters(owner))}"
+    needed, of = _first(r"arguments are required: ([\w, ]+)", message), _first(r"class_path '([\w.]+)'", message)
+    if needed and of:  # a class that is optional, as losses are: the message goes on with what else could stand there
+        return f"{flag}: {of.rpartition('.')[2]} needs {needed}: give it as {flag}.{needed.partition(',')[0]}"
     if missing := _first(r"arguments are required: (.*)", message):
         verb = r"^(fit|validate|recalibrate|estimate)\."
         needed = ", ".join("--" + re.sub(verb, "", name.strip()) for name in missing.split(","))

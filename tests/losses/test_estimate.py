@@ -90,7 +90,7 @@ def test_a_run_in_a_matrix_out(trained, shards, tmp_path, capsys):
         (["--out", "T.json"], "estimate needs the folder of a finished run"),
         (["RUN", "--out", "T.json", "--ckpt_path", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["RUN", "--out", "T.json", "--data.train", "a/trian"], "a/trian: no such folder"),
-        (["RUN", "--out", "T.json", "--percentil", "90"], "there is no option --percentil"),
+        (["RUN", "--out", "T.json", "--percentage", "90"], "there is no option --percentage"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(trained, tmp_path, monkeypatch, capsys, options, words):

@@ -114,6 +114,16 @@ def test_early_learning_over_three_visits():
     np.testing.assert_allclose(loss._table.read(torch.arange(B)), t, atol=1e-6)
 
 
+def test_early_learning_of_a_sure_network():
+    """Where p is clamped it sums to 1 again in t, and not in the inner product."""
+    loss = prepared(EarlyLearningRegularization())
+    x = logits(scale=20.0)
+    value = loss(torch.tensor(x), torch.tensor(TARGET), facts())
+    t = formulas.running_targets(x, np.zeros((B, C)), 0.7)
+    np.testing.assert_allclose(loss._table.values, t, atol=1e-6)
+    assert value.item() == pytest.approx(formulas.early_learning(x, TARGET, t, 3.0), rel=1e-6)
+
+
 def test_early_learning_keeps_rows_apart():
     loss = prepared(EarlyLearningRegularization(beta=0.5), samples=10)
     x = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]])
