@@ -20,9 +20,9 @@ from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import write_bytes
 from en_bench.norms.recalibrate import Recalibration, recalibrate
+from en_bench.restoring import RestoringTrainer
 from en_bench.resume.checkpoint import RunCheckpoint
 from en_bench.tasks.classification import ClassificationTask
-from en_bench.trainer import EnBenchTrainer
 from en_bench.training import EnBenchCLI, run_training_verb
 
 Split = Literal["train", "val"]
@@ -31,7 +31,7 @@ _MOMENTS = ("running_mean", "running_var", "num_batches_tracked")
 _TOLD_EVERY = 100  # batches
 
 
-class RecalibratingTrainer(EnBenchTrainer):
+class RecalibratingTrainer(RestoringTrainer):
     """The trainer of a run, with the verb for what is no training: its device, precision and options apply."""
 
     def recalibrate(
@@ -58,7 +58,8 @@ class RecalibratingTrainer(EnBenchTrainer):
         """
         assert isinstance(model, ClassificationTask) and ckpt_path is not None and out is not None
         saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
-        task = self._restored(model, datamodule, saved)
+        # Not the data's classes: images are all that is needed here, and they may be of others.
+        task = self.restored(model, datamodule.classes, saved)
         try:
             with self.precision_plugin.forward_context():
                 done = recalibrate(task, self._images(datamodule, split, batches))
@@ -80,19 +81,6 @@ class RecalibratingTrainer(EnBenchTrainer):
         _write_new(Path(out), saved)
         print(f"{done.layers} normalisers, {done.samples} images of {name} in {done.batches} batches")
         print(f"wrote {out}", flush=True)
-
-    def _restored(self, task: ClassificationTask, data: ShardDataModule, saved: dict[str, Any]) -> ClassificationTask:
-        """The task with the checkpoint's weights, on the trainer's device and in its precision."""
-        # Not the data's classes: images are all that is needed here, and they may be of others.
-        classes = saved.get("en_bench", {}).get("classes", data.classes)
-        task.num_classes = task.num_classes if task.num_classes is not None else len(classes)
-        task.pretrained = False  # whatever it started from, its weights are in the checkpoint
-        task.configure_model()
-        task.on_load_checkpoint(saved)
-        task.load_state_dict(saved["state_dict"])
-        self.precision_plugin.convert_module(task)
-        task.to(self.strategy.root_device)
-        return task
 
     def _images(self, data: ShardDataModule, split: Split, batches: int | None) -> Iterator[Tensor]:
         data.setup("fit" if split == "train" else "validate")

@@ -192,6 +192,12 @@ class ShardDataModule(LightningDataModule):
             self._val_set.reader.files = shard_files(self.val_manifest, self.cache, order_)
 
     @property
+    def train_targets(self) -> Targets:
+        """Class (N,) of each row of the training split, as it trains, once `open` has made them."""
+        assert self._targets is not None
+        return self._targets
+
+    @property
     def shuffle(self) -> Shuffle:
         """The order of the training epochs."""
         if self._shuffle is None:

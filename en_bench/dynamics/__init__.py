@@ -1,0 +1,1 @@
+"""What each training sample did while it trained, recorded and read."""

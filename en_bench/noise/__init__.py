@@ -1,0 +1,1 @@
+"""Wrong labels: made, measured and found."""
