@@ -1,1 +1,0 @@
-"""What each training sample did while it trained, recorded and read."""
