@@ -21,7 +21,6 @@ from en_bench.errors import InputError
 from en_bench.files import write_bytes
 from en_bench.norms.recalibrate import Recalibration, recalibrate
 from en_bench.restoring import RestoringTrainer
-from en_bench.resume.checkpoint import RunCheckpoint
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.training import EnBenchCLI, run_training_verb
 
@@ -110,7 +109,7 @@ class RecalibrateCLI(EnBenchCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--result", type=str | None, default=None, help="file for what was done, JSON")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")  # a run's configuration has it
+        self.add_options_of_callbacks(parser)  # a run's configuration has them
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # One process, however many trained: the moments of all images are pooled exactly anyway.

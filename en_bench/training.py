@@ -26,6 +26,8 @@ from lightning.pytorch.loggers.logger import Logger
 
 from en_bench import outcome, provenance
 from en_bench.data.module import ShardDataModule
+from en_bench.dynamics import DynamicsRecorder, Memorisation
+from en_bench.dynamics.files import set_aside as set_dynamics_aside
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.layer_sync import flag_as_plugin
@@ -74,7 +76,13 @@ class EnBenchCLI(LightningCLI):
             default=None,
             help="file for the outcome, JSON (fit: beside fit.json; validate: instead of one in the run's validate/)",
         )
+        self.add_options_of_callbacks(parser)
+
+    @staticmethod
+    def add_options_of_callbacks(parser: LightningArgumentParser) -> None:
+        """Of those that every run has."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(DynamicsRecorder, "dynamics")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Without the base's warning about arguments given from Python: ours come from there always.
@@ -129,8 +137,9 @@ class EnBenchCLI(LightningCLI):
         terminal = sys.stdout.isatty()
         self.cost = CostMeter()
         self.unreadable = Unreadable(folder)
+        watching = [self.cost, ConsoleLines(steps=not terminal), self.unreadable, Memorisation()]
         fixed: dict[str, Any] = {
-            "callbacks": [*(settings.callbacks or []), self.cost, ConsoleLines(steps=not terminal), self.unreadable],
+            "callbacks": [*(settings.callbacks or []), *watching],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
             **flag_as_plugin(settings),
         }
@@ -164,6 +173,7 @@ class EnBenchCLI(LightningCLI):
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             number = set_aside(folder)
+            set_dynamics_aside(folder)
             last = last_checkpoint(folder)
             if last.exists():  # of the same run: --ckpt_path last must not take it for this one's
                 last.rename(last.with_name(f"{last.stem}.{number}{last.suffix}"))

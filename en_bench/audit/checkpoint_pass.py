@@ -117,7 +117,7 @@ class _Watched:
         self.row: NDArray[np.int64] = np.empty(0, np.int64)  # of the samples that pass through
         self._layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, ExemplarNorm)}
         self._values = {
-            name: np.full((rows, len(layer.normalizers)), np.nan, np.float32) for name, layer in self._layers.items()
+            name: np.full((rows, len(layer.ratio_names)), np.nan, np.float32) for name, layer in self._layers.items()
         }
         self._undo = ExitStack()
 
@@ -134,6 +134,6 @@ class _Watched:
 
     def found(self) -> tuple[LayerRatios, ...]:
         return tuple(
-            LayerRatios(name, layer.normalizers, (), values, np.empty((0, *values.shape), np.float32))
+            LayerRatios(name, layer.ratio_names, (), values, np.empty((0, *values.shape), np.float32))
             for (name, layer), values in zip(self._layers.items(), self._values.values(), strict=True)
         )

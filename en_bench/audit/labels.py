@@ -45,15 +45,18 @@ class Labels:
 
 
 def labels_of(data: ShardDataModule) -> Labels:
-    """Of a data module that is open for training.
+    """Of a data module that is set up for training.
 
     Clean are those of the column `clean`; where the split has none and the run made noise, the labels it made it of.
     """
-    manifest, given = data.train_manifest, data.train_targets
+    manifest, given = data.train_manifest, data.trained_labels
     assert manifest is not None
+    held_out_labels: Targets | None = getattr(data, "held_out_labels", None)
+    held_out = np.zeros(len(given), np.bool_) if held_out_labels is None else held_out_labels != NO_PART
+    if held_out_labels is not None:
+        given = np.where(held_out, held_out_labels, given).astype(given.dtype)
     column = _clean_column(manifest, data.labels, made_noise=getattr(data, "noise", None) is not None)
-    clean = None if column is None else manifest.load_index().labels[column]
-    return Labels(given, np.zeros(len(given), np.bool_), clean, column)
+    return Labels(given, held_out, None if column is None else data.measured_labels(column), column)
 
 
 def _clean_column(manifest: Manifest, labels: str, made_noise: bool) -> str | None:

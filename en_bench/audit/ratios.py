@@ -8,7 +8,7 @@ right sample, within the class that the sample is known to have, and within the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,13 +150,3 @@ def _by_epoch(layer: LayerRatios, clean: NDArray[np.int32], given: NDArray[np.in
 def _spread(layer: str, normaliser: str, values: NDArray[np.float64], wrong: Bools) -> Spread:
     of_wrong, of_right = (tuple(np.quantile(values[group], _QUANTILES).tolist()) for group in (wrong, ~wrong))
     return Spread(layer, normaliser, of_wrong, of_right, float(values[wrong].mean()), float(values[~wrong].mean()))
-
-
-def layers_of_columns(columns: Sequence[str], prefix: str = "ratio:") -> dict[str, tuple[str, ...]]:
-    """The normalisers of each layer, from names of columns `ratio:<layer>:<normaliser>`, in their order."""
-    found: dict[str, list[str]] = {}
-    for column in columns:
-        if column.startswith(prefix):
-            layer, _, normaliser = column.removeprefix(prefix).rpartition(":")
-            found.setdefault(layer, []).append(normaliser)
-    return {layer: tuple(normalisers) for layer, normalisers in found.items()}

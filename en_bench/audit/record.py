@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from en_bench.audit.ratios import LayerRatios, layers_of_columns
+from en_bench.audit.ratios import LayerRatios
 from en_bench.audit.scores import Floats, Ints
 from en_bench.data.manifest import Manifest
 from en_bench.data.targets import Targets
-from en_bench.dynamics.files import FOLDER, dynamics_files, read_dynamics
+from en_bench.dynamics.files import FOLDER, dynamics_facts, files_of, ratio_columns, read_dynamics
 from en_bench.errors import InputError
 
+_OTHER_SET = "give --data.root and --data.train of the set that was trained on"
 _COLUMNS = ("row", "target", "predicted", "loss", "margin")
 
 
@@ -28,7 +29,7 @@ class Record:
         epochs: that were recorded, from 1.
         row, predicted: (R,).
         loss, margin: (R,).
-        layers: normalisers of each layer whose ratios were recorded.
+        layers: of each layer whose ratios were recorded, the column of each normaliser.
     """
 
     run: Path
@@ -38,12 +39,12 @@ class Record:
     predicted: Ints
     loss: Floats
     margin: Floats
-    layers: dict[str, tuple[str, ...]]
+    layers: dict[str, dict[str, str]]
 
     def ratios(self) -> Iterator[LayerRatios]:
         """Those of one layer after the other, each read from the files when it is its turn."""
-        for layer, normalisers in self.layers.items():
-            names = [f"ratio:{layer}:{normaliser}" for normaliser in normalisers]
+        for layer, columns in self.layers.items():
+            names = list(columns.values())
             table = read_dynamics(self.run, ["row", "epoch", *names])
             row, epoch = (table.column(name).to_numpy() for name in ("row", "epoch"))
             by_epoch = np.full((len(self.epochs), self.rows, len(names)), np.nan, np.float32)
@@ -53,7 +54,7 @@ class Record:
             there = ~np.isnan(by_epoch)
             sums, counts = np.where(there, by_epoch, 0).sum(0, dtype=np.float64), there.sum(0)
             mean = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0).astype(np.float32)
-            yield LayerRatios(layer.removeprefix("network."), normalisers, self.epochs, mean, by_epoch)
+            yield LayerRatios(layer, tuple(columns), self.epochs, mean, by_epoch)
 
 
 def read_record(run: Path, manifest: Manifest, name: str, given: Targets) -> Record | None:
@@ -61,11 +62,15 @@ def read_record(run: Path, manifest: Manifest, name: str, given: Targets) -> Rec
 
     Raises InputError for files that cannot be read, of another set, or of other labels.
     """
-    files = dynamics_files(run)
-    if not files:
+    if not files_of(run):
         return None
     table = read_dynamics(run, [*_COLUMNS, "epoch"])
-    _check_digest(files, manifest, name)
+    found = dynamics_facts(run).get("manifest")
+    if found != manifest.digest:
+        raise InputError(
+            f"{run / FOLDER} is of a set with manifest {str(found)[:12]}, {name} here has {manifest.digest[:12]}: "
+            f"{_OTHER_SET}"
+        )
     row, target = (table.column(column).to_numpy().astype(np.int64) for column in ("row", "target"))
     if len(row) == 0:
         return None
@@ -80,27 +85,12 @@ def read_record(run: Path, manifest: Manifest, name: str, given: Targets) -> Rec
     loss, margin = (table.column(column).to_numpy().astype(np.float64) for column in ("loss", "margin"))
     epochs = tuple(int(epoch) + 1 for epoch in np.unique(table.column("epoch").to_numpy()))
     predicted = table.column("predicted").to_numpy().astype(np.int64)
-    return Record(run, manifest.count, epochs, row, predicted, loss, margin, _layers(files))
+    return Record(run, manifest.count, epochs, row, predicted, loss, margin, _layers(run))
 
 
-_OTHER_SET = "give --data.root and --data.train of the set that was trained on"
-
-
-def _check_digest(files: list[Path], manifest: Manifest, name: str) -> None:
+def _layers(run: Path) -> dict[str, dict[str, str]]:
+    """Layers whose ratios some file holds, with their columns."""
     import pyarrow.parquet as pq
 
-    for file in files:
-        found = (pq.read_schema(file).metadata or {}).get(b"digest", b"").decode()
-        if found != manifest.digest:
-            raise InputError(
-                f"{file} is of a set with manifest {found[:12] or 'unknown'}, {name} here has {manifest.digest[:12]}: "
-                f"{_OTHER_SET}"
-            )
-
-
-def _layers(files: list[Path]) -> dict[str, tuple[str, ...]]:
-    """Layers whose ratios all files hold."""
-    import pyarrow.parquet as pq
-
-    names = [pq.read_schema(file).names for file in files]
-    return layers_of_columns([name for name in names[0] if all(name in others for others in names)])
+    names = [name for path in files_of(run).values() for name in pq.read_schema(path).names]
+    return ratio_columns(dict.fromkeys(names))

@@ -80,6 +80,7 @@ def most_often_predicted(row_R: Ints, predicted_R: Ints, rows: int, classes: int
 
     The records have to be sorted by epoch.
     """
+    row_R, predicted_R = row_R[predicted_R >= 0], predicted_R[predicted_R >= 0]  # without those that were not finite
     pairs, inverse, counts = np.unique(row_R * classes + predicted_R, return_inverse=True, return_counts=True)
     last_seen = np.zeros(len(pairs), np.int64)
     np.maximum.at(last_seen, inverse, np.arange(len(row_R)))

@@ -68,6 +68,7 @@ class AuditingTrainer(RestoringTrainer):
             weights_only: of no effect; configurations of runs hold it.
         """
         assert isinstance(model, ClassificationTask) and ckpt_path is not None
+        datamodule.setup("fit")
         manifest = datamodule.train_manifest
         assert manifest is not None
         labels = labels_of(datamodule)

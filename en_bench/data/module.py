@@ -192,17 +192,21 @@ class ShardDataModule(LightningDataModule):
             self._val_set.reader.files = shard_files(self.val_manifest, self.cache, order_)
 
     @property
-    def train_targets(self) -> Targets:
-        """Class (N,) of each row of the training split, as it trains, once `open` has made them."""
-        assert self._targets is not None
-        return self._targets
-
-    @property
     def shuffle(self) -> Shuffle:
         """The order of the training epochs."""
         if self._shuffle is None:
             raise RuntimeError("ShardDataModule knows the order of its epochs after setup() only")
         return self._shuffle
+
+    @property
+    def trained_labels(self) -> Targets:
+        """The class (N,) of each row of the training split as it trains; negative: it takes no part."""
+        assert self._train_set is not None
+        return self._train_set.targets
+
+    def measured_labels(self, column: str) -> Targets | None:
+        """A label column (N,) of the training split, to measure by and never to train on; None if there is none."""
+        return self._train_index.labels.get(column) if self._train_index is not None else None
 
     def unreadable_reason(self, training: bool, row: int) -> str:
         """Why a sample of the training or the validation split, by its row in the index, cannot be decoded."""

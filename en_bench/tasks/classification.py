@@ -141,20 +141,25 @@ class ClassificationTask(LightningModule):
             assert self.network is not None
             anneal_radius(self.network, self.trainer.global_step / self.trainer.estimated_stepping_batches)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss over the valid samples of the rank's batch, which alone pass through the network."""
-        image, target = batch.image, batch.target
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The mean `loss` over the valid samples of the rank's batch, which alone pass through the network.
+
+        With it, for those who watch, of these samples: their `logits` (b, classes), float32 and detached, the `target`
+        (b,) that trained, and their `row` (b,) in the index of the split.
+        """
+        image, target, row = batch.image, batch.target, batch.row
         size = int(batch.valid.sum()) if self._may_skip else len(target)  # to ask a GPU is to wait for it
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(target))
         if size == 0:
             # Other ranks wait for this one in forward (moments of all ranks) and in backward (gradients).
-            nothing: Tensor = 0 * self(image).float().sum()
-            return nothing
+            logits = self(image).float()
+            return {"loss": 0 * logits.sum(), "logits": logits[:0].detach(), "target": target[:0], "row": row[:0]}
         if size < len(target):
-            image, target = image[batch.valid], target[batch.valid]
-        loss = F.cross_entropy(self(image).float(), target)
+            image, target, row = image[batch.valid], target[batch.valid], row[batch.valid]
+        logits = self(image).float()
+        loss = F.cross_entropy(logits, target)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
-        return loss
+        return {"loss": loss, "logits": logits.detach(), "target": target, "row": row}
 
     @property
     def _may_skip(self) -> bool:
