@@ -62,9 +62,7 @@ def effects_png(report: RatioReport, title: str) -> bytes:
         axes.grid(color="#e6eaee", linewidth=0.8)
         axes.set_axisbelow(True)
         _open(axes)
-    figure.supxlabel(
-        "Cliff's delta of the ratio, 95 % interval: right of 0 wrongly labelled samples have more", fontsize=8
-    )
+    panels[len(panels) // 2].set_xlabel("Cliff's delta, 95 % interval; right of 0: wrongly labelled samples have more")
     handles, names = panels[0].get_legend_handles_labels()
     _head(figure, report, title, handles, names)
     return _png(figure)
@@ -90,8 +88,13 @@ def layers_png(report: RatioReport, title: str) -> bytes:
 
     handles = [Patch(color=_WRONG, alpha=0.6), Patch(color=_RIGHT, alpha=0.6)]
     figure.supylabel("ratio: median, box 25 to 75 %, line 5 to 95 %", fontsize=8)
-    figure.supxlabel("normaliser, and Cliff's delta within classes (clean label)", fontsize=8)
-    _head(figure, report, title, handles, ["wrongly labelled", "rightly labelled"])
+    _head(
+        figure,
+        report,
+        f"{title}; below each normaliser Cliff's delta within classes (clean label)",
+        handles,
+        ["wrongly labelled", "rightly labelled"],
+    )
     return _png(figure)
 
 
@@ -122,8 +125,7 @@ def epochs_png(report: RatioReport, title: str) -> bytes:
 
     handles = [Line2D([], [], marker="o", color=_COLOURS[i % len(_COLOURS)]) for i in range(len(normalisers))]
     figure.supylabel("Cliff's delta within classes (clean label)", fontsize=8)
-    figure.supxlabel("epoch", fontsize=8)
-    _head(figure, report, title, handles, list(normalisers))
+    _head(figure, report, f"{title}; by epoch", handles, list(normalisers))
     return _png(figure)
 
 

@@ -77,7 +77,10 @@ class AuditingTrainer(RestoringTrainer):
         check_same_set(saved, manifest, datamodule)
         task = self.restored(model, datamodule.classes, saved)
         with_ratios = labels.clean is not None and not (record is not None and record.layers)
-        passed = run_pass(self, task, datamodule, labels.given, with_ratios)
+        try:
+            passed = run_pass(self, task, datamodule, labels.given, with_ratios)
+        finally:
+            datamodule.teardown("")
         scores, notes = _scores(record, passed, labels)
         if passed.unreadable:
             notes.append(f"{passed.unreadable:,} samples could not be decoded and have no score of the pass")
