@@ -351,7 +351,7 @@ def test_held_out_samples_have_scores_of_the_pass_alone(root, tmp_path, capsys):
 @pytest.mark.skipif("noise" not in signature(ShardDataModule).parameters, reason="no made noise")
 def test_noise_that_a_run_made_is_measured_by_the_labels_before_it(shards, tmp_path):
     run = tmp_path / "run"
-    noise = ("--data.noise", "en_bench.noise.SymmetricNoise", "--data.noise.rate", 0.4)
+    noise = ("--data.noise", "en_bench.noise.kinds.SymmetricNoise", "--data.noise.rate", 0.4)
     assert main(fit_arguments(shards, run, "--dynamics.every_n_epochs", 1, *noise)) == 0
     assert main(audit(run, "--bootstrap", 0)) == 0
     facts = json.loads((run / "audit" / "audit.json").read_text())
