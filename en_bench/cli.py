@@ -61,6 +61,11 @@ def main(argv: Sequence[str]) -> int:
 
             estimate(arguments[2:])
             return 0
+        if arguments[:2] == ["noise", "audit"]:
+            from en_bench.audit.verb import run as audit
+
+            audit(arguments[2:])
+            return 0
         parsed = _parser().parse_args(arguments)
         return int(parsed.handler(parsed, _execute))
     except InputError as error:

@@ -213,6 +213,17 @@ class ShardDataModule(LightningDataModule):
         assert self._train_set is not None
         return self._train_set.targets
 
+    @property
+    def held_out_labels(self) -> Targets:
+        """The class (N,) of each row of the training split that is held out; negative: it is not."""
+        assert self._parts is not None
+        return self._parts.held_out
+
+    def as_validated(self, targets: Targets) -> StreamDataset:
+        """Samples of the training split as validation sees images, those whose target (N,) is not negative."""
+        assert self.train_manifest is not None and self._train_index is not None
+        return self._scored(self.train_manifest, self._train_index, targets)
+
     def measured_labels(self, column: str) -> Targets | None:
         """A label column (N,) of the training split, to measure by and never to train on; None if there is none."""
         return self._train_index.labels.get(column) if self._train_index is not None else None

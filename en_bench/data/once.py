@@ -1,28 +1,32 @@
-"""The samples that a training trains on, to look at and not to train on."""
+"""The samples of a training split, to look at and not to train on."""
 
 from __future__ import annotations
 
-from torch.utils.data import DataLoader
+from collections.abc import Iterator
 
-from en_bench.data.dataset import Batch, StreamDataset
+from en_bench.data.dataset import Batch
 from en_bench.data.loader import make_loader
 from en_bench.data.module import ShardDataModule
-from en_bench.data.opening import shard_files
-from en_bench.data.reading_order import NaturalOrder
+from en_bench.data.opening import close
 from en_bench.data.samplers import EvalSampler
+from en_bench.data.targets import Targets
+
+_TOLD_EVERY = 100  # batches
 
 
-def each_once(data: ShardDataModule) -> tuple[StreamDataset, DataLoader[Batch]]:
-    """Every sample that takes part in an epoch exactly once, in natural order, and as validation sees images.
+def each_once(data: ShardDataModule, targets: Targets) -> Iterator[Batch]:
+    """Every sample of the training split with a target (N,) that is not NO_PART exactly once, in natural order.
 
-    Returns the data set, whose reader the caller closes, and its loader, which pads the last batch. `data` is set up
-    for "fit".
+    Images are transformed as for validation, and the last batch is padded. Tells how far it is. `data` is set up for
+    "fit".
     """
-    manifest, index, trained = data.train_manifest, data._train_index, data._train_set
-    assert manifest is not None and index is not None and trained is not None
-    dataset = StreamDataset(
-        manifest, index, trained.targets, data.val_transform, seed=0, on_error=data.on_error, decoded_cache_mb=0
-    )
-    dataset.reader.files = shard_files(manifest, data.cache, NaturalOrder(dataset.shard_counts))
+    dataset = data.as_validated(targets)
     sampler = EvalSampler(len(dataset), data.val_batch_size, rank=0, ranks=1)
-    return dataset, make_loader(dataset, sampler, data.workers, pin_memory=False)
+    loader = make_loader(dataset, sampler, data.workers, pin_memory=False)
+    try:
+        for step, batch in enumerate(loader, start=1):
+            yield batch
+            if step % _TOLD_EVERY == 0:
+                print(f"batch {step}/{len(loader)}", flush=True)
+    finally:
+        close(dataset)

@@ -10,7 +10,6 @@ import torch
 from lightning import LightningModule
 from numpy.typing import NDArray
 
-from en_bench.data.cached_files import CachedFiles
 from en_bench.data.dataset import Batch
 from en_bench.data.module import ShardDataModule
 from en_bench.data.once import each_once
@@ -22,8 +21,6 @@ from en_bench.resume.checkpoint import last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.trainer import CONFIG, EnBenchTrainer
 from en_bench.training import run_training_verb
-
-_TOLD_EVERY = 100  # batches
 
 
 def anchor_transitions(probability: NDArray[np.floating], percentile: float = 97.0) -> Matrix:
@@ -98,30 +95,24 @@ class EstimatingTrainer(EnBenchTrainer):
     @torch.no_grad()
     def _predict(self, task: ClassificationTask, data: ShardDataModule) -> tuple[NDArray[np.float32], int]:
         """Softmax (N, C) of each sample that trains, and how many more could not be decoded."""
-        dataset, loader = each_once(data)
-        found = np.empty((len(dataset), len(data.classes)), dtype=np.float32)
+        targets = data.trained_labels
+        samples = int((targets >= 0).sum())
+        found = np.empty((samples, len(data.classes)), dtype=np.float32)
         filled, device = 0, self.strategy.root_device
         task.eval()
-        try:
-            for step, batch in enumerate(loader, start=1):
-                here = Batch(*(tensor.to(device) for tensor in batch))
-                image = self.precision_plugin.convert_input(data.on_after_batch_transfer(here, 0).image)
-                with self.precision_plugin.forward_context():
-                    logits = task(image)
-                valid = logits[here.valid].float().softmax(1).cpu().numpy()
-                found[filled : filled + len(valid)] = valid
-                filled += len(valid)
-                if step % _TOLD_EVERY == 0:
-                    print(f"batch {step}/{len(loader)}", flush=True)
-        finally:
-            dataset.reader.close()
-            if isinstance(dataset.reader.files, CachedFiles):
-                dataset.reader.files.close()
+        for batch in each_once(data, targets):
+            here = Batch(*(tensor.to(device) for tensor in batch))
+            image = self.precision_plugin.convert_input(data.on_after_batch_transfer(here, 0).image)
+            with self.precision_plugin.forward_context():
+                logits = task(image)
+            valid = logits[here.valid].float().softmax(1).cpu().numpy()
+            found[filled : filled + len(valid)] = valid
+            filled += len(valid)
         if filled == 0:
-            raise InputError(f"none of the {len(dataset)} samples of {data.train} can be decoded: prepare it again")
+            raise InputError(f"none of the {samples} samples of {data.train} can be decoded: prepare it again")
         if not np.isfinite(found[:filled]).all():
             raise InputError("the network predicts what is no number: it diverged; give the checkpoint of another run")
-        return found[:filled], len(dataset) - filled
+        return found[:filled], samples - filled
 
 
 class EstimateCLI(OneProcessCLI):

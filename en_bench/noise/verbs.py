@@ -26,7 +26,8 @@ def add_verbs(subparsers: Subparsers) -> None:
     noise = subparsers.add_parser("noise", help="wrong labels: how they are wrong, and which")
     verbs = noise.add_subparsers(dest="noise_verb", metavar="VERB", required=True)
     _add_matrix(verbs)
-    # Its options are those of a run: `main` hands them on before this parser sees them.
+    # Their options are those of a run: `main` hands them on before this parser sees them.
+    verbs.add_parser("audit", help="rank a run's training samples by how likely their label is wrong", add_help=False)
     verbs.add_parser("estimate", help="the transition matrix of a run's labels, without clean ones", add_help=False)
 
 
