@@ -139,7 +139,7 @@ def test_the_verb_counts_and_its_file_makes_noise(tmp_path, capsys):
     assert written["digest"] == load_manifest(split).digest
     shown = capsys.readouterr().out
     assert f"{100 * 30 / 108:.2f} % of 108 differ (30)" in shown
-    assert f"dark    {100 * counts[0][0] / sum(counts[0]):6.2f}" in shown
+    assert f"dark  {100 * counts[0][0] / sum(counts[0]):7.2f}" in shown
     assert MatrixNoise(str(out)).transition(("dark", "grey", "bright")) == pytest.approx(np.array(written["matrix"]))
 
 
