@@ -94,7 +94,10 @@ class Noise(ABC):
         return {"kind": self.kind, **self.arguments(), "seed": self.seed}
 
     def __str__(self) -> str:
-        told = [str(value) if name == "rate" else f"{name} {_plain(value)}" for name, value in self.arguments().items()]
+        alone = ("rate", self.kind)  # whose names would tell nothing
+        told = [
+            _plain(value) if name in alone else f"{name} {_plain(value)}" for name, value in self.arguments().items()
+        ]
         return f"{' '.join([self.kind, *told])} (seed {self.seed})"
 
     def _draws(self, keys: Keys, count: int) -> NDArray[np.float64]:
@@ -103,4 +106,6 @@ class Noise(ABC):
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict) and "file" in value:
+        return str(value["file"])
     return value if isinstance(value, str) else json.dumps(value)

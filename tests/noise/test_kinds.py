@@ -214,6 +214,13 @@ def test_mappings_by_name_and_from_a_table(tmp_path):
     assert str(PairNoise(0.4, "cifar10")) == "pair 0.4 mapping cifar10 (seed 0)"
 
 
+def test_noise_of_files_is_named_by_them(skewed, tmp_path):
+    assert str(MatrixNoise(str(skewed))) == "matrix T.json (seed 0)"
+    (tmp_path / "map.csv").write_text("source,target\ncat,dog\n")
+    assert str(PairNoise(0.4, str(tmp_path / "map.csv"), seed=2)) == "pair 0.4 mapping map.csv (seed 2)"
+    assert str(SymmetricNoise(0.4, include_own=True)) == "symmetric 0.4 include_own true (seed 0)"
+
+
 def test_descriptions_tell_kinds_arguments_and_seeds_apart(skewed):
     told = {json.dumps(noise.describe(), sort_keys=True) for noise in kinds(skewed).values()}
     told |= {json.dumps(SymmetricNoise(0.4, seed=1).describe(), sort_keys=True)}

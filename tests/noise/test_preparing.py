@@ -19,6 +19,7 @@ from en_bench.noise.conditional import MatrixNoise
 from en_bench.noise.preparing import parse_noisy_column
 from tests.noise.made import labelled_split
 
+CLASSES = ["bird", "cat", "cow", "dog", "fox", "yak"]
 SPECS = {
     "symmetric40": "symmetric,rate=0.4",
     "own": "symmetric,rate=0.4,include_own=true,seed=3,column=own",
@@ -30,14 +31,14 @@ SPECS = {
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """Images of several sizes and formats: 60 to train, 12 to validate."""
+    """Images of several sizes and formats: 72 to train, 12 to validate."""
     folder = tmp_path_factory.mktemp("raw")
     rng = np.random.default_rng(0)
-    for split, count in (("train", 30), ("val", 6)):
-        for category in ("cat", "dog"):
+    for split, count in (("train", 12), ("val", 2)):
+        for category in CLASSES:
             (folder / split / category).mkdir(parents=True)
             for i in range(count):
-                size = (20 + 7 * i, 90 - 2 * i)
+                size = (20 + 17 * i, 190 - 9 * i)
                 pixels = rng.integers(0, 256, (*size, 3) if i % 3 else size).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / split / category / f"{i:02d}.{'jpg' if i % 2 else 'png'}")
     (folder / "train" / "cat" / "broken.jpg").write_bytes(b"no image")
@@ -48,7 +49,8 @@ def raw(tmp_path_factory) -> Path:
 def specs(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("specs")
     (folder / "map.csv").write_text("source,target\ncat,dog\n")
-    (folder / "T.json").write_text(json.dumps({"classes": ["cat", "dog"], "matrix": [[0.8, 0.2], [0.5, 0.5]]}))
+    matrix = (np.eye(6) * 0.4 + 0.1).tolist()
+    (folder / "T.json").write_text(json.dumps({"classes": CLASSES, "matrix": matrix}))
     return {name: text.format(table=folder / "map.csv", matrix=folder / "T.json") for name, text in SPECS.items()}
 
 
@@ -62,7 +64,7 @@ def test_preparing_and_reading_make_the_very_same_labels(raw, specs, tmp_path, c
     assert prepare(raw, tmp_path / "pets", *options) == 0
     manifest = load_manifest(tmp_path / "pets" / "train")
     labels = manifest.load_index().labels
-    assert manifest.columns == ("given", *specs) and manifest.count == 60 and manifest.skipped == 1
+    assert manifest.columns == ("given", *specs) and manifest.count == 72 and manifest.skipped == 1
     assert load_manifest(tmp_path / "pets" / "val").columns == ("given",)
     for column, text in specs.items():
         made = parse_noisy_column(text)
@@ -116,7 +118,7 @@ def test_what_cannot_be_understood(text, message):
         (["symmetric,rate=0.4,column=given"], "there is a label column 'given' already"),
         (["symmetric,rate=0.4", "--label-noise", "symmetric,rate=0.4,seed=1"], "'symmetric40' already"),
         (["symmetric,rate=0.4,from=clean"], "no label column 'clean' to start from: use from=given"),
-        (["pair,rate=0.4,mapping=cifar10"], "'truck' of its mapping is none of the 2 classes"),
+        (["pair,rate=0.4,mapping=cifar10"], "'truck' of its mapping is none of the 6 classes"),
         (["symmetric,rate=0.4", "--split-map", "train=fit"], "there is no split train"),
     ],
 )
