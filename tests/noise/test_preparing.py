@@ -11,12 +11,18 @@ from PIL import Image
 
 from data_scripts import imagefolder
 from en_bench.cli import main
+from en_bench.data.images import ImageEncoder
 from en_bench.data.manifest import load_manifest
 from en_bench.data.module import ShardDataModule
+from en_bench.data.shard_cache import ShardCache
+from en_bench.data.sources import Source
 from en_bench.data.transforms import CenterCrop
+from en_bench.data.writer import write_split
 from en_bench.errors import InputError
+from en_bench.noise.base import Noise
 from en_bench.noise.conditional import MatrixNoise
-from en_bench.noise.preparing import parse_noisy_column
+from en_bench.noise.preparing import NoisyColumn, parse_noisy_column, with_noise
+from en_bench.noise.training_labels import load_training_labels
 from tests.noise.made import labelled_split
 
 CLASSES = ["bird", "cat", "cow", "dog", "fox", "yak"]
@@ -83,6 +89,37 @@ def test_preparing_and_reading_make_the_very_same_labels(raw, specs, tmp_path, c
     assert prepare(raw, tmp_path / "pets", *options) == 0, "the same again: nothing to do"
     assert "already there" in capsys.readouterr().out
     assert prepare(raw, tmp_path / "pets") == 1
+
+
+class Witness(Noise):
+    """Keeps the images that it is shown, by key."""
+
+    kind = "witness"
+    needs_images = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[bytes, bytes] = {}
+
+    def arguments(self):
+        return {}
+
+    def flip(self, labels, keys, classes, images):
+        self.seen = {bytes(key): image.tobytes() for key, image in zip(keys, images, strict=True)}
+        return labels
+
+
+def test_preparing_and_reading_see_the_same_pixels(raw, tmp_path):
+    encode = ImageEncoder(short_side=48, quality=30)
+    files = sorted((raw / "train").glob("*/*.*"))
+    samples = [Source(f"{path.parent.name}/{path.stem}", {"given": 0}, path.read_bytes, path.name) for path in files]
+    preparing, reading = Witness(), Witness()
+    with_noise(samples, NoisyColumn("made", "given", preparing), CLASSES, encode, 1)
+    options = {"dataset": "pets", "split": "train", "classes": CLASSES, "image": encode.describe(), "source": {}}
+    manifest = write_split(tmp_path / "train", samples, encode=encode, **options)
+    load_training_labels(manifest, manifest.load_index(), "given", reading, ShardCache(tmp_path / "cache", 10**6))
+    assert len(reading.seen) == 72
+    assert reading.seen == {key: preparing.seen[key] for key in reading.seen}
 
 
 @pytest.mark.slow
