@@ -121,7 +121,7 @@ def write_splits(
     for note in notes:
         print(note, flush=True)
     columns = getattr(args, "label_noise", [])
-    if columns and all(split.name != "train" for split in splits):
+    if columns and splits and all(split.name != "train" for split in splits):
         raise InputError("--label-noise is for training labels, and there is no split train: leave it out")
     written = []
     for split in splits:

@@ -30,7 +30,8 @@ class Noise(ABC):
     prepared or read. The seed is that of the noise and not the run's: every normaliser, loss and seed of a matrix meets
     the same wrong labels, as it does with labels that people got wrong, so that what differs is what is compared.
 
-    One of your own is a subclass with `kind`, `flip` and `arguments`, named in YAML by its class path.
+    One of your own is a subclass with `kind`, `flip` and `arguments`, named in YAML by its class path. An attribute
+    `rate` is held to 0 .. 1.
 
     Args:
         seed: of the noise, 0 .. 2**63 - 1.
@@ -44,9 +45,18 @@ class Noise(ABC):
     needs_images: ClassVar[bool] = False
 
     def __init__(self, seed: int = 0) -> None:
-        if not 0 <= seed < 2**63:
-            raise InputError(f"{type(self).__name__}: {seed} is not a seed: use 0 to 2**63 - 1")
         self.seed = seed
+
+    def validate(self) -> None:
+        """Raises InputError for arguments that cannot be used.
+
+        Not when it is made: jsonargparse, which makes it for the command line, would hide the message.
+        """
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"{type(self).__name__}: {self.seed} is not a seed: use 0 to 2**63 - 1")
+        rate = getattr(self, "rate", 0.0)
+        if not 0 <= rate <= 1:
+            raise InputError(f"{type(self).__name__}: {rate} is not a rate: use 0 to 1")
 
     @abstractmethod
     def flip(self, labels: Labels, keys: Keys, classes: Sequence[str], images: SmallImages | None) -> Labels:
@@ -57,7 +67,8 @@ class Noise(ABC):
         """What the labels depend on beside the seed, as JSON values."""
 
     def check(self, classes: Sequence[str]) -> None:
-        """Raises InputError where this noise cannot be made with these classes."""
+        """Raises InputError where this noise cannot be made with these classes, and as `validate` does."""
+        self.validate()
         if len(classes) < 2:
             raise InputError(f"{self.kind} noise: one class has no other to flip to: leave the noise out")
 
@@ -83,7 +94,10 @@ class Noise(ABC):
         return {"kind": self.kind, **self.arguments(), "seed": self.seed}
 
     def __str__(self) -> str:
-        told = [str(value) if name == "rate" else f"{name} {_plain(value)}" for name, value in self.arguments().items()]
+        alone = ("rate", self.kind)  # whose names would tell nothing
+        told = [
+            _plain(value) if name in alone else f"{name} {_plain(value)}" for name, value in self.arguments().items()
+        ]
         return f"{' '.join([self.kind, *told])} (seed {self.seed})"
 
     def _draws(self, keys: Keys, count: int) -> NDArray[np.float64]:
@@ -91,12 +105,7 @@ class Noise(ABC):
         return draws(keys, self.seed, _STREAM, count)
 
 
-def require_rate(noise: Noise, rate: float) -> float:
-    """The rate, if it is one. Raises InputError."""
-    if not 0 <= rate <= 1:
-        raise InputError(f"{type(noise).__name__}: {rate} is not a rate: use 0 to 1")
-    return float(rate)
-
-
 def _plain(value: Any) -> str:
+    if isinstance(value, dict) and "file" in value:
+        return str(value["file"])
     return value if isinstance(value, str) else json.dumps(value)

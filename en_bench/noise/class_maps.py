@@ -38,10 +38,13 @@ lawn_mower rocket streetcar tank tractor
 """
 
 
-def cifar100_map() -> dict[str, str]:
-    """Each class of CIFAR-100 to the next one of its superclass, in alphabetical order, the last to the first."""
+def _next_of_superclass() -> dict[str, str]:
     mapping: dict[str, str] = {}
     for line in _SUPERCLASSES.split("\n"):
         names = line.split()
         mapping |= dict(zip(names, names[1:] + names[:1], strict=True))
     return mapping
+
+
+# Each class to the next one of its superclass, in alphabetical order, the last to the first (Patrini et al.).
+CIFAR100: Mapping[str, str] = _next_of_superclass()

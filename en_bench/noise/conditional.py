@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from en_bench.data.classes import read_class_map
+from en_bench.data.classes import ClassMap, read_class_map
 from en_bench.errors import InputError
-from en_bench.noise.base import Keys, Labels, Noise, SmallImages, require_rate
-from en_bench.noise.class_maps import CIFAR10, cifar100_map
+from en_bench.noise.base import Keys, Labels, Noise, SmallImages
+from en_bench.noise.class_maps import CIFAR10, CIFAR100
 from en_bench.noise.transition import Matrix, TransitionFile, read_transition
+
+_NAMED: Mapping[str, Mapping[str, str]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 class ConditionalNoise(Noise):
@@ -65,7 +68,7 @@ class SymmetricNoise(ConditionalNoise):
 
     def __init__(self, rate: float, include_own: bool = False, seed: int = 0) -> None:
         super().__init__(seed)
-        self.rate, self.include_own = require_rate(self, rate), include_own
+        self.rate, self.include_own = rate, include_own
 
     def arguments(self) -> dict[str, Any]:
         return {"rate": self.rate, **({"include_own": True} if self.include_own else {})}
@@ -91,45 +94,52 @@ class PairNoise(ConditionalNoise):
             Both are those of Patrini et al., "Making deep neural networks robust to label noise" (CVPR 2017), section
             5, there called asymmetric. Or names of classes (`{cat: dog}`), or a CSV with columns source and target.
         seed: of the noise, not the run's.
-
-    Raises InputError for a CSV that is none.
     """
 
     kind: ClassVar[str] = "pair"
 
     def __init__(self, rate: float, mapping: str | dict[str, str] = "next", seed: int = 0) -> None:
         super().__init__(seed)
-        self.rate = require_rate(self, rate)
-        self.mapping: Mapping[str, str] | None = None
-        self._described: Any = mapping
-        if isinstance(mapping, dict):
-            self.mapping = dict(mapping)
-        elif mapping == "cifar10":
-            self.mapping = CIFAR10
-        elif mapping == "cifar100":
-            self.mapping = cifar100_map()
-        elif mapping != "next":
-            table = read_class_map(mapping)
-            self.mapping = table.mapping
-            self._described = {"file": table.name, "sha256": table.sha256}
+        self.rate, self.mapping = rate, mapping
+
+    @cached_property
+    def _table(self) -> ClassMap | None:
+        """The CSV, if `mapping` names one."""
+        named = isinstance(self.mapping, dict) or self.mapping in ("next", *_NAMED)
+        return None if named else read_class_map(str(self.mapping))
+
+    def validate(self) -> None:
+        super().validate()
+        _ = self._table
 
     def arguments(self) -> dict[str, Any]:
-        return {"rate": self.rate, "mapping": self._described}
+        table = self._table
+        return {
+            "rate": self.rate,
+            "mapping": self.mapping if table is None else {"file": table.name, "sha256": table.sha256},
+        }
+
+    def _mapping(self) -> Mapping[str, str]:
+        """By names of classes."""
+        if isinstance(self.mapping, dict):
+            return self.mapping
+        return _NAMED[self.mapping] if self._table is None else self._table.mapping
 
     def transition(self, classes: Sequence[str]) -> Matrix:
         count = len(classes)
         number = {name: position for position, name in enumerate(classes)}
-        if self.mapping is None:
+        if self.mapping == "next":
             pairs = {label: (label + 1) % count for label in range(count)}
         else:
-            names = [name for pair in self.mapping.items() for name in pair]
+            mapping = self._mapping()
+            names = [name for pair in mapping.items() for name in pair]
             strange = [name for name in names if name not in number]
             if strange:
                 raise InputError(
                     f"pair noise: {strange[0]!r} of its mapping is none of the {count:,} classes of the set: map "
                     "classes that it has, or use mapping next"
                 )
-            pairs = {number[source]: number[target] for source, target in self.mapping.items()}
+            pairs = {number[source]: number[target] for source, target in mapping.items()}
         matrix = np.eye(count)
         for source, target in pairs.items():
             matrix[source, source] -= self.rate
@@ -144,15 +154,22 @@ class MatrixNoise(ConditionalNoise):
         matrix: file. JSON: `{"classes": [names], "matrix": [[...], ...]}`, or the rows alone; or .npy of shape (C, C).
             Entry (i, j) is the probability that label i becomes j; rows sum to 1. Class names are compared.
         seed: of the noise, not the run's.
-
-    Raises InputError for a file that holds no such matrix.
     """
 
     kind: ClassVar[str] = "matrix"
 
     def __init__(self, matrix: str, seed: int = 0) -> None:
         super().__init__(seed)
-        self.file: TransitionFile = read_transition(matrix)
+        self.matrix = matrix
+
+    @cached_property
+    def file(self) -> TransitionFile:
+        """What the file holds. Raises InputError."""
+        return read_transition(self.matrix)
+
+    def validate(self) -> None:
+        super().validate()
+        _ = self.file
 
     def arguments(self) -> dict[str, Any]:
         return {"matrix": {"file": self.file.name, "sha256": self.file.sha256}}

@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 
 from en_bench.data.draws import draws
 from en_bench.errors import InputError
-from en_bench.noise.base import Keys, Labels, Noise, SmallImages, require_rate
+from en_bench.noise.base import Keys, Labels, Noise, SmallImages
 
 _SPREAD = 0.1  # standard deviation of the samples' flip rates
 _WEIGHTS = int.from_bytes(b"weights", "big")  # in the place of an epoch
@@ -47,8 +47,11 @@ class InstanceNoise(Noise):
 
     def __init__(self, rate: float, seed: int = 0) -> None:
         super().__init__(seed)
-        self.rate = require_rate(self, rate)
-        if not rate:
+        self.rate = rate
+
+    def validate(self) -> None:
+        super().validate()
+        if not self.rate:
             raise InputError("InstanceNoise: at rate 0 its samples would still have rates around it: leave it out")
 
     def arguments(self) -> dict[str, Any]:

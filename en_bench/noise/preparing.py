@@ -74,6 +74,7 @@ def parse_noisy_column(text: str) -> NoisyColumn:
     base, column = values.pop("from", GIVEN), values.pop("column", None)
     try:
         noise = KINDS[kind](**{name: _value(name, value) for name, value in values.items()})
+        noise.validate()
     except (TypeError, ValueError) as error:  # an argument too many or too few, or no number
         raise InputError(f"{_FLAG} {text}: {str(error).rpartition('__init__() ')[2]}: correct its arguments") from None
     column = column or f"{kind}{round(100 * noise.rate) if hasattr(noise, 'rate') else ''}"

@@ -79,9 +79,8 @@ def _to_text(counts: Counts, classes: Sequence[str], title: str) -> str:
         lines += _confusions(counts, matrix, classes)
     empty = [_printable(name) for name, total in zip(classes, counts.sum(axis=1), strict=True) if not total]
     if empty:
-        lines.append(
-            f"{len(empty):,} classes without a sample, whose rows are left as they are: {', '.join(empty[:8])}"
-        )
+        named = ", ".join(empty[:8]) + (", …" if len(empty) > 8 else "")
+        lines.append(f"{len(empty):,} classes without a sample keep their label: {named}")
     lines.append(f"{100 * wrong / n:.2f} % of {n:,} differ ({wrong:,})")
     return "\n".join(lines)
 

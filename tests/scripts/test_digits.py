@@ -67,17 +67,8 @@ def test_noise_is_in_the_given_labels_of_train_only(prepared, split):
 
 def test_noise_of_another_kind_and_seed_and_a_further_column(tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "typeset_samples", dict)
-    options = [
-        "--noise",
-        "0.3",
-        "--noise-kind",
-        "pair",
-        "--seed",
-        "4",
-        "--label-noise",
-        "symmetric,rate=0.4,from=clean",
-    ]
-    assert digits.main(["--out", str(tmp_path), "--workers", "1", *options]) == 0
+    flipped, added = ["--noise", "0.3", "--noise-kind", "pair", "--seed", "4"], "symmetric,rate=0.4,from=clean"
+    assert digits.main(["--out", str(tmp_path), "--workers", "1", *flipped, "--label-noise", added]) == 0
     manifest = load_manifest(tmp_path / "handwritten" / "train")
     assert manifest.columns == ("given", "clean", "symmetric40")
     assert {k: manifest.noise["given"][k] for k in ("kind", "rate", "seed")} == {"kind": "pair", "rate": 0.3, "seed": 4}
