@@ -134,8 +134,8 @@ def test_two_processes_record_and_count_as_one(noisy, tmp_path):
     """At the same global batch, with moments of single samples; one is killed and continues as one process."""
     group = ("--model.norm", "GroupNorm", "--model.norm.groups", 8)
     runs = {name: tmp_path / name for name in ("one", "two", "both")}
-    # The trace disturbs images by random numbers of its rank.
-    plain = ("--trainer.callbacks", "null")
+    # The trace disturbs images by random numbers of its rank; in float32 steps amplify what rounding leaves.
+    plain = ("--trainer.callbacks", "null", "--trainer.precision", "64-true")
     for name, count in (("one", 1), ("two", 2)):
         line = noisy_arguments(noisy, runs[name], *processes(count), *plain)
         assert run_in_a_process([*line, *map(str, group)], tmp_path) == 0
@@ -151,10 +151,7 @@ def test_two_processes_record_and_count_as_one(noisy, tmp_path):
         for column in ("epoch", "row", "step", "target", "predicted"):
             assert other[column].to_pylist() == one[column].to_pylist(), column
         for column in ("loss", "margin"):
-            assert other[column].to_pylist() == pytest.approx(one[column].to_pylist(), abs=1e-4)
-    assert read_dynamics(runs["two"])["loss"].to_pylist()[:192] == pytest.approx(
-        one["loss"].to_pylist()[:192], abs=1e-5
-    )
+            assert other[column].to_pylist() == pytest.approx(one[column].to_pylist(), rel=0, abs=1e-6)
     counted = []
     for run in runs.values():
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
