@@ -134,8 +134,8 @@ def test_two_processes_record_and_count_as_one(noisy, tmp_path):
     """At the same global batch, with moments of single samples; one is killed and continues as one process."""
     group = ("--model.norm", "GroupNorm", "--model.norm.groups", 8)
     runs = {name: tmp_path / name for name in ("one", "two", "both")}
-    # The trace disturbs images by random numbers of its rank; in float32 steps amplify what rounding leaves.
-    plain = ("--trainer.callbacks", "null", "--trainer.precision", "64-true")
+    # The trace disturbs images by random numbers of its rank; large steps amplify what rounding leaves.
+    plain = ("--trainer.callbacks", "null", "--model.lr", 1e-4)
     for name, count in (("one", 1), ("two", 2)):
         line = noisy_arguments(noisy, runs[name], *processes(count), *plain)
         assert run_in_a_process([*line, *map(str, group)], tmp_path) == 0
