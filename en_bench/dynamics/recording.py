@@ -25,12 +25,15 @@ class Recording:
 
     Args:
         layers: whose ratios are recorded, by qualified name.
+
+    Attributes:
+        ratios: of each layer those of the forward under way (N, K).
     """
 
     def __init__(self, layers: Mapping[str, Norm]) -> None:
         self._layers = dict(layers)
         self._names = {layer: name for name, layer in self._layers.items()}
-        self._ratios: dict[str, Tensor] = {}  # (N, K) of the forward under way, by layer
+        self.ratios: dict[str, Tensor] = {}
         self._batches: list[tuple[Tensor, ...]] = []  # on the device
         self._moved: list[tuple[Tensor, ...]] = []  # in the host's memory
 
@@ -40,12 +43,12 @@ class Recording:
 
     def watching(self) -> AbstractContextManager[None]:
         """A context for a step: the ratios of its forward are kept for `add`. Of several forwards the last counts."""
-        self._ratios = {}
+        self.ratios = {}
         return watching_ratios(self._keep)
 
     def _keep(self, layer: Norm, ratios: Tensor) -> None:
         if (name := self._names.get(layer)) is not None:
-            self._ratios[name] = ratios
+            self.ratios[name] = ratios
 
     def add(self, samples: Samples, step: int) -> None:
         """Records the samples of a step. Nothing waits for the device, but once in a great many steps."""
@@ -56,13 +59,13 @@ class Recording:
             tables = [self._ratios_of(name, layer, logits) for name, layer in self._layers.items()]
             ratios = torch.cat(tables, 1).half() if tables else logits.new_empty(len(row), 0, dtype=torch.float16)
             self._batches.append((whole.T, real.T, ratios))
-        self._ratios = {}
+        self.ratios = {}
         if len(self._batches) >= _BATCHES_ON_DEVICE:
             self._move()
 
     def _ratios_of(self, name: str, layer: Norm, logits: Tensor) -> Tensor:
         """Of each sample (B, K); NaN where the forward left the layer out, or it saw something else than samples."""
-        ratios = self._ratios.get(name)
+        ratios = self.ratios.get(name)
         if ratios is None or len(ratios) != len(logits):
             return logits.new_full((len(logits), len(layer.ratio_names)), torch.nan)
         return ratios.to(logits.dtype)

@@ -13,12 +13,7 @@ _REDUCTIONS = {"mean": torch.mean, "sum": torch.sum, "max": torch.max, "min": to
 
 def running_values(results: Any) -> list[dict[str, Any]]:
     """What was logged of an epoch on this rank so far: how, and the sum and weight (of a mean) or the value."""
-    return [
-        _saved(result)
-        for result in results.values()
-        # What is logged at an epoch's end is whole; of an epoch that max_steps cut short it is logged again.
-        if result.is_tensor and result.meta.on_epoch and result.meta.fx != "on_train_epoch_end"
-    ]
+    return [_saved(result) for result in results.values() if result.is_tensor and result.meta.on_epoch]
 
 
 def restore_running_values(trainer: Trainer, results: Any, saved: list[dict[str, Any]]) -> None:

@@ -31,13 +31,13 @@ def test_equal_logits_have_no_margin():
 
 
 def test_outcomes_counted_by_hand():
-    #          wrong: given, clean, neither x 2 | right: learnt x 2, missed | unknown
-    predicted = torch.tensor([1, 0, 2, -1, 2, 0, 1, 1])
-    target = torch.tensor([1, 1, 1, 1, 2, 0, 0, 1])
-    clean = torch.tensor([0, 0, 0, 0, 2, 0, 0, -1])
+    # wrong: given x 3, clean, neither x 2 | right: learnt x 2, missed | unknown
+    predicted = torch.tensor([1, 2, 1, 0, 2, -1, 2, 0, 1, 1])
+    target = torch.tensor([1, 2, 1, 1, 1, 1, 2, 0, 0, 1])
+    clean = torch.tensor([0, 0, 2, 0, 0, 0, 2, 0, 0, -1])
     counts = outcomes(predicted, target, clean)
     assert dict(zip(OUTCOMES, counts.tolist(), strict=True)) == {
-        "wrong_as_given": 1,
+        "wrong_as_given": 3,
         "wrong_as_clean": 1,
         "wrong_as_neither": 2,
         "right_learnt": 2,
@@ -45,8 +45,8 @@ def test_outcomes_counted_by_hand():
         "unknown": 1,
     }
     assert shares(counts) == {
-        **{"wrong_as_given": 0.25, "wrong_as_clean": 0.25, "wrong_as_neither": 0.5, "right_learnt": 2 / 3},
-        **{"n_wrong": 4, "n_right": 3, "n_unknown": 1},
+        **{"wrong_as_given": 0.5, "wrong_as_clean": 1 / 6, "wrong_as_neither": 2 / 6, "right_learnt": 2 / 3},
+        **{"n_wrong": 6, "n_right": 3, "n_unknown": 1},
     }
 
 

@@ -17,7 +17,7 @@ from en_bench.data.manifest import load_manifest
 from en_bench.dynamics import DynamicsRecorder, Memorisation, dynamics_facts, ratio_columns, read_dynamics
 from en_bench.norms import ExemplarNorm, GroupNorm
 from en_bench.tasks.classification import ClassificationTask
-from tests.dynamics.runs import SAMPLES, shares_by_hand
+from tests.dynamics.runs import SAMPLES, make_noisy_root, shares_by_hand
 from tests.tasks.test_classification import data, trainer
 from tests.test_unreadable import spoil
 
@@ -91,11 +91,11 @@ def test_looking_changes_no_bit(noisy, tmp_path):
     states = []
     for name, callbacks in (
         ("neither", []),
-        ("memorisation", [Memorisation()]),
         ("both", [Memorisation(), DynamicsRecorder(1)]),
     ):
-        states.append(train(noisy, tmp_path / name, callbacks, max_epochs=1).lightning_module.state_dict())
-    assert all(torch.equal(states[0][key], state[key]) for state in states for key in states[0])
+        states.append(train(noisy, tmp_path / name, callbacks, max_epochs=1, limit_train_batches=3))
+    one, other = (run.lightning_module.state_dict() for run in states)
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_memorisation_is_what_a_count_of_the_record_gives(noisy, undisturbed):
@@ -120,9 +120,10 @@ def test_a_line_for_people(noisy, tmp_path, capsys):
 
 
 def test_memorisation_keeps_quiet_where_all_labels_are_the_clean_ones(shards, noisy, tmp_path, capsys):
-    without = train(shards, tmp_path / "no clean column", [Memorisation()], max_epochs=1)
-    torch.manual_seed(0)
-    clean = trainer(tmp_path / "clean", callbacks=[Memorisation()], limit_val_batches=0)
+    short = {"callbacks": [Memorisation()], "max_epochs": 1, "limit_val_batches": 0, "limit_train_batches": 1}
+    without = trainer(tmp_path / "no clean column", **short)
+    without.fit(ClassificationTask(backbone="cifar/resnet8"), data(shards))
+    clean = trainer(tmp_path / "clean", **short)
     clean.fit(ClassificationTask(backbone="cifar/resnet8"), data(noisy, labels="clean"))
     assert not any(name.startswith("memory/") for run in (without, clean) for name in run.callback_metrics)
     assert "memory" not in capsys.readouterr().out
@@ -148,14 +149,15 @@ def test_networks_without_ratios_of_samples_and_accumulated_gradients(noisy, tmp
 
 
 def test_samples_that_cannot_be_decoded_are_in_no_count_and_no_row(tmp_path):
-    from tests.dynamics.runs import make_noisy_root
-
     root = make_noisy_root(tmp_path / "root")
     index = load_manifest(root / "a" / "train").load_index()
-    bad = list(range(3, 43))  # a batch of 8 of them alone, too
+    module = data(root, batch_size=40, on_error="skip")
+    module.setup("fit")
+    bad = module.shuffle.order(0)[30:90].tolist()  # the whole of the second batch
     spoil(root / "a" / "train", bad)
+    module = data(root, batch_size=40, on_error="skip")
     run = trainer(tmp_path / "run", callbacks=[Memorisation(), DynamicsRecorder(1)], max_epochs=1, limit_val_batches=0)
-    run.fit(ClassificationTask(backbone="cifar/resnet8", norm=ExemplarNorm), data(root, batch_size=2, on_error="skip"))
+    run.fit(ClassificationTask(backbone="cifar/resnet8", norm=ExemplarNorm), module)
     rows = read_dynamics(tmp_path / "run", ["row"])["row"].to_pylist()
     assert sorted(rows) == sorted(set(range(SAMPLES)) - set(bad))
     known = np.setdiff1d(np.flatnonzero(index.labels["clean"] >= 0), bad)
