@@ -139,11 +139,11 @@ def test_two_processes_record_and_count_as_one(noisy, tmp_path):
     for name, count in (("one", 1), ("two", 2)):
         line = noisy_arguments(noisy, runs[name], *processes(count), *plain)
         assert run_in_a_process([*line, *map(str, group)], tmp_path) == 0
-    short = noisy_arguments(noisy, runs["both"], *processes(2), *plain, "--trainer.max_steps", 8)
-    assert run_in_a_process([*short, *map(str, group)], tmp_path) == 0
-    (runs["both"] / "fit.json").unlink()
-    line = noisy_arguments(noisy, runs["both"], *processes(1), *plain, "--trainer.max_steps", 12)
-    assert run_in_a_process([*line, *map(str, group)], tmp_path) == 0
+    marker = {"where": "batch 1 3", "marker": str(tmp_path / "killed")}
+    killer = json.dumps([{"class_path": "tests.resume.watch.KillAt", "init_args": marker}])
+    for count, callbacks, ends in ((2, killer, False), (1, "null", True)):
+        line = noisy_arguments(noisy, runs["both"], *processes(count), *plain, "--trainer.callbacks", callbacks)
+        assert (run_in_a_process([*line, *map(str, group)], tmp_path) == 0) == ends
     one = read_dynamics(runs["one"])
     assert {name.split("/")[1][:10] for name in files_of(runs["two"])} == {"rank=00000", "rank=00001"}
     for name in ("two", "both"):
