@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from en_bench.data.info import CLEAN
-from en_bench.data.manifest import Manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.data.targets import NO_PART, Targets
 
@@ -45,19 +43,10 @@ class Labels:
 
 
 def labels_of(data: ShardDataModule) -> Labels:
-    """Of a data module that is set up for training.
-
-    Clean are those of the column `clean`; where the split has none and the run made noise, the labels it made it of.
-    """
-    manifest, given = data.train_manifest, data.trained_labels
-    assert manifest is not None
+    """Of a data module that is set up for training."""
+    assert data.training_labels is not None
+    given, measured_by = data.trained_labels, data.training_labels.measured_by
     held_out = data.held_out_labels != NO_PART
     given = np.where(held_out, data.held_out_labels, given).astype(given.dtype)
-    column = _clean_column(manifest, data.labels, made_noise=data.noise is not None)
-    return Labels(given, held_out, None if column is None else data.measured_labels(column), column)
-
-
-def _clean_column(manifest: Manifest, labels: str, made_noise: bool) -> str | None:
-    if CLEAN in manifest.columns and (labels != CLEAN or made_noise):
-        return CLEAN
-    return labels if made_noise else None
+    column, clean = (None, None) if measured_by is None else measured_by
+    return Labels(given, held_out, clean, column)

@@ -224,10 +224,6 @@ class ShardDataModule(LightningDataModule):
         assert self.train_manifest is not None and self._train_index is not None
         return self._scored(self.train_manifest, self._train_index, targets)
 
-    def measured_labels(self, column: str) -> Targets | None:
-        """A label column (N,) of the training split, to measure by and never to train on; None if there is none."""
-        return self._train_index.labels.get(column) if self._train_index is not None else None
-
     def unreadable_reason(self, training: bool, row: int) -> str:
         """Why a sample of the training (held out or not) or the validation split, by its row, cannot be decoded."""
         dataset = self._train_set if training else self._val_set

@@ -15,7 +15,6 @@ from en_bench.data.module import ShardDataModule
 from en_bench.dynamics.measures import predictions, samples_of
 from en_bench.tasks.metrics import WIDE
 
-CLEAN = "clean"
 OUTCOMES = ("wrong_as_given", "wrong_as_clean", "wrong_as_neither", "right_learnt", "right_missed", "unknown")
 _STATE = "en_bench_memorisation"
 
@@ -49,7 +48,7 @@ class Memorisation(Callback):
     those whose clean label is not known, which are in no share. A share of no samples is not logged.
 
     Exact over ranks, and over interruptions within an epoch. It is at work where the training split has a column
-    `clean` and trains on another one, or on labels that differ from it. The clean labels reach this callback alone.
+    `clean` and trains on another one, or noise was made. The clean labels reach this callback alone.
     """
 
     def __init__(self) -> None:
@@ -124,10 +123,7 @@ def shares(counts: Tensor) -> dict[str, float]:
 
 def _clean_labels(data: object) -> Tensor | None:
     """The clean label (N,) of each row of the training split, if what trains there can differ from it."""
-    if not isinstance(data, ShardDataModule) or (clean := data.measured_labels(CLEAN)) is None:
+    if not isinstance(data, ShardDataModule) or data.training_labels is None:
         return None
-    trained = data.trained_labels
-    takes_part = trained >= 0
-    if data.labels == CLEAN and np.array_equal(trained[takes_part], clean[takes_part]):
-        return None
-    return torch.from_numpy(clean.astype(np.int64))
+    found = data.training_labels.measured_by
+    return None if found is None else torch.from_numpy(found[1].astype(np.int64))

@@ -139,8 +139,8 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
         "set": data.train,
         "manifest": data.train_manifest.digest,
         "labels": data.labels,
-        "noise": None,
-        "held_out": 0.0,
+        "noise": None if data.noise is None else data.noise.describe(),
+        "held_out": data.held_out,
         "classes": list(data.classes),
         "seed": data.seed,
     }

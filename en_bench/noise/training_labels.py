@@ -41,6 +41,16 @@ class TrainingLabels:
     classes: tuple[str, ...]
     known: Mapping[str, Any] | None
 
+    @property
+    def measured_by(self) -> tuple[str, Labels] | None:
+        """The column, and its labels (N,), that tell which of those that train are wrong; None where nothing does.
+
+        That is `clean`; in a set without it, the labels that noise was made of.
+        """
+        if self.clean is not None and (self.noise is not None or self.column != CLEAN):
+            return CLEAN, self.clean
+        return (self.column, self.stored) if self.noise is not None else None
+
     def facts(self) -> dict[str, Any]:
         """For the record.
 
