@@ -44,6 +44,7 @@ from en_bench.data.prepare import (
     write_splits,
 )
 from en_bench.data.sources import Source
+from en_bench.noise.preparing import add_noise_option
 
 
 def list_split(found: Found, split: str, selection: Selection, human: HumanLabels | None) -> Split:
@@ -129,6 +130,7 @@ def _notes(
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__.partition("\n")[0])
     add_raw_options(parser, short_side=None)
+    add_noise_option(parser)
     parser.add_argument("--noisy", metavar="FILE", help="CIFAR-N labels, .pt or .npy; on disk or within --raw")
     subset = parser.add_mutually_exclusive_group()
     subset.add_argument("--classes", metavar="A,B,C", help="classes to keep, by clean label")

@@ -13,11 +13,11 @@ and blurred a little. Every fifth typeface validates and the others train, so no
 the draws come from the sample's key, so none repeats and another --seed leaves the pictures as they are.
 
 Both are bright on dark, grey, 32x32, PNG. --noise flips labels of `given` in train only; `clean` keeps the truth.
+--label-noise leaves `given` as it is and adds a column.
 --class-map keeps and renames digits by a CSV, such as 0 to 9 to even and odd; labels flip among what this leaves.
 """
 
 import argparse
-import hashlib
 import importlib.metadata
 import io
 import random
@@ -36,7 +36,10 @@ from en_bench.data.places import place
 from en_bench.data.prepare import Split, make_parser, run_script, write_splits
 from en_bench.data.sources import Source
 from en_bench.errors import InputError
+from en_bench.noise.conditional import PairNoise, SymmetricNoise
+from en_bench.noise.preparing import NoisyColumn, add_noise_option, with_noise
 
+NOISES = {noise.kind: noise for noise in (SymmetricNoise, PairNoise)}
 CLASSES = [str(digit) for digit in range(10)]
 SIDE = 32  # pixels
 HANDWRITTEN_TRAIN = 140  # per class
@@ -45,15 +48,6 @@ _GLYPH_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "
 # What the pictures depend on. Recorded, so that those of another version are not taken for the same.
 _MADE_WITH = {"handwritten": ("pillow", "scikit-learn"), "typeset": ("pillow", "matplotlib")}
 _OVERSAMPLING = 4  # typeset digits are drawn this much larger, then reduced
-
-
-def flip_label(label: int, key: str, *, rate: float, classes: int, seed: int) -> int:
-    """Symmetric noise: with probability `rate` one of the other classes, each as likely. A function of (seed, key)."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    chance, choice = (int.from_bytes(digest[start : start + 8], "big") for start in (0, 8))
-    if chance >= rate * 2**64:
-        return label
-    return (label + 1 + choice % (classes - 1)) % classes
 
 
 def handwritten_samples() -> dict[str, list[Source]]:
@@ -144,6 +138,8 @@ def prepare(args: argparse.Namespace) -> None:
         raise InputError(f"{args.class_map}: maps {strange[0]!r}, no digit: use 0 to 9")
     if len(classes) < 2 and args.noise:
         raise InputError(f"{args.class_map}: one class has no other to flip to: leave --noise out")
+    encode = ImageEncoder(encoding="png")
+    flipped = NoisyColumn("given", "clean", NOISES[args.noise_kind](args.noise, seed=args.seed))
     for name, splits in {"handwritten": handwritten_samples(), "typeset": typeset_samples()}.items():
         found = []
         for split, samples in splits.items():
@@ -151,8 +147,8 @@ def prepare(args: argparse.Namespace) -> None:
             if class_map:
                 samples = [renamed for sample in samples if (renamed := _mapped(sample, class_map)) is not None]
             if split == "train" and args.noise > 0:
-                noise = {"given": {"kind": args.noise_kind, "rate": args.noise, "seed": args.seed}}
-                samples = [_flipped(sample, args.noise, len(classes), args.seed) for sample in samples]
+                noise = {"given": flipped.describe()}
+                samples = with_noise(samples, flipped, classes, encode, args.workers)
             found.append(Split(split, samples, noise=noise))
         write_splits(
             args,
@@ -166,7 +162,7 @@ def prepare(args: argparse.Namespace) -> None:
                 "versions": _versions(name),
                 **({"class_map": class_map.describe()} if class_map else {}),
             },
-            encode=ImageEncoder(encoding="png"),
+            encode=encode,
         )
 
 
@@ -184,12 +180,6 @@ def _mapped(sample: Source, class_map: ClassMap) -> Source | None:
     return None if target is None else _source(sample.key, class_map.classes.index(target), sample.load, sample.origin)
 
 
-def _flipped(sample: Source, rate: float, classes: int, seed: int) -> Source:
-    clean = sample.labels["clean"]
-    given = flip_label(clean, sample.key, rate=rate, classes=classes, seed=seed)
-    return Source(sample.key, {"given": given, "clean": clean}, sample.load, sample.origin)
-
-
 def _png(image: Image.Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG")
@@ -198,10 +188,11 @@ def _png(image: Image.Image) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__.partition("\n")[0])
+    add_noise_option(parser)
     parser.add_argument(
         "--noise", type=float, default=0.0, metavar="RATE", help="share of train labels to flip (%(default)s)"
     )
-    parser.add_argument("--noise-kind", choices=["symmetric"], default="symmetric", help="how they flip (%(default)s)")
+    parser.add_argument("--noise-kind", choices=list(NOISES), default="symmetric", help="how they flip (%(default)s)")
     parser.add_argument(
         "--class-map", metavar="CSV", help="columns source,target: the digits to keep, and what they are called"
     )

@@ -31,6 +31,7 @@ from data_scripts.layouts.tree import list_class_folders, list_tree
 from en_bench.data.archives import RawFiles
 from en_bench.data.prepare import add_raw_options, make_parser, run_script
 from en_bench.errors import InputError
+from en_bench.noise.preparing import add_noise_option
 
 _PUBLISHED = {"cub200": list_cub200, "cars": list_cars, "aircraft": list_aircraft}
 # Options that only some layouts take, and the layouts: elsewhere they would be passed over without a word.
@@ -112,6 +113,7 @@ def prepare(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__.partition("\n")[0])
     add_raw_options(parser)
+    add_noise_option(parser)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="name of the data set in its manifests")
     parser.add_argument(
         "--layout",

@@ -51,6 +51,7 @@ from en_bench.data.prepare import (
 )
 from en_bench.data.sources import Skipped, Source
 from en_bench.errors import InputError
+from en_bench.noise.preparing import add_noise_option
 
 VAL_PER_CLASS = 50
 
@@ -201,6 +202,7 @@ def prepare(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__.partition("\n")[0])
     add_raw_options(parser)
+    add_noise_option(parser)
     parser.add_argument("--splits", metavar="NAMES", help="train, val or train,val (default: those that are there)")
     parser.add_argument("--class-map", metavar="FILE", help="CSV source,target of the WordNet ids to keep or to merge")
     return run_script(parser, prepare, argv)

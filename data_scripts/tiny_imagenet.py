@@ -31,6 +31,7 @@ from en_bench.data.places import shown
 from en_bench.data.prepare import add_raw_options, make_parser, run_script, shortened
 from en_bench.data.tables import parse_csv, table_bytes
 from en_bench.errors import InputError
+from en_bench.noise.preparing import add_noise_option
 
 _NAME = "Tiny ImageNet"
 _WNID = re.compile(r"n\d{8}")
@@ -153,6 +154,7 @@ def prepare(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__.partition("\n")[0])
     add_raw_options(parser, short_side=None)
+    add_noise_option(parser)
     parser.add_argument(
         "--dataset", default="tiny_imagenet", metavar="NAME", help="name in its manifests (%(default)s)"
     )

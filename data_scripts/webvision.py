@@ -44,6 +44,7 @@ from en_bench.data.classes import ClassMap, read_class_map
 from en_bench.data.prepare import Split, add_raw_options, image_encoder, make_parser, run_script, write_splits
 from en_bench.data.sources import Skipped, Source
 from en_bench.errors import InputError
+from en_bench.noise.preparing import add_noise_option
 
 SOURCES = ("google", "flickr")
 SPLITS = ("train", "val")
@@ -187,6 +188,7 @@ def _choices(text: str, known: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__.partition("\n")[0])
     add_raw_options(parser)
+    add_noise_option(parser)
     parser.add_argument(
         "--sources",
         type=partial(_choices, known=SOURCES),

@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     from en_bench.benchmark import verbs as bench_verbs
     from en_bench.data import verbs as data_verbs
     from en_bench.matrix.verbs import add_verbs
+    from en_bench.noise import verbs as noise_verbs
 
     parser = argparse.ArgumentParser(
         prog="en-bench",
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add_verbs(verbs)
     data_verbs.add_verbs(verbs)
     norms_verbs.add_verbs(verbs)
+    noise_verbs.add_verbs(verbs)
     bench_verbs.add_verbs(verbs)
     return parser
 
@@ -53,6 +55,16 @@ def main(argv: Sequence[str]) -> int:
             from en_bench.recalibration import run
 
             run(arguments[2:])
+            return 0
+        if arguments[:2] == ["noise", "estimate"]:
+            from en_bench.losses.estimate import run as estimate
+
+            estimate(arguments[2:])
+            return 0
+        if arguments[:2] == ["noise", "audit"]:
+            from en_bench.audit.verb import run as audit
+
+            audit(arguments[2:])
             return 0
         parsed = _parser().parse_args(arguments)
         return int(parsed.handler(parsed, _execute))

@@ -12,6 +12,7 @@ from en_bench.data.manifest import Manifest, classes_digest
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
+from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.unreadable import Unreadable
 from en_bench.trainer import EnBenchTrainer
 
@@ -35,20 +36,25 @@ def common_facts(command: str, seed: int, config: dict[str, Any], trainer: EnBen
 
 
 def fit_facts(
-    trainer: EnBenchTrainer, data: ShardDataModule, cost: CostMeter, unreadable: Unreadable
+    trainer: EnBenchTrainer, data: ShardDataModule, cost: CostMeter, unreadable: Unreadable, scores: EpochScores
 ) -> dict[str, Any]:
     """Of a training that has ended."""
     assert data.train_manifest is not None and data.val_manifest is not None and data.train_count is not None
+    assert data.training_labels is not None
     skipped = unreadable.count(data.train, "train")
     trained = {"n": data.train_count - skipped, "unreadable": skipped}
+    epochs = trainer.fit_loop.position().epoch  # whole ones: Lightning also counts one that was cut short
     return {
         "train": {**_set_facts(data.train, data.train_manifest, data.labels), **trained},
         "val": _set_facts(data.val, data.val_manifest, data.val_column),
+        "noise": data.training_labels.facts(),
+        "held_out": {"share": data.held_out, "n": data.held_out_count} if data.held_out_count else None,
         "classes_digest": classes_digest(data.classes),
-        "epochs": trainer.fit_loop.position().epoch,  # whole ones: Lightning also counts one that was cut short
+        "epochs": epochs,
         "steps": trainer.global_step,
         "ranks": trainer.world_size,
         "metrics": _metrics(trainer),
+        "accuracies": scores.accuracies(epochs),
         "cost": {
             "seconds": round(cost.seconds, 3),
             "images_per_second": cost.images_per_second,

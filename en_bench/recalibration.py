@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning import LightningModule
 from torch import Tensor
 
 from en_bench.data import order
@@ -20,10 +19,10 @@ from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import write_bytes
 from en_bench.norms.recalibrate import Recalibration, recalibrate
-from en_bench.resume.checkpoint import RunCheckpoint
+from en_bench.one_process import OneProcessCLI, restored
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.trainer import EnBenchTrainer
-from en_bench.training import EnBenchCLI, run_training_verb
+from en_bench.training import run_training_verb
 
 Split = Literal["train", "val"]
 
@@ -58,7 +57,7 @@ class RecalibratingTrainer(EnBenchTrainer):
         """
         assert isinstance(model, ClassificationTask) and ckpt_path is not None and out is not None
         saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
-        task = self._restored(model, datamodule, saved)
+        task = restored(self, model, datamodule, saved)
         try:
             with self.precision_plugin.forward_context():
                 done = recalibrate(task, self._images(datamodule, split, batches))
@@ -81,22 +80,9 @@ class RecalibratingTrainer(EnBenchTrainer):
         print(f"{done.layers} normalisers, {done.samples} images of {name} in {done.batches} batches")
         print(f"wrote {out}", flush=True)
 
-    def _restored(self, task: ClassificationTask, data: ShardDataModule, saved: dict[str, Any]) -> ClassificationTask:
-        """The task with the checkpoint's weights, on the trainer's device and in its precision."""
-        # Not the data's classes: images are all that is needed here, and they may be of others.
-        classes = saved.get("en_bench", {}).get("classes", data.classes)
-        task.num_classes = task.num_classes if task.num_classes is not None else len(classes)
-        task.pretrained = False  # whatever it started from, its weights are in the checkpoint
-        task.configure_model()
-        task.on_load_checkpoint(saved)
-        task.load_state_dict(saved["state_dict"])
-        self.precision_plugin.convert_module(task)
-        task.to(self.strategy.root_device)
-        return task
-
     def _images(self, data: ShardDataModule, split: Split, batches: int | None) -> Iterator[Tensor]:
         data.setup("fit" if split == "train" else "validate")
-        loader = data.train_dataloader() if split == "train" else data.val_dataloader()
+        loader = data.train_dataloader() if split == "train" else data.validation_loader()
         steps = len(loader) if batches is None else batches
         for step, batch in enumerate(islice(loader, steps), start=1):
             if not batch.valid.any():
@@ -108,7 +94,7 @@ class RecalibratingTrainer(EnBenchTrainer):
                 print(f"batch {step}/{steps}", flush=True)
 
 
-class RecalibrateCLI(EnBenchCLI):
+class RecalibrateCLI(OneProcessCLI):
     """The configuration of a run, with flags, to its checkpoint with other running moments."""
 
     PROG = "en-bench norms"
@@ -119,14 +105,6 @@ class RecalibrateCLI(EnBenchCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"recalibrate": {"model", "datamodule"}}
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--result", type=str | None, default=None, help="file for what was done, JSON")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")  # a run's configuration has it
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        # One process, however many trained: the moments of all images are pooled exactly anyway.
-        return super().instantiate_trainer(**{"devices": 1, "num_nodes": 1, "strategy": "auto", **kwargs})
 
     def before_recalibrate(self) -> None:
         given = self.config_init.recalibrate

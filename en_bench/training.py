@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,23 +22,27 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 
-from en_bench import outcome, provenance
+from en_bench import accuracies, outcome, provenance
 from en_bench.data.module import ShardDataModule
+from en_bench.dynamics import DynamicsRecorder, Memorisation
+from en_bench.dynamics.files import set_aside as set_dynamics_aside
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.layer_sync import flag_as_plugin
 from en_bench.matrix.plan import without_places
 from en_bench.matrix.process import claim_folder
 from en_bench.outcome import digest
+from en_bench.quiet import quieten
 from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.cost import CostMeter
+from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.metrics_file import MetricsFile, set_aside
 from en_bench.telemetry.unreadable import Unreadable
 from en_bench.telemetry.wandb import WandbMirror
 from en_bench.trainer import EnBenchTrainer, SaveFitConfig
-from en_bench.usage import broken_overlay, explain
+from en_bench.usage import broken_overlay, explain, refusal_behind
 
 FIT_RESULT = "fit.json"
 IF_ANY = "last"  # as --ckpt_path: the checkpoint of the run's own folder, if there is one
@@ -74,7 +76,13 @@ class EnBenchCLI(LightningCLI):
             default=None,
             help="file for the outcome, JSON (fit: beside fit.json; validate: instead of one in the run's validate/)",
         )
+        self.add_options_of_callbacks(parser)
+
+    @staticmethod
+    def add_options_of_callbacks(parser: LightningArgumentParser) -> None:
+        """Of those that every run has."""
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(DynamicsRecorder, "dynamics")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Without the base's warning about arguments given from Python: ours come from there always.
@@ -127,10 +135,10 @@ class EnBenchCLI(LightningCLI):
             if isinstance(mirror, WandbMirror):
                 mirror.attach(folder, self._identity()[:8], self._plain_config())
         terminal = sys.stdout.isatty()
-        self.cost = CostMeter()
-        self.unreadable = Unreadable(folder)
+        self.cost, self.scores, self.unreadable = CostMeter(), EpochScores(), Unreadable(folder)
+        watching = [self.cost, self.scores, ConsoleLines(steps=not terminal), self.unreadable, Memorisation()]
         fixed: dict[str, Any] = {
-            "callbacks": [*(settings.callbacks or []), self.cost, ConsoleLines(steps=not terminal), self.unreadable],
+            "callbacks": [*(settings.callbacks or []), *watching],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
             **flag_as_plugin(settings),
         }
@@ -162,8 +170,10 @@ class EnBenchCLI(LightningCLI):
                 f"from its end there, add --ckpt_path {last_checkpoint(folder)}"
             )
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
+        self.model.loss.check(self.datamodule.classes)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             number = set_aside(folder)
+            set_dynamics_aside(folder)
             last = last_checkpoint(folder)
             if last.exists():  # of the same run: --ckpt_path last must not take it for this one's
                 last.rename(last.with_name(f"{last.stem}.{number}{last.suffix}"))
@@ -209,7 +219,9 @@ class EnBenchCLI(LightningCLI):
         if self.trainer.interrupted:
             return
         if self.trainer.is_global_zero:
-            facts = outcome.fit_facts(self.trainer, self.datamodule, self.cost, self.unreadable)
+            facts = outcome.fit_facts(self.trainer, self.datamodule, self.cost, self.unreadable, self.scores)
+            facts["loss"] = {"class": type(self.model.loss).__name__, **self.model.loss.facts()}
+            print(f"top-1 on {self.datamodule.val}   {accuracies.told(facts['accuracies'])}", flush=True)
             self._write_result([self._folder() / FIT_RESULT], facts)
 
     def after_validate(self) -> None:
@@ -255,15 +267,7 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
     Raises InputError for input that cannot be used and SystemExit(2) for options that cannot be parsed.
     """
     provenance.commit()
-    for name in ("lightning.pytorch", "lightning.fabric"):  # which devices there are, tips, and other talk
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # between Lightning and torch
-    # Lightning's advice on numbers of workers and on intervals of logging: choices that overlays make on purpose.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*training batches.*is smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # ours is, by its position alone
-    # Our loaders stack whole batches themselves, and DDP's own sampler is not wanted.
-    warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
+    quieten()
     try:
         cli.claims = claims = ExitStack()
         with claims:
@@ -287,3 +291,8 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
         print(told, flush=True)
     except MisconfigurationException as error:  # Lightning's word for options that it finds out about late
         raise InputError(one_line(error)) from None
+    except ValueError as error:
+        refusal = refusal_behind(error)
+        if refusal is None:
+            raise
+        raise refusal from None

@@ -13,6 +13,8 @@ from pathlib import Path
 import yaml
 
 from en_bench.data.transforms import Transform
+from en_bench.errors import InputError
+from en_bench.losses import Loss
 from en_bench.norms import Norm
 
 
@@ -25,10 +27,13 @@ def explain(message: str, options: Sequence[str]) -> str:
     ):
         return f"there is no option --{unknown}{_meant(unknown, options, '--')}"
     if inner := _first(r"Option '([\w.]+)' is not accepted", message):
-        owner = _first(r"class_path='([\w.]+)'", message) or ""
+        owner = _first(r"class_path[= ]'([\w.]+)'", message) or ""
         return f"{owner.rpartition('.')[2] or flag} has no option {inner}{_meant(inner, _parameters(owner))}"
+    needed, of = _first(r"arguments are required: ([\w, ]+)", message), _first(r"class_path '([\w.]+)'", message)
+    if needed and of:  # a class that is optional, as losses are: the message goes on with what else could stand there
+        return f"{flag}: {of.rpartition('.')[2]} needs {needed}: give it as {flag}.{needed.partition(',')[0]}"
     if missing := _first(r"arguments are required: (.*)", message):
-        verb = r"^(fit|validate|recalibrate)\."
+        verb = r"^(fit|validate|recalibrate|estimate)\."
         needed = ", ".join("--" + re.sub(verb, "", name.strip()) for name in missing.split(","))
         return f"{needed} must be given: by an overlay (--config FILE) or as flags"
     if absent := _first(r"File does not exist: '?([^'\n]+)", message):
@@ -47,6 +52,13 @@ def explain(message: str, options: Sequence[str]) -> str:
     if wanted:
         return f"{flag}{'.' + inside if inside else ''}: expected {wanted}" + (f", got {given}" if given else "")
     return " ".join(message.split())
+
+
+def refusal_behind(error: BaseException | None) -> InputError | None:
+    """What a class said to its arguments, where jsonargparse has wrapped it: it does so for optional ones."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error
 
 
 def broken_overlay(argv: Sequence[str]) -> str | None:
@@ -91,4 +103,4 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def _class_names() -> list[str]:
-    return [cls.__name__ for base in (Norm, Transform) for cls in base.__subclasses__()]
+    return [cls.__name__ for base in (Norm, Transform, Loss) for cls in base.__subclasses__()]

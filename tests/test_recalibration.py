@@ -42,7 +42,7 @@ def images(shards: Path, split: str, **options: int) -> list[Tensor]:
         "a/train", "a/val", PadCropFlip(32, padding=2, flip=False), CenterCrop(32), str(shards), **chosen
     )
     data.setup("fit")
-    loader = data.train_dataloader() if split == "train" else data.val_dataloader()
+    loader = data.train_dataloader() if split == "train" else data.validation_loader()
     return [data.on_after_batch_transfer(batch, 0).image[batch.valid] for batch in loader]
 
 

@@ -83,11 +83,11 @@ class Watched(ClassificationTask):
         self.steps: list[tuple[list[int], float]] = []
         self.states: list[dict[str, Tensor]] = []
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         self.states.append({name: value.clone() for name, value in self.network.state_dict().items()})
-        loss = super().training_step(batch, batch_idx)
-        self.steps.append((batch.row.tolist(), float(loss.detach())))
-        return loss
+        outputs = super().training_step(batch, batch_idx)
+        self.steps.append((batch.row.tolist(), float(outputs["loss"].detach())))
+        return outputs
 
     def on_after_backward(self) -> None:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in self.parameters())

@@ -1,5 +1,5 @@
-"""The verbs `en-bench bench norms`, `prepare` and `data`. What is imported when `en-bench` starts is here, and needs no
-torch.
+"""The verbs `en-bench bench norms`, `prepare`, `data` and `dynamics`. What is imported when `en-bench` starts is here,
+and needs no torch.
 
 The results in benchmarks/results/norms are those of a machine that does nothing else, two cores and 20 minutes:
 
@@ -14,6 +14,10 @@ each with `--json FILE --markdown FILE`; those in benchmarks/results/prepare com
 and those in benchmarks/results/data, of splits that data_scripts made of the same images, of
 
     en-bench bench data SHARDS --original SPLIT --peers --json FILE --markdown FILE
+
+and what a record of every training sample costs, in some minutes, of
+
+    en-bench bench dynamics --threads 2 --json FILE --markdown FILE
 """
 
 import argparse
@@ -67,6 +71,7 @@ def add_verbs(subparsers: "Subparsers") -> None:
     norms.set_defaults(handler=_bench_norms)
     _add_prepare(verbs)
     _add_data(verbs)
+    _add_dynamics(verbs)
 
 
 def _add_prepare(verbs: "Subparsers") -> None:
@@ -125,6 +130,19 @@ def _add_data(verbs: "Subparsers") -> None:
     data.set_defaults(handler=_bench_data)
 
 
+def _add_dynamics(verbs: "Subparsers") -> None:
+    description = (
+        "Training steps of a ResNet-20 with ExemplarNorm, batch 128 of 32, with and without a record of every sample, "
+        "interleaved in one process, and the time of an epoch's file. Use a machine that does no more."
+    )
+    dynamics = verbs.add_parser("dynamics", help="the record of every training sample", description=description)
+    dynamics.add_argument("--repeats", type=int, metavar="N", help="times of which the median is taken (15)")
+    dynamics.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
+    dynamics.add_argument("--quick", action="store_true", help="a tiny network, twice: shows that it runs, and no more")
+    _add_files(dynamics)
+    dynamics.set_defaults(handler=_bench_dynamics)
+
+
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, after every section")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
@@ -149,3 +167,9 @@ def _bench_norms(args: argparse.Namespace, execute: "Execute") -> int:
     from en_bench.benchmark.command import bench_norms
 
     return bench_norms(args)
+
+
+def _bench_dynamics(args: argparse.Namespace, execute: "Execute") -> int:
+    from en_bench.benchmark.dynamics import bench_dynamics
+
+    return bench_dynamics(args)

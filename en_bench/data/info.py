@@ -22,7 +22,7 @@ _CONFUSIONS = 3  # most frequent ones that are told
 _NAMES = 12  # classes named where not all are asked for
 _REASONS = 8  # reasons of skipped samples in the text
 _WIDTH = 14  # of the first column of the text
-_MEASURED = {"known", "differ", "realised", "confusions"}  # of noise; what else is told of it was asked for
+_MEASURED = {"known", "differ", "realised", "confusions", "against"}  # of noise; what else is told of it was asked for
 
 
 def skipped_rows(manifest: Manifest) -> list[dict[str, str]]:
@@ -97,10 +97,13 @@ def _column(manifest: Manifest, index: Index, column: str) -> dict[str, Any]:
         else None,
         "counts": per_class.tolist(),
     }
-    if column != CLEAN and CLEAN in index.labels:
+    made = manifest.noise.get(column, {})
+    against = CLEAN if CLEAN in index.labels else str(made.get("from"))
+    if column != CLEAN and against in index.labels:
         facts["noise"] = {
-            **{name: value for name, value in manifest.noise.get(column, {}).items() if name != "realised"},
-            **_noise(labels, index.labels[CLEAN], manifest.classes),
+            **{name: value for name, value in made.items() if name != "realised"},
+            "against": against,
+            **_noise(labels, index.labels[against], manifest.classes),
         }
     return facts
 
@@ -177,9 +180,9 @@ def _label_lines(labels: Mapping[str, Any], samples: int, classes: int) -> list[
     if noise is None:
         return lines
     if noise["realised"] is None:
-        return [*lines, "no sample whose clean label is known too"]
+        return [*lines, f"no sample whose {noise['against']} label is known too"]
     made = ", ".join(f"{name} {value}" for name, value in _flat(noise) if name not in _MEASURED)
-    told = f"{100 * noise['realised']:.2f} % differ from clean ({noise['differ']:,} of {noise['known']:,})"
+    told = f"{100 * noise['realised']:.2f} % differ from {noise['against']} ({noise['differ']:,} of {noise['known']:,})"
     lines.append(told + (f"; made: {made}" if made else ""))
     if noise["confusions"]:
         pairs = (f"{c['clean']} called {c['label']} ({c['count']:,})" for c in noise["confusions"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,12 +11,13 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from en_bench.data import order
-from en_bench.data.cached_files import CachedFiles
+from en_bench.data.changes import Changes, OnChange
 from en_bench.data.dataset import Batch, StreamDataset
+from en_bench.data.held_out import Parts, check_share, cut
 from en_bench.data.index import Index
 from en_bench.data.loader import make_loader
 from en_bench.data.manifest import Manifest, load_manifest, require_same_classes
-from en_bench.data.opening import cache_folder, check_shards_here, shard_files
+from en_bench.data.opening import cache_folder, check_shards_here, close, described, shard_files
 from en_bench.data.places import Place, place
 from en_bench.data.position import Position
 from en_bench.data.reading_order import NaturalOrder
@@ -23,9 +25,11 @@ from en_bench.data.samplers import EvalSampler, TrainSampler
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.stream_state import StreamState
-from en_bench.data.targets import Targets, scored_targets, training_targets
+from en_bench.data.targets import Targets, scored_targets
 from en_bench.data.transforms import Transform, normalise
 from en_bench.errors import InputError
+from en_bench.noise.kinds import Noise
+from en_bench.noise.training_labels import TrainingLabels, load_training_labels
 
 
 def shards_root(root: str | None) -> Place:
@@ -48,7 +52,10 @@ class ShardDataModule(LightningDataModule):
         val_transform: the same for validation.
         root: the folder that all sets lie in (default: EN_BENCH_SHARDS, else `data`).
         labels: label column that trains. Samples whose label in it is unknown take no part.
+        noise: made label noise, added to `labels` in training.
         val_labels: label column that validation scores against (default: `clean` where the set has it, else `given`).
+        held_out: share of the training split that never trains, cut by the samples' keys. Each validation of a training
+            scores it too, on the labels that train.
         batch_size: training samples per rank and step.
         val_batch_size: validation samples per rank and step (default: `batch_size`). Scores do not depend on it.
         workers: loading processes per rank. Batches do not depend on it.
@@ -66,7 +73,7 @@ class ShardDataModule(LightningDataModule):
         on_change: what becomes of a checkpoint whose steps held other samples than they would now (another split, seed
             or global batch): `refuse` it, or go on with the `next_epoch`.
 
-    Raises InputError for sizes below 1, and for negative workers or seeds.
+    Raises InputError for sizes below 1, for negative workers or seeds, and for a share outside 0 .. 0.9.
     """
 
     def __init__(
@@ -77,7 +84,9 @@ class ShardDataModule(LightningDataModule):
         val_transform: Transform,
         root: str | None = None,
         labels: str = "given",
+        noise: Noise | None = None,
         val_labels: str | None = None,
+        held_out: float = 0.0,
         batch_size: int = 128,
         val_batch_size: int | None = None,
         workers: int = 0,
@@ -89,7 +98,7 @@ class ShardDataModule(LightningDataModule):
         cache: str | None = None,
         cache_gb: float = 50.0,
         span: int | None = None,
-        on_change: Literal["refuse", "next_epoch"] = "refuse",
+        on_change: OnChange = "refuse",
     ) -> None:
         super().__init__()
         _require("batch_size", batch_size, at_least=1)
@@ -98,12 +107,13 @@ class ShardDataModule(LightningDataModule):
         _require("seed", seed, at_least=0)
         _require("decoded_cache_mb", decoded_cache_mb, at_least=0)
         _require("span", span, at_least=1)
+        check_share(held_out)
         if not cache_gb > 0:
             raise InputError(f"--data.cache_gb {cache_gb} holds no shard: use more than 0")
         self.root = shards_root(root)
         self.train, self.val = train, val
         self.train_transform, self.val_transform = train_transform, val_transform
-        self.labels, self.val_labels = labels, val_labels
+        self.labels, self.noise, self.val_labels, self.held_out = labels, noise, val_labels, held_out
         self.batch_size, self.val_batch_size = batch_size, val_batch_size if val_batch_size is not None else batch_size
         self.workers = workers
         self.seed = seed
@@ -111,20 +121,20 @@ class ShardDataModule(LightningDataModule):
         self.decoded_cache_mb = decoded_cache_mb
         self.cache = ShardCache(cache_folder(cache), round(cache_gb * 1e9))
         self.span = span
-        self.on_change = on_change
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.train_manifest: Manifest | None = None
         self.val_manifest: Manifest | None = None
         self.train_count: int | None = None  # samples that train, those with a label, once `open` has counted them
+        self.held_out_count = 0  # of the same split, once `open` has counted them
         self._train_index: Index | None = None
-        self._targets: Targets | None = None
+        self.training_labels: TrainingLabels | None = None  # once `open` has read them, for what measures
+        self._parts: Parts | None = None
         self._shuffle: Shuffle | None = None
         self._train_set: StreamDataset | None = None
         self._val_set: StreamDataset | None = None
+        self._held_out_set: StreamDataset | None = None
         self._train_sampler: TrainSampler | None = None
-        self._differences: list[tuple[str, str]] = []  # with their cures
-        self.changed_samples = False  # whether the rows of a checkpoint's tables are other samples now
-        self.restarted_at: int | None = None  # the epoch that a training goes on with whose steps have changed
+        self.changes = Changes(on_change)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -145,7 +155,8 @@ class ShardDataModule(LightningDataModule):
         """Opens and checks what `stage` ("fit" or "validate") needs, without any process group.
 
         Raises InputError for a missing or damaged set, for classes of the two splits that differ, for a label column
-        that cannot train, and for fewer training samples with a label than `ranks` x `batch_size`.
+        that cannot train, for a held-out part without samples, and for fewer training samples with a label than `ranks`
+        x `batch_size`.
         """
         if self.val_manifest is None:
             self.val_manifest = load_manifest(self.root / self.val)
@@ -155,41 +166,39 @@ class ShardDataModule(LightningDataModule):
             check_shards_here(self.train_manifest)
             require_same_classes(self.train_manifest.classes, self.val_manifest.classes, self.train, self.val)
             self._train_index = self.train_manifest.load_index()
-            self._targets = training_targets(self.train_manifest, self._train_index, self.labels)
-            self.train_count = int((self._targets >= 0).sum())
+            self.training_labels = load_training_labels(
+                self.train_manifest, self._train_index, self.labels, self.noise, self.cache
+            )
+            self._parts = cut(self.training_labels.targets, self._train_index.keys, self.held_out, self.train)
+            self.train_count, self.held_out_count = self._parts.train_count, self._parts.held_out_count
         if self.train_count is not None:
             order.check_trainable(self.train_count, self.batch_size, ranks)
 
     def setup(self, stage: str) -> None:
         self.open(stage, ranks=self._ranks())
-        seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         if self.train_manifest is not None and self._train_set is None:
-            assert self._train_index is not None and self._targets is not None
-            manifest = self.train_manifest
-            self._train_set = StreamDataset(
-                manifest,
-                self._train_index,
-                self._targets,
-                self.train_transform,
-                seed,
-                on_error=self.on_error,
-                decoded_cache_mb=self.decoded_cache_mb,
-            )
-            self._shuffle = shuffle_of(self._train_set.shard_counts, seed, manifest.seed is not None, self.span)
-            self._train_set.reader.files = shard_files(manifest, self.cache, self._shuffle)
+            assert self._train_index is not None and self._parts is not None
+            manifest, index = self.train_manifest, self._train_index
+            train_set = self._train_set = self._stream(manifest, index, self._parts.trained, self.train_transform)
+            self._shuffle = shuffle_of(train_set.shard_counts, train_set.seed, manifest.seed is not None, self.span)
+            train_set.reader.files = shard_files(manifest, self.cache, self._shuffle)
+            if self.held_out_count:
+                self._held_out_set = self._scored(manifest, index, self._parts.held_out)
         if self.val_manifest is not None and self._val_set is None:
             index = self.val_manifest.load_index()
-            self._val_set = StreamDataset(
-                self.val_manifest,
-                index,
-                scored_targets(self.val_manifest, index, self.val_column),
-                self.val_transform,
-                seed,
-                on_error=self.on_error,
-                decoded_cache_mb=self.decoded_cache_mb,
-            )
-            order_ = NaturalOrder(self._val_set.shard_counts)
-            self._val_set.reader.files = shard_files(self.val_manifest, self.cache, order_)
+            targets = scored_targets(self.val_manifest, index, self.val_column)
+            self._val_set = self._scored(self.val_manifest, index, targets)
+
+    def _stream(self, manifest: Manifest, index: Index, targets: Targets, transform: Transform) -> StreamDataset:
+        seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        options: dict[str, Any] = {"on_error": self.on_error, "decoded_cache_mb": self.decoded_cache_mb}
+        # What trains reaches no label but its targets.
+        return StreamDataset(manifest, replace(index, labels={}), targets, transform, seed, **options)
+
+    def _scored(self, manifest: Manifest, index: Index, targets: Targets) -> StreamDataset:
+        dataset = self._stream(manifest, index, targets, self.val_transform)
+        dataset.reader.files = shard_files(manifest, self.cache, NaturalOrder(dataset.shard_counts))
+        return dataset
 
     @property
     def shuffle(self) -> Shuffle:
@@ -198,62 +207,49 @@ class ShardDataModule(LightningDataModule):
             raise RuntimeError("ShardDataModule knows the order of its epochs after setup() only")
         return self._shuffle
 
+    @property
+    def trained_labels(self) -> Targets:
+        """The class (N,) of each row of the training split as it trains; negative: it takes no part."""
+        assert self._train_set is not None
+        return self._train_set.targets
+
+    @property
+    def held_out_labels(self) -> Targets:
+        """The class (N,) of each row of the training split that is held out; negative: it is not."""
+        assert self._parts is not None
+        return self._parts.held_out
+
+    def as_validated(self, targets: Targets) -> StreamDataset:
+        """Samples of the training split as validation sees images, those whose target (N,) is not negative."""
+        assert self.train_manifest is not None and self._train_index is not None
+        return self._scored(self.train_manifest, self._train_index, targets)
+
     def unreadable_reason(self, training: bool, row: int) -> str:
-        """Why a sample of the training or the validation split, by its row in the index, cannot be decoded."""
+        """Why a sample of the training (held out or not) or the validation split, by its row, cannot be decoded."""
         dataset = self._train_set if training else self._val_set
         assert dataset is not None
         return dataset.why_unreadable(row)
 
     def describe_cache(self) -> list[str]:
         """A line on what this rank opened since the last call, for each split behind a URL that it opened shards of."""
-        found = []
-        for name, dataset in ((self.train, self._train_set), (self.val, self._val_set)):
-            files = dataset.reader.files if dataset is not None else None
-            if isinstance(files, CachedFiles) and (told := files.describe()):
-                found.append(f"{name}: {told}")
-        return found
+        held_out = f"{self.train}, held out"
+        sets = [(self.train, self._train_set), (held_out, self._held_out_set), (self.val, self._val_set)]
+        return [line for name, dataset in sets if dataset is not None for line in described(name, dataset)]
 
     def stream_state(self) -> StreamState:
         """What the order of the training depends on."""
         assert self.train_manifest is not None
-        return StreamState.of(self.train_manifest.digest, self.labels, self.shuffle, self.batch_size, self._ranks())
+        digest, noise = self.train_manifest.digest, None if self.noise is None else self.noise.describe()
+        labels = (self.labels, noise, self.held_out)
+        return StreamState.of(digest, *labels, self.shuffle, self.batch_size, self._ranks())
 
     def state_dict(self) -> dict[str, Any]:
         return self.stream_state().to_fields() if self._train_set is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compares the data of a checkpoint with these. Raises InputError, with all that differs, to refuse it."""
-        if self._train_set is None or not state_dict:
-            return
-        state = self.stream_state()
-        self.changed_samples = state.other_samples(state_dict)
-        for difference, cure in state.differences(state_dict):
-            self.note_change(difference, cure)
-        self.refuse_changes()
-
-    def note_change(self, difference: str, cure: str) -> None:
-        """Adds to what tells the checkpoint that a training goes on from apart from what its steps would hold now."""
-        self._differences.append((difference, cure))
-
-    def refuse_changes(self) -> None:
-        """Raises InputError if there are any, unless `on_change` says to go on."""
-        if self._differences and self.on_change == "refuse":
-            differences, cures = (dict.fromkeys(column) for column in zip(*self._differences, strict=True))
-            raise InputError(
-                f"the checkpoint cannot be continued: {'; '.join(differences)}: {', '.join(cures)}, or "
-                "--data.on_change next_epoch, which goes on with the next epoch"
-            )
-
-    def position_on_these_data(self, position: Position) -> tuple[Position, bool]:
-        """Where a training goes on that was saved at `position`, and whether it is as if it had never stopped."""
-        if not self._differences:
-            return position, True
-        if self._rank() == 0:
-            told = "; ".join(dict.fromkeys(difference for difference, _ in self._differences))
-            print(f"the steps have changed ({told}): what was left of the checkpoint's epoch is left out", flush=True)
-        epoch = position.epoch + (1 if position.step else 0)
-        self.restarted_at = epoch
-        return Position(epoch), False
+        if self._train_set is not None and state_dict:
+            self.changes.compare(self.stream_state(), state_dict)
 
     def start_at(self, position: Position) -> None:
         """Lets the training loader, which has not begun to read, begin at `position`."""
@@ -267,21 +263,28 @@ class ShardDataModule(LightningDataModule):
         self._train_sampler = TrainSampler(self.shuffle, self.batch_size, rank, ranks, epoch)
         return make_loader(self._train_set, self._train_sampler, self.workers, torch.cuda.is_available())
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Of the validation split, and in a training with a held-out part a second one, of that."""
+        loader = self.validation_loader()
+        return loader if self._held_out_set is None else [loader, self._scoring_loader(self._held_out_set)]
+
+    def validation_loader(self) -> DataLoader[Batch]:
+        """Of the validation split alone."""
         assert self._val_set is not None
-        sampler = EvalSampler(len(self._val_set), self.val_batch_size, self._rank(), self._ranks())
-        return make_loader(self._val_set, sampler, self.workers, torch.cuda.is_available())
+        return self._scoring_loader(self._val_set)
+
+    def _scoring_loader(self, dataset: StreamDataset) -> DataLoader[Batch]:
+        sampler = EvalSampler(len(dataset), self.val_batch_size, self._rank(), self._ranks())
+        return make_loader(dataset, sampler, self.workers, torch.cuda.is_available())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         device = batch.image.device
         return batch._replace(image=normalise(batch.image, self.mean.to(device), self.std.to(device)))
 
     def teardown(self, stage: str) -> None:
-        for dataset in (self._train_set, self._val_set):
+        for dataset in (self._train_set, self._val_set, self._held_out_set):
             if dataset is not None:
-                dataset.reader.close()
-                if isinstance(dataset.reader.files, CachedFiles):
-                    dataset.reader.files.close()
+                close(dataset)
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer is not None else 0

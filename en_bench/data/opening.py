@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from en_bench.data.cached_files import CachedFiles
+from en_bench.data.dataset import StreamDataset
 from en_bench.data.manifest import Manifest
 from en_bench.data.places import is_remote
 from en_bench.data.reading_order import ReadingOrder
@@ -29,3 +30,17 @@ def check_shards_here(manifest: Manifest) -> None:
     """Shards behind URLs are checked when they are fetched, each by its hash."""
     if not is_remote(manifest.place_of(manifest.shards[0])):
         manifest.check_shards()
+
+
+def described(name: str, dataset: StreamDataset) -> list[str]:
+    """A line on what was opened of a set since the last call, where its shards come through the cache."""
+    files = dataset.reader.files
+    told = files.describe() if isinstance(files, CachedFiles) else None
+    return [f"{name}: {told}"] if told else []
+
+
+def close(dataset: StreamDataset) -> None:
+    """Closes the shards of a set, and what fetches them."""
+    dataset.reader.close()
+    if isinstance(dataset.reader.files, CachedFiles):
+        dataset.reader.files.close()

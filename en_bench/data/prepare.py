@@ -19,6 +19,7 @@ from en_bench.data.sources import Skipped, Source
 from en_bench.data.split_job import SHARD_BYTES, SHARD_SAMPLES, SPREAD
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
+from en_bench.noise.preparing import with_noisy_columns
 
 SHORT_SIDE = 352  # pixels; enough for crops at 224 and a third of the bytes of typical photographs
 
@@ -119,9 +120,16 @@ def write_splits(
     out = place(args.out) if out is None else out
     for note in notes:
         print(note, flush=True)
+    columns = getattr(args, "label_noise", [])
+    if columns and splits and all(split.name != "train" for split in splits):
+        raise InputError("--label-noise is for training labels, and there is no split train: leave it out")
     written = []
     for split in splits:
         samples = limited(split.samples, args) if hasattr(args, "limit") else split.samples
+        noise = split.noise
+        if columns and split.name == "train":
+            samples, made = with_noisy_columns(samples, columns, classes, encode, args.workers)
+            noise = {**noise, **made}
         with Progress(split.name) as progress:
             manifest = write_split(
                 out / split.name,
@@ -133,7 +141,7 @@ def write_splits(
                 encode_mask=encode_mask,
                 image=encode.describe(),
                 source={**source, **split.source, **({"limit": args.limit} if hasattr(args, "limit") else {})},
-                noise=split.noise,
+                noise=noise,
                 seed=args.seed,
                 shards=args.shards,
                 workers=args.workers,

@@ -69,7 +69,7 @@ def draw_sheet(manifest: Manifest, wish: Wish, out: Path) -> str:
     Raises InputError for wishes that the split cannot fulfil, or a split that cannot be read.
     """
     _check_wish(manifest, wish)
-    samples = _Samples(manifest)
+    samples = Samples(manifest)
     masks = "mask" in manifest.members
     rows = samples.with_mask_of(wish) if masks else choose(samples.index, manifest, wish)
     if not rows:
@@ -147,7 +147,7 @@ def _meaning(wish: Wish) -> str:
 
 
 @dataclass
-class _Samples:
+class Samples:
     """Files and captions of the samples of a split, from disk or a URL."""
 
     manifest: Manifest
@@ -195,12 +195,12 @@ class _Samples:
             label = int(self.index.labels[column][row])
             wrong = label >= 0 and clean >= 0 and label != clean
             any_wrong |= wrong
-            captions.append(Caption(column if further else "", self._name(label), red=wrong))
+            captions.append(Caption(column if further else "", self.name(label), red=wrong))
         if any_wrong or CLEAN in wish.labels:
-            captions.append(Caption(CLEAN, self._name(clean)))
+            captions.append(Caption(CLEAN, self.name(clean)))
         return Cell(self.read(row), key, captions=tuple(captions), wrong=any_wrong)
 
-    def _name(self, label: int) -> str:
+    def name(self, label: int) -> str:
         return "unknown" if label < 0 else named(self.manifest.classes, label)
 
 

@@ -187,7 +187,7 @@ class SplitJob:
                 shards=shards,
                 index_sha256=hashlib.sha256(index).hexdigest(),
                 image={**plan.image, "reencoded": sum(part.reencoded for part in full)},
-                noise={c: {**what, "realised": realised_noise(labels, c)} for c, what in plan.noise.items()},
+                noise={c: {**what, "realised": realised_noise(labels, c, what)} for c, what in plan.noise.items()},
             )
         )
 
@@ -198,10 +198,16 @@ def nothing_readable(split: str, listed: Sequence[Skipped]) -> InputError:
     return InputError(f"none of {len(listed)} samples for split {split!r} can be read{first}: check the raw data")
 
 
-def realised_noise(labels: Mapping[str, NDArray[np.int32]], column: str) -> float | None:
-    """Share of the samples whose label in `column` is not that in "clean", of those that have both; None of none."""
-    known = (labels["clean"] >= 0) & (labels[column] >= 0)
-    return float((labels[column] != labels["clean"])[known].mean()) if known.any() else None
+def realised_noise(labels: Mapping[str, NDArray[np.int32]], column: str, noise: Mapping[str, Any]) -> float | None:
+    """Share of the samples whose label in `column` is not the clean one, of those that have both; None of none.
+
+    Where a set has no column "clean", that which the noise was made from takes its place.
+    """
+    clean = labels.get("clean", labels.get(noise.get("from", "")))
+    if clean is None or column not in labels:
+        return None
+    known = (clean >= 0) & (labels[column] >= 0)
+    return float((labels[column] != clean)[known].mean()) if known.any() else None
 
 
 def differing_fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ class StreamState:
     Attributes:
         manifest: digest of the training split.
         labels: column that trains.
+        noise: what was added to it, as JSON; None without.
+        held_out: share of the split that takes no part.
         samples: that take part in an epoch.
         seed: of order and augmentation.
         span, block, window: of the order, see Shuffle.
@@ -24,6 +28,8 @@ class StreamState:
 
     manifest: str
     labels: str
+    noise: str | None
+    held_out: float
     samples: int
     seed: int
     span: int
@@ -33,8 +39,19 @@ class StreamState:
     ranks: int
 
     @classmethod
-    def of(cls, manifest: str, labels: str, shuffle: Shuffle, batch_size: int, ranks: int) -> StreamState:
-        return cls(manifest, labels, shuffle.count, **shuffle.facts(), batch_size=batch_size, ranks=ranks)
+    def of(
+        cls,
+        manifest: str,
+        labels: str,
+        noise: Mapping[str, Any] | None,
+        held_out: float,
+        shuffle: Shuffle,
+        batch_size: int,
+        ranks: int,
+    ) -> StreamState:
+        made = None if noise is None else json.dumps(noise, sort_keys=True)
+        facts = shuffle.facts()
+        return cls(manifest, labels, made, held_out, shuffle.count, **facts, batch_size=batch_size, ranks=ranks)
 
     def to_fields(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,13 +68,17 @@ class StreamState:
         told = {
             "manifest": ("the training split has another manifest", "give the split it was trained on"),
             "labels": ("labels '{}' instead of '{}'", "use --data.labels {1}"),
+            "noise": ("label noise {} instead of {}", "give the --data.noise it was trained with"),
+            "held_out": ("a share of {} held out instead of {}", "use --data.held_out {1}"),
             "samples": ("{} training samples instead of {}", "give the split it was trained on"),
             "seed": ("seed {} instead of {}", "use --data.seed {1}"),
             "span": ("span {} instead of {}", "use --data.span {1}"),
             "block": ("blocks of {} samples instead of {}", "use the version of en_bench that wrote it"),
             "window": ("windows of {} blocks instead of {}", "use the version of en_bench that wrote it"),
         }
-        own = self.to_fields()
+        own, saved = self.to_fields(), {"held_out": 0.0, **saved}  # which older checkpoints do not name
+        if own["held_out"] != saved["held_out"]:
+            del told["samples"]  # follows from it
         values = {name: (own[name], saved.get(name)) for name in told}
         found = [
             (difference.format(*values[name]), cure.format(*values[name]))

@@ -19,7 +19,7 @@ from en_bench.data.findings import Findings
 from en_bench.data.foreign_check import ForeignTarCheck
 from en_bench.data.index import Index
 from en_bench.data.index_home import is_indexed
-from en_bench.data.info import CLEAN, skipped_rows
+from en_bench.data.info import skipped_rows
 from en_bench.data.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, Shard
 from en_bench.data.places import is_remote, names_in, read_range, size_of
 from en_bench.data.pool import fill_all
@@ -130,7 +130,7 @@ def _check_index(manifest: Manifest, index: Index, findings: Findings) -> None:
     for key, count in zip(keys[counts > 1], counts[counts > 1], strict=True):
         findings.add(f"index: key {bytes(key).decode(errors='replace')!r} is that of {count:,} samples")
     for column, what in manifest.noise.items():
-        found = realised_noise(index.labels, column) if CLEAN in index.labels and column in index.labels else None
+        found = realised_noise(index.labels, column, what)
         if what.get("realised") != found:
             findings.add(
                 f"index: {found} of the labels {column!r} are wrong, {MANIFEST_NAME} says {what.get('realised')}"

@@ -57,7 +57,8 @@ def write_split(
         source: provenance and the options of the script, for the manifest. JSON values.
         encode_mask: for samples with masks.
         noise: per label column what is known of its noise, such as kind, rate and seed. The realised rate is added
-            here, over the samples written whose label in it and in column "clean" is known.
+            here, over the samples written whose label in it and in column "clean" is known; in a set without that
+            column, in the one that it was made `from`.
         seed: of the permutation.
         shards: their number. By default as many as make shards of about 256 MiB and at most 10,000 samples; of a set
             that needs fewer than 16, up to 16 of 1,000 samples or more.
@@ -76,8 +77,8 @@ def write_split(
         if not _NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot name shards: use letters, digits, '_', '-' and '.'")
     columns = check_sources(samples, len(classes), encode_mask is not None)
-    if noise and "clean" not in columns:
-        raise ValueError("noise can be measured only beside a column 'clean'")
+    if any("clean" not in columns and what.get("from") not in columns for what in (noise or {}).values()):
+        raise ValueError("noise can be measured only beside a column 'clean', or the one that it was made from")
     plan = Manifest(
         folder=folder,
         dataset=dataset,

@@ -25,6 +25,7 @@ _NO_IDENTITY = (
     ("data", "on_change"),
     ("checkpoint", "every_n_steps"),
     ("checkpoint", "every_minutes"),
+    ("dynamics", "every_n_epochs"),
     ("trainer", "default_root_dir"),
     ("trainer", "logger"),
     ("trainer", "enable_progress_bar"),

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from en_bench.errors import InputError
@@ -90,6 +91,11 @@ def check_fit(fit: Json) -> None:
         _typed(_mapping(fit, part), "set", str)
     _check_numbers(_mapping(fit, "metrics"))
     _mapping(fit, "cost")
+    if fit.get("accuracies") is not None:  # records of former versions have none
+        accuracies = _mapping(fit, "accuracies")
+        for found in (_mapping(accuracies, name) for name in accuracies if accuracies[name] is not None):
+            _typed(found, "epoch", int)
+            _check_numbers({"top1": _typed(found, "top1", int | float | None), "held_out": found.get("held_out")})
 
 
 def check_validation(result: Json) -> None:
@@ -116,7 +122,7 @@ def _mapping(raw: Json, key: str) -> Json:
     return value
 
 
-def _typed(raw: Json, key: str, kind: type) -> Any:
+def _typed(raw: Json, key: str, kind: type | UnionType) -> Any:
     value = raw.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise InputError(f"{key!r} is {'missing' if key not in raw else 'of the wrong type'}")

@@ -9,6 +9,7 @@ from en_bench.norms.released import released_resnet_state
 from en_bench.norms.sparse import SparseSwitchNorm, anneal_radius
 from en_bench.norms.swap import SwapReport, swap_norms
 from en_bench.norms.switchable import SwitchNorm
+from en_bench.norms.watching import watching_ratios
 
 __all__ = [
     "BatchInstanceNorm",
@@ -25,4 +26,5 @@ __all__ = [
     "anneal_radius",
     "released_resnet_state",
     "swap_norms",
+    "watching_ratios",
 ]

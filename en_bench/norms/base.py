@@ -81,6 +81,15 @@ class Norm(nn.Module, ABC):
         training and the running ones in evaluation, None without `running`; `params` what `parameter_tensors` returns.
         """
 
+    @property
+    def ratio_names(self) -> tuple[str, ...]:
+        """What each sample's ratios mix, K names; none where the mixture is the same for all samples."""
+        return ()
+
+    def sample_ratios(self, sample: Moments, batch: Moments | None, *params: Tensor) -> Tensor:
+        """The ratios (N, K) by which `coefficients` mixes `ratio_names`, a pure function of the same tensors."""
+        raise NotImplementedError(f"{type(self).__name__} has no ratios of each sample")
+
     def parameter_tensors(self) -> tuple[Tensor, ...]:
         """The parameters that `coefficients` takes, in its order."""
         return self.weight, self.bias

@@ -158,6 +158,15 @@ class ExemplarNorm(Norm):
         shift_NC = (ratio_NK1 * (bias_KC + weight_KC * xhat_NKC)).sum(1)
         return scale_NC, shift_NC
 
+    @property
+    def ratio_names(self) -> tuple[str, ...]:
+        return self.normalizers
+
+    def sample_ratios(self, sample: Moments, batch: Moments | None, *params: Tensor) -> Tensor:
+        _, _, *gate = params
+        xhat_NKC, _ = self._standardised(sample, batch)
+        return self._ratios(sample.mean, xhat_NKC, gate)
+
     def program(self) -> Program | None:
         if self.gate_kind != "relation":
             return None
@@ -174,9 +183,7 @@ class ExemplarNorm(Norm):
         """The ratios (N, K) that forward would use for `x` in the present mode; changes no buffer."""
         with without_autocast(x.device.type):
             sample = sample_moments(x)
-            xhat_NKC, _ = self._standardised(sample, self.batch_moments(sample))
-            _, _, *gate = self.params_as(sample.mean.dtype)
-            return self._ratios(sample.mean, xhat_NKC, gate)
+            return self.sample_ratios(sample, self.batch_moments(sample), *self.params_as(sample.mean.dtype))
 
     def _ratios(self, pooled_NC: Tensor, xhat_NKC: Tensor, gate: Sequence[Tensor]) -> Tensor:
         if self.gate_kind != "relation":

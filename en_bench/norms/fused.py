@@ -16,7 +16,8 @@ from en_bench.norms.maps import dense, has_its_values, passes_for
 from en_bench.norms.moments import Moments, table_dtype
 from en_bench.norms.programs import Program
 from en_bench.norms.sync import Ranks
-from en_bench.norms.tables import Kind, forward_and_vjp
+from en_bench.norms.tables import Kind, forward_and_vjp, ratio_function
+from en_bench.norms.watching import watcher_of
 
 if TYPE_CHECKING:
     from en_bench.norms.base import Norm
@@ -70,7 +71,11 @@ class _Run(torch.autograd.Function):
     ) -> Tensor:
         given = None if batch_mean is None or batch_var is None else (batch_mean, batch_var)
         tables = _in(table_dtype(x), params)
-        y, moments, batch = programs.forward(norm, program, kind == "pooled", dense(x), given, tables)
+        watcher = watcher_of(norm)
+        ratios = None if watcher is None else tables[0].new_empty(len(x), len(program.kinds))
+        y, moments, batch = programs.forward(norm, program, kind == "pooled", dense(x), given, tables, ratios)
+        if watcher is not None and ratios is not None:
+            watcher(norm, ratios)
         ctx.norm, ctx.kind, ctx.ranks, ctx.program = norm, kind, None, program
         ctx.save_for_backward(x, moments, *(batch or (None, None)), *params)
         return y
@@ -121,6 +126,8 @@ class _Normalise(torch.autograd.Function):
             tables = _in(mean.dtype, params)
             forward, ctx.vjp = forward_and_vjp(norm, kind, mean)
             scale, shift, *pooled = forward(mean, var, *batch, *tables)
+            if (watcher := watcher_of(norm)) is not None:
+                watcher(norm, ratio_function(norm, kind, mean)(mean, var, *batch, *tables)[0])
             y = passes.affine(map_, mean, scale, shift)
         ctx.norm, ctx.kind, ctx.ranks, ctx.passes = norm, kind, ranks, passes
         ctx.save_for_backward(x, mean, var, *(batch or (None, None)), count, *params)

@@ -51,6 +51,7 @@ class Arguments(ctypes.Structure):
         *((f"param_{i}", ctypes.c_void_p) for i in range(6)),
         *((name, ctypes.c_void_p) for name in ("d_weight", "d_bias")),
         *((f"d_param_{i}", ctypes.c_void_p) for i in range(6)),
+        ("ratios", ctypes.c_void_p),
     )
 
 
@@ -108,11 +109,18 @@ def _check(norm: "Norm", program: Program, params: Sequence[Tensor]) -> None:
 
 
 def forward(
-    norm: "Norm", program: Program, pooling: bool, x: Tensor, batch: Sequence[Tensor] | None, params: Sequence[Tensor]
+    norm: "Norm",
+    program: Program,
+    pooling: bool,
+    x: Tensor,
+    batch: Sequence[Tensor] | None,
+    params: Sequence[Tensor],
+    ratios: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Sequence[Tensor] | None]:
     """The output, moments (2, N, C), and the batch's mean and variance (C,): those given, or those pooled.
 
-    With `pooling` the running moments of `norm` move too.
+    With `pooling` the running moments of `norm` move too. `ratios` (N, K), of the tables' dtype, is overwritten with
+    those of the gate if it is given.
     """
     _check(norm, program, params)
     n, c = x.shape[:2]
@@ -128,7 +136,7 @@ def forward(
             norm.num_batches_tracked.add_(1)
             rate = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     y = torch.empty_like(x)
-    _run("forward", norm, program, pooling, x, None, y, None, moments, batch, running, rate, params, ())
+    _run("forward", norm, program, pooling, x, None, y, None, moments, batch, running, rate, params, (), ratios)
     if pooling and running is None and batch is not None:
         norm.track(Moments(*batch), x.numel() // c)
     return y, moments, batch
@@ -167,6 +175,7 @@ def _run(
     rate: float,
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
+    ratios: Tensor | None = None,
 ) -> None:
     n, c = x.shape[:2]
     batch = [table.contiguous() for table in batch or ()]
@@ -205,6 +214,7 @@ def _run(
         *_pointers(running or (), 2),
         *_pointers(params, 8),
         *_pointers(grads, 8),
+        None if ratios is None else ratios.data_ptr(),
     )
     native.run_program(name, x.dtype, block)
 

@@ -27,7 +27,7 @@ Kind = Literal["pooled", "given", "alone"]
 Tables = tuple[Tensor, ...]
 Function = Callable[..., Tables]
 
-_made: dict[Hashable, tuple[Function, Function]] = {}
+_made: dict[Hashable, tuple[Function, Function, Function]] = {}
 
 
 def forward_and_vjp(norm: "Norm", kind: Kind, mean: Tensor) -> tuple[Function, Function]:
@@ -40,6 +40,16 @@ def forward_and_vjp(norm: "Norm", kind: Kind, mean: Tensor) -> tuple[Function, F
     where `batch` is a mean and a variance (C,) with `given`, else nothing, and sum_dy and sum_dy_centred are the
     derivatives by shift and scale. The last term of d mean is for the mean in `scale * (x - mean)`.
     """
+    forward, vjp, _ = _functions(norm, kind, mean)
+    return forward, vjp
+
+
+def ratio_function(norm: "Norm", kind: Kind, mean: Tensor) -> Function:
+    """A function of the tables that `forward` takes, which returns the ratios of each sample (N, K) alone."""
+    return _functions(norm, kind, mean)[2]
+
+
+def _functions(norm: "Norm", kind: Kind, mean: Tensor) -> tuple[Function, Function, Function]:
     if "coefficients" in vars(norm):
         raise TypeError(
             f"{type(norm).__name__}: coefficients of an instance are not asked, as code is shared: subclass it"
@@ -48,13 +58,14 @@ def forward_and_vjp(norm: "Norm", kind: Kind, mean: Tensor) -> tuple[Function, F
     key = (type(norm), constants(norm), kind, mean.dtype, mean.device, how)
     if (found := _made.get(key)) is None:
         stripped = bare(norm)
-        found = _forward(stripped, kind), _vjp(stripped, kind)
+        found = _forward(stripped, kind), _vjp(stripped, kind), _ratios(stripped, kind)
         # float64 is for checking: no rounding of a compiler's choosing, no waiting.
         if how == "compiled" and mean.dtype == torch.float32 and _has_compiler(mean.device.type):
             batch, wide = [(0,)] * (2 if kind == "given" else 0), norm.width_dims()
             found = (
                 Compiled(found[0], [None, None, *batch, *wide]),
                 Compiled(found[1], [None, None, *batch, None, None, *wide]),
+                Compiled(found[2], [None, None, *batch, *wide]),
             )
         _made[key] = found
     return found
@@ -69,7 +80,7 @@ def compiled_graphs() -> tuple[int, int]:
     """How many graphs this process has compiled, for forward and for backward."""
     forward, backward = (
         sum(len(function.graphs) for function in functions if isinstance(function, Compiled))
-        for functions in ([pair[i] for pair in _made.values()] for i in (0, 1))
+        for functions in ([made[i] for made in _made.values()] for i in (0, 1))
     )
     return forward, backward
 
@@ -127,6 +138,15 @@ def _forward(norm: "Norm", kind: Kind) -> Function:
         return (*tables, *batch) if kind == "pooled" and batch is not None else tables
 
     return forward
+
+
+def _ratios(norm: "Norm", kind: Kind) -> Function:
+    def ratios(mean: Tensor, var: Tensor, *rest: Tensor) -> Tables:
+        sample = Moments(mean, var)
+        batch, params = _batch(kind, sample, rest)
+        return (norm.sample_ratios(sample, batch, *params),)
+
+    return ratios
 
 
 def _vjp(norm: "Norm", kind: Kind) -> Function:

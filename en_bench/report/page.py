@@ -1,20 +1,21 @@
 """The report: one HTML file that needs nothing else, no network and no script."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from en_bench.accuracies import LABELS
 from en_bench.duration import duration
 from en_bench.files import write_text
 from en_bench.matrix.commands import fit_command
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.records import Results
 from en_bench.matrix.spec import Spec
-from en_bench.report.plots import Curve, curves_svg, dots_svg, matrix_svg, shade
-from en_bench.report.render import best_note, caption
+from en_bench.report.curves import NOISE, Curves, training_curves, with_noise
+from en_bench.report.plots import curves_svg, dots_svg, matrix_svg, noise_svg, shade
+from en_bench.report.render import accuracies, accuracies_caption, accuracies_note, best_note, caption
 from en_bench.report.tables import METRICS, Table, build_table
 
 
@@ -31,7 +32,8 @@ def render_page(results: Results, spec: Spec, planned: Sequence[PlannedCell], ta
     import jinja2
     from markupsafe import Markup
 
-    curves = _curves(results, spec, planned)
+    validated = f"val/{spec.metric}"
+    curves = training_curves(results, planned, list(dict.fromkeys([validated, *NOISE])))
     has_values = any(entry.summary is not None for entry in table.entries.values())
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("en_bench.report", "."),
@@ -46,7 +48,12 @@ def render_page(results: Results, spec: Spec, planned: Sequence[PlannedCell], ta
         best_note=best_note(table),
         heat=_heat(table),
         dots=Markup(dots_svg(table)) if has_values else None,
-        curves=Markup(curves_svg(table, METRICS[spec.metric], curves)) if curves else None,
+        curves=Markup(curves_svg(table, METRICS[spec.metric], curves[validated])) if validated in curves else None,
+        noise=[(train, Markup(svg)) for train, svg in _noise(table, curves)],
+        accuracies=list(accuracies(table)),
+        accuracy_labels=list(LABELS.values()),
+        accuracies_caption=accuracies_caption(),
+        accuracies_note=accuracies_note(),
         costs=_costs(spec, planned),
         failures=[item for item in planned if item.state is State.FAILED],
         unfinished=[item for item in planned if item.state in (State.MISSING, State.STALE)],
@@ -68,32 +75,10 @@ def _heat(table: Table) -> dict[tuple[str, str, str], str]:
     return styles
 
 
-def _curves(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> dict[tuple[str, str], list[Curve]]:
-    curves: dict[tuple[str, str], list[Curve]] = {}
-    for item in planned:
-        if item.state in (State.DONE, State.FAILED):
-            curve = read_curve(results.run(item.cell.id) / "metrics.jsonl", f"val/{spec.metric}")
-            if curve:
-                curves.setdefault((item.cell.train, item.cell.norm), []).append(curve)
-    return curves
-
-
-def read_curve(path: Path, name: str) -> Curve:
-    """The values of one metric in a `metrics.jsonl`, by epoch, counted from 1; empty if there is no such file.
-
-    Lines that are no JSON mapping (a killed run may leave half a line) are passed over.
-    """
-    if not path.is_file():
-        return []
-    by_epoch: dict[int, float] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get(name), int | float) and isinstance(row.get("epoch"), int):
-            by_epoch[row["epoch"] + 1] = float(row[name])
-    return sorted(by_epoch.items())
+def _noise(table: Table, curves: Mapping[str, Curves]) -> list[tuple[str, str]]:
+    """A picture for each training set of which there is something to show."""
+    trains = with_noise(curves, table.trains, table.norms)
+    return [(train, noise_svg(table, train, curves, f"noise{number}")) for number, train in enumerate(trains)]
 
 
 def _costs(spec: Spec, planned: Sequence[PlannedCell]) -> list[dict[str, str]]:

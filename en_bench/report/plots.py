@@ -2,11 +2,12 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from en_bench.report.curves import NOISE, Curves, over_seeds
 from en_bench.report.tables import PART, Entry, Metric, Table
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ _PAGE_WIDTH = 11.0
 _SCALE_FROM, _SCALE_TO = (0.95, 0.97, 0.99), (0.03, 0.32, 0.53)
 
 P = ParamSpec("P")
-
-Curve = Sequence[tuple[int, float]]
-"""Points (epoch, counted from 1; value)."""
 
 
 def shade(table: Table, entry: Entry) -> tuple[tuple[float, float, float], bool]:
@@ -72,7 +70,7 @@ def matrix_svg(table: Table) -> str:
         for spine in axes.spines.values():
             spine.set_visible(False)
     figure.supylabel("trained on", fontsize=8)
-    figure.supxlabel(f"validated on\n{table.metric.title}, mean ± 95 % interval (seeds)", fontsize=8)
+    figure.supxlabel(f"validated on\n{table.headline}: mean ± 95 % interval (seeds)", fontsize=8)
     return _svg(figure, "matrix", f"{table.title}: {table.metric.title}")
 
 
@@ -120,7 +118,7 @@ def dots_svg(table: Table) -> str:
     for row in range(1, len(pairs)):
         axes.axhline(row, color="#dde3e8", linewidth=0.8)
     axes.set_yticks([row + 0.5 for row in range(len(pairs))], [f"{train} → {target}" for train, target in pairs])
-    axes.set(ylim=(len(pairs), 0), xlabel=table.metric.title)
+    axes.set(ylim=(len(pairs), 0), xlabel=table.headline)
     axes.tick_params(axis="y", length=0)
     _finish(axes, "x")
     figure.legend(loc="outside upper center", ncols=min(4, len(table.norms)), frameon=False)
@@ -128,7 +126,7 @@ def dots_svg(table: Table) -> str:
 
 
 @_styled
-def curves_svg(table: Table, metric: Metric, curves: Mapping[tuple[str, str], Sequence[Curve]]) -> str:
+def curves_svg(table: Table, metric: Metric, curves: Curves) -> str:
     """Validation during training, by epoch: a panel per training set, a line per normaliser and seed."""
     from matplotlib.ticker import MaxNLocator
 
@@ -149,6 +147,36 @@ def curves_svg(table: Table, metric: Metric, curves: Mapping[tuple[str, str], Se
     return _svg(figure, "curves", f"{metric.title} by epoch")
 
 
+@_styled
+def noise_svg(table: Table, train: str, curves: Mapping[str, Curves], name: str) -> str:
+    """What the trainings on one set made of its labels, by epoch: a panel per metric of NOISE that there is.
+
+    A line per normaliser is the mean over its seeds, the band reaches from the lowest to the highest of them.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    shown = [metric for metric in NOISE if any((train, norm) in curves.get(metric, {}) for norm in table.norms)]
+    figure, panels = _panels(len(shown), 3.5, 2.4, margin=0.5, sharey=False)
+    for axes, metric in zip(panels, shown, strict=True):
+        for index, norm in enumerate(table.norms):
+            points = over_seeds(curves[metric].get((train, norm), ()))
+            if points:
+                epochs = [epoch for epoch, *_ in points]
+                mean, low, high = ([100 * point[i] for point in points] for i in (1, 2, 3))
+                style = _style(index) | {"markersize": 3, "markevery": max(1, len(points) // 12)}
+                axes.plot(epochs, mean, linewidth=1.2, **style)
+                axes.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        axes.set_title(NOISE[metric], fontsize=8.5)
+        axes.set(xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish(axes, "y")
+    for index, norm in enumerate(table.norms):
+        panels[0].plot([], [], label=norm, **_style(index))
+    figure.supylabel("share of the samples, %", fontsize=9)
+    figure.legend(loc="outside upper center", ncols=min(4, len(table.norms)), frameon=False)
+    return _svg(figure, name, f"trained on {train}: accuracies and memorisation by epoch")
+
+
 def _style(index: int) -> dict[str, Any]:
     return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)], "markersize": 5}
 
@@ -160,12 +188,14 @@ def _finish(axes: "Axes", grid: Any) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _panels(count: int, width: float, height: float, margin: float) -> tuple["Figure", list["Axes"]]:
+def _panels(
+    count: int, width: float, height: float, margin: float, sharey: bool = True
+) -> tuple["Figure", list["Axes"]]:
     """A figure of `count` equal panels (sizes in inches), side by side as far as a page is wide."""
     across = min(count, max(1, int(_PAGE_WIDTH // width)))
     down = -(-count // across)
     figure = _figure(max(width * across + margin, 4.5), height * down + 0.65)
-    grid: Any = figure.subplots(down, across, squeeze=False, sharey=True)
+    grid: Any = figure.subplots(down, across, squeeze=False, sharey=sharey)
     for unused in grid.flat[count:]:
         unused.set_axis_off()
     return figure, list(grid.flat[:count])

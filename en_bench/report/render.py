@@ -3,21 +3,44 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
+from en_bench.accuracies import LABELS
 from en_bench.files import write_text
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.records import Results
-from en_bench.matrix.spec import METRICS, Spec
-from en_bench.report.tables import Table, build_table
+from en_bench.matrix.spec import Spec
+from en_bench.report.tables import METRICS, Entry, Table, build_table
 
 _COUNTED = ("set", "labels", "n", "unreadable", "whole_set", "digest")  # of a validation
 _COST = ("seconds", "images_per_second", "parameters", "peak_memory_bytes")
+_OWN = {  # columns of what a training says of its own accuracies
+    "last_epoch_top1": ("last", "top1"),
+    "oracle_top1": ("best", "top1"),
+    "oracle_epoch": ("best", "epoch"),
+    "selected_top1": ("selected", "top1"),
+    "selected_epoch": ("selected", "epoch"),
+    "selected_held_out_top1": ("selected", "held_out"),
+}
+_MEANS = "mean ± 95 % interval by Student's t (number of seeds; no interval below 3)"
 
 
 def caption(table: Table) -> str:
-    return f"{table.metric.title}: mean ± 95 % interval by Student's t (number of seeds; no interval below 3)"
+    return f"{table.headline}: {_MEANS}"
+
+
+def accuracies_caption() -> str:
+    return f"Three accuracies of each training: {METRICS['top1'].title}, on its own validation set: {_MEANS}"
+
+
+def accuracies_note() -> str:
+    return (
+        f"{LABELS['last']}: the headline; {LABELS['best']}: the highest on the validation set itself, which no "
+        f"practitioner could choose; {LABELS['selected']}: the epoch with the highest accuracy on the part of the "
+        "training split that was held out, by the labels that train; of equal epochs the earliest"
+    )
 
 
 def best_note(table: Table) -> str:
@@ -35,13 +58,31 @@ def to_text(table: Table) -> str:
                 for entry in (table.entries[train, norm, target] for target in table.targets)
             ]
             rows.append([train if norm == table.norms[0] else "", norm, *shown])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = _aligned(rows)
     head = [table.title, caption(table), ""]
     best = [f"* {best_note(table)}"] if table.has_best else []
     notes = [f"{key}: {value}" for key, value in table.notes]
     failures = [f"FAILED {line}" for line in table.failures]
-    return "\n".join([*head, *lines, "", *best, *notes, *failures]) + "\n"
+    return "\n".join([*head, *lines, "", *best, *notes, *failures, *_accuracies_text(table)]) + "\n"
+
+
+def _accuracies_text(table: Table) -> list[str]:
+    rows = [["trained on", "normaliser", *LABELS.values()]]
+    rows += [[train if norm == table.norms[0] else "", norm, *shown] for train, norm, shown in accuracies(table)]
+    return ["", accuracies_caption(), "", *_aligned(rows), "", accuracies_note()] if table.accuracies else []
+
+
+def accuracies(table: Table) -> Iterator[tuple[str, str, list[str]]]:
+    """Training set, normaliser and the three accuracies, as shown."""
+    if table.accuracies:
+        for train, norm in product(table.trains, table.norms):
+            entries = [table.accuracies[train, norm, name] for name in LABELS]
+            yield train, norm, [entry.show(METRICS["top1"]) for entry in entries]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def to_markdown(table: Table) -> str:
@@ -60,6 +101,12 @@ def to_markdown(table: Table) -> str:
     lines += [f"- {key}: {value}" for key, value in table.notes]
     # In a code span, so that nothing in an error's text becomes markup.
     lines += [f"- FAILED `{line.replace('`', chr(39))}`" for line in table.failures]
+    if table.accuracies:
+        lines += ["", f"{accuracies_caption()}.", ""]
+        lines.append("| " + " | ".join(["trained on", "normaliser", *LABELS.values()]) + " |")
+        lines.append("|" + " --- |" * 2 + " ---: |" * len(LABELS))
+        lines += ["| " + " | ".join([train, norm, *shown]) + " |" for train, norm, shown in accuracies(table)]
+        lines += ["", f"{accuracies_note()}."]
     return "\n".join(lines) + "\n"
 
 
@@ -69,17 +116,28 @@ def matrix_csv(table: Table) -> str:
     The last columns count seeds: `part` those of `seeds` that validated on a part of the set, then those without a
     result.
     """
-    head = ["train", "norm", "validate", "metric", "mean", "sd", "half_width_95", "seeds"]
-    rows: list[list[Any]] = [[*head, "part", *(state.value for state in _HOLES), "best"]]
+    rows: list[list[Any]] = [["train", "norm", "validate", "metric", *_SUMMARY, "best"]]
     for (train, norm, target), entry in table.entries.items():
-        summary = entry.summary
-        numbers = ["", "", "", 0] if summary is None else [summary.mean, summary.sd, summary.half_width, summary.n]
-        holes = [entry.holes[state] for state in _HOLES]
-        rows.append([train, norm, target, table.metric_name, *numbers, entry.parts, *holes, int(entry.best)])
+        rows.append([train, norm, target, table.metric_name, *_summary(entry), int(entry.best)])
     return _csv(rows)
 
 
+def accuracies_csv(table: Table) -> str:
+    """One row per (training set, normaliser, accuracy), like `matrix_csv`."""
+    rows: list[list[Any]] = [["train", "norm", "accuracy", "metric", *_SUMMARY]]
+    for (train, norm, name), entry in table.accuracies.items():
+        rows.append([train, norm, LABELS[name], "top1", *_summary(entry)])
+    return _csv(rows)
+
+
+def _summary(entry: Entry) -> list[Any]:
+    summary = entry.summary
+    numbers = ["", "", "", 0] if summary is None else [summary.mean, summary.sd, summary.half_width, summary.n]
+    return [*numbers, entry.parts, *(entry.holes[state] for state in _HOLES)]
+
+
 _HOLES = (State.MISSING, State.FAILED, State.STALE)
+_SUMMARY = ["mean", "sd", "half_width_95", "seeds", "part", *(state.value for state in _HOLES)]
 
 
 def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
@@ -96,7 +154,7 @@ def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
     }
     metrics = [*METRICS, *sorted(found - set(METRICS))]
     head = ["id", "state", "train", "norm", "seed", "validate", *_COUNTED]
-    rows: list[list[Any]] = [[*head, *metrics, *_COST, "epochs", "device", "commit", "dirty", "reason"]]
+    rows: list[list[Any]] = [[*head, *metrics, *_COST, *_OWN, "epochs", "device", "commit", "dirty", "reason"]]
     for item in planned:
         fit = item.record.fit if item.record is not None else {}
         reason = item.record.reason if item.record is not None else None
@@ -108,6 +166,7 @@ def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
                 + [result.get(key) for key in _COUNTED]
                 + [_number(result["metrics"], name) for name in metrics]
                 + [fit.get("cost", {}).get(name) for name in _COST]
+                + [((fit.get("accuracies") or {}).get(name) or {}).get(key) for name, key in _OWN.values()]
                 + [fit.get("epochs"), fit.get("device"), commit.get("sha"), commit.get("dirty"), reason]
             )
     return _csv(rows)
@@ -125,10 +184,18 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def write_tables(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> Table:
-    """Write `matrix.txt`, `matrix.md`, `matrix.csv` and `cells.csv` into the matrix's folder of tables."""
+    """Write `matrix.txt`, `matrix.md`, `matrix.csv` and `cells.csv` into the matrix's folder of tables.
+
+    And `accuracies.csv`, where trainings say their three accuracies.
+    """
     table = build_table(spec, planned)
     write_text(results.tables / "matrix.txt", to_text(table))
     write_text(results.tables / "matrix.md", to_markdown(table))
     write_text(results.tables / "matrix.csv", matrix_csv(table))
     write_text(results.tables / "cells.csv", cells_csv(spec, planned))
+    own = results.tables / "accuracies.csv"
+    if table.accuracies:
+        write_text(own, accuracies_csv(table))
+    else:
+        own.unlink(missing_ok=True)
     return table

@@ -4,8 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from en_bench.accuracies import LABELS
 from en_bench.matrix.plan import PlannedCell, State, count_states
 from en_bench.matrix.records import covers_set
 from en_bench.matrix.spec import Spec
@@ -69,7 +71,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A matrix in numbers. `entries` by (train, norm, target); `notes` and `failures` are lines to stand below it."""
+    """A matrix in numbers. `entries` by (train, norm, target); `notes` and `failures` are lines to stand below it.
+
+    `accuracies` by (train, norm, name of `en_bench.accuracies.LABELS`): top-1 on the training's own validation set, in
+    three ways; empty where no training says.
+    """
 
     name: str
     title: str
@@ -81,6 +87,12 @@ class Table:
     entries: Mapping[tuple[str, str, str], Entry]
     notes: tuple[tuple[str, str], ...]
     failures: tuple[str, ...]
+    accuracies: Mapping[tuple[str, str, str], Entry]
+
+    @property
+    def headline(self) -> str:
+        """What the entries are."""
+        return f"{self.metric.title}, last epoch"
 
     @property
     def has_best(self) -> bool:
@@ -96,7 +108,10 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
     entries: dict[tuple[str, str, str], Entry] = {}
     for train in spec.train:
         for target in spec.validate:
-            column = [_entry(spec, groups.get((train, norm), []), train, norm, target) for norm in spec.norms]
+            column = [
+                _entry(groups.get((train, norm), []), train, norm, target, partial(_validated, target, spec.metric))
+                for norm in spec.norms
+            ]
             best = _best(column, metric)
             for entry in column:
                 entries[train, entry.norm, target] = (
@@ -117,19 +132,48 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
             for item in planned
             if item.state is State.FAILED and item.record is not None
         ),
+        _accuracies(spec, groups),
     )
 
 
-def _entry(spec: Spec, group: Sequence[PlannedCell], train: str, norm: str, target: str) -> Entry:
+Found = Callable[[PlannedCell], tuple[float | None, bool] | None]
+"""The value in a cell (None where it is no number) and whether it is over a whole set; None if there is none."""
+
+
+def _validated(target: str, metric: str, item: PlannedCell) -> tuple[float | None, bool] | None:
+    result = item.result(target)
+    return (result["metrics"][metric], covers_set(result)) if result and metric in result["metrics"] else None
+
+
+def _trained(name: str, item: PlannedCell) -> tuple[float | None, bool] | None:
+    """Of the accuracies that a training says of itself, like its costs, if it has a number in the matrix."""
+    said = item.record.fit.get("accuracies") if item.record is not None and item.fresh else None
+    found = said.get(name) if said else None
+    return (found["top1"], covers_set(found)) if found else None
+
+
+def _accuracies(
+    spec: Spec, groups: Mapping[tuple[str, str], Sequence[PlannedCell]]
+) -> Mapping[tuple[str, str, str], Entry]:
+    entries = {
+        (train, norm, name): _entry(groups.get((train, norm), []), train, norm, name, partial(_trained, name))
+        for train in spec.train
+        for norm in spec.norms
+        for name in LABELS
+    }
+    return entries if any(entry.values for entry in entries.values()) else {}
+
+
+def _entry(group: Sequence[PlannedCell], train: str, norm: str, target: str, find: Found) -> Entry:
     values: dict[int, float] = {}
     holes: Counter[State] = Counter()
     parts = 0
     for item in group:
-        result = item.result(target)
-        if result is not None and spec.metric in result["metrics"]:
-            value = result["metrics"][spec.metric]
+        found = find(item)
+        if found is not None:
+            value, whole = found
             values[item.cell.seed] = math.nan if value is None else float(value)
-            parts += not covers_set(result)
+            parts += not whole
         elif item.state is State.DONE:
             holes[State.MISSING] += 1
         else:
@@ -165,6 +209,10 @@ def _notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterable[tuple[str, st
             f"trained on {label}",
             _mixed(_set(fit.get("train", {})) for item, fit in fits if item.cell.train == label),
         )
+    for label in spec.train:
+        held_out = [fit["held_out"] for item, fit in fits if item.cell.train == label and fit.get("held_out")]
+        if held_out:
+            yield f"held out of {label}", _mixed(f"share {part['share']}, n {part['n']}" for part in held_out)
     for label in spec.validate:
         yield f"validated on {label}", _mixed(_set(result) for result in results[label])
     everything = runs + [result for found in results.values() for result in found]

@@ -145,16 +145,16 @@ class ResumableFitLoop(_FitLoop):
                 self._go_to(Position(place["epoch"], place["step"], place["validation_due"]), place["stepped"])
             return
         if place is None:
-            data.note_change("a checkpoint that another program, or a former version, has written", "train anew")
+            data.changes.note("a checkpoint that another program, or a former version, has written", "train anew")
             epochs = self.epoch_progress.current
             position = Position(max(_processed(epochs), vars(epochs)["started"]))
         else:
             for name, value in self._pace().items():
                 if place[name] != value:
-                    data.note_change(_PACES[name].format(value, place[name]), "give the same options")
+                    data.changes.note(_PACES[name].format(value, place[name]), "give the same options")
             position = Position(place["epoch"], place["step"], place["validation_due"])
-        data.refuse_changes()
-        position, same = data.position_on_these_data(position)
+        data.changes.refuse()
+        position, same = data.changes.position(position, tells=self.trainer.is_global_zero)
         data.start_at(position)
         if same and place is not None:
             self._own = own_of(saved[_RANKS], self.trainer.global_rank, self.trainer.world_size)

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import SumMetric
 
 from en_bench import backbones
 from en_bench.attention import Attention
 from en_bench.data.dataset import Batch
 from en_bench.data.manifest import require_same_classes
 from en_bench.data.module import ShardDataModule
-from en_bench.data.samplers import PADDING
 from en_bench.errors import InputError
+from en_bench.losses import BatchFacts, CrossEntropy, Loss, TrainingFacts
 from en_bench.norms import Norm, SwapReport, anneal_radius, swap_norms
 from en_bench.norms.swap import Inherit
-from en_bench.tasks.metrics import WIDE, ClassificationScores
+from en_bench.tasks.metrics import WIDE, SetScores
+from en_bench.tasks.mixup import draw_mixing
 from en_bench.tasks.optim import decay_groups, warmup_cosine
-from en_bench.tasks.sample_table import SampleTable
+from en_bench.tasks.sample_table import SampleTables
+from en_bench.tasks.weights import require_same_weights
 
 _TABLES = "en_bench_sample_tables"
+_VAL, _HELD_OUT = "val", "held_out"  # the validation sets, in the order of their loaders, and their metrics' prefixes
 
 
 class ClassificationTask(LightningModule):
@@ -50,6 +52,10 @@ class ClassificationTask(LightningModule):
         weight_decay: of weights; parameters of normalisers and biases never decay.
         warmup_epochs: epochs of linear warm-up; a cosine over the rest follows.
         channels_last: memory format of weights and images.
+        loss: what trains (default: cross entropy). Validation's `nll` is cross entropy whatever it is.
+        mixup: alpha of mixup (Zhang et al., 2018), 0 for none: images are mixed with others of the rank's batch.
+
+    Raises InputError for values outside, and for mixup beside a loss that does not take it.
 
     Attributes:
         sample_tables: what is remembered of each training sample, by name. Put in before training (in a callback's
@@ -71,6 +77,8 @@ class ClassificationTask(LightningModule):
         weight_decay: float = 1e-4,
         warmup_epochs: float = 1.0,
         channels_last: bool = True,
+        loss: Loss | None = None,
+        mixup: float = 0.0,
     ) -> None:
         super().__init__()
         if lr <= 0 or weight_decay < 0 or warmup_epochs < 0 or not 0 <= momentum < 1:
@@ -81,6 +89,12 @@ class ClassificationTask(LightningModule):
             )
         if nesterov and momentum == 0:
             raise InputError("--model.nesterov true needs a momentum: give --model.nesterov false beside momentum 0")
+        self.loss = loss if loss is not None else CrossEntropy()
+        self.mixup = mixup
+        if not 0 <= mixup < math.inf:
+            raise InputError(f"--model.mixup {mixup} is no alpha: use a number above 0, or 0 for no mixup")
+        if mixup and not self.loss.takes_mixup:
+            raise InputError(f"{type(self.loss).__name__} cannot train on mixed images: leave --model.mixup out")
         self.backbone = backbone
         self.norm = norm
         self.num_classes = num_classes
@@ -93,8 +107,7 @@ class ClassificationTask(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network: nn.Module | None = None
         self.swap_report: SwapReport | None = None
-        self.sample_tables: dict[str, SampleTable] = {}
-        self._saved_tables: dict[str, Any] = {}
+        self.sample_tables = SampleTables()
         self.anneals = False
 
     @property
@@ -121,10 +134,10 @@ class ClassificationTask(LightningModule):
                 raise InputError(f"--model.norm: {error}") from None
             if self.swap_report.swapped == 0:
                 raise InputError(f"{self.backbone} has no normaliser to swap: leave --model.norm out")
+        self.num_classes = num_classes
         self.network = network.to(memory_format=self.memory_format)
         self.anneals = anneal_radius(network, 0.0) > 0
-        self.scores = ClassificationScores(num_classes)
-        self.unreadable = SumMetric().set_dtype(WIDE)
+        self.scored_sets = nn.ModuleDict({name: SetScores(num_classes) for name in (_VAL, _HELD_OUT)})
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes) of normalised images (B, 3, H, W)."""
@@ -132,70 +145,100 @@ class ClassificationTask(LightningModule):
         logits: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
         return logits
 
+    def on_fit_start(self) -> None:
+        assert self.num_classes is not None
+        samples = self.data.train_manifest.count if self.data is not None and self.data.train_manifest else None
+        self.loss.prepare(TrainingFacts(self.num_classes, samples, self.device, self.sample_tables))
+
     def on_train_epoch_start(self) -> None:
-        for table in self.sample_tables.values():
-            table.merge()
+        self.sample_tables.merge()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.anneals:
             assert self.network is not None
             anneal_radius(self.network, self.trainer.global_step / self.trainer.estimated_stepping_batches)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss over the valid samples of the rank's batch, which alone pass through the network."""
-        image, target = batch.image, batch.target
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The mean `loss` over the valid samples of the rank's batch, which alone pass through the network.
+
+        With it, for those who watch, of these samples: their `logits` (b, classes), float32 and detached, the `target`
+        (b,) that trained, and their `row` (b,) in the index of the split.
+        """
+        image, target, row = batch.image, batch.target, batch.row
         size = int(batch.valid.sum()) if self._may_skip else len(target)  # to ask a GPU is to wait for it
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(target))
         if size == 0:
             # Other ranks wait for this one in forward (moments of all ranks) and in backward (gradients).
-            nothing: Tensor = 0 * self(image).float().sum()
-            return nothing
+            logits = self(image).float()
+            return {"loss": 0 * logits.sum(), "logits": logits[:0].detach(), "target": target[:0], "row": row[:0]}
         if size < len(target):
-            image, target = image[batch.valid], target[batch.valid]
-        loss = F.cross_entropy(self(image).float(), target)
+            image, target, row = image[batch.valid], target[batch.valid], row[batch.valid]
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        facts = BatchFacts(row, step, self.trainer.current_epoch)
+        if self.mixup:
+            mixing = draw_mixing(self.mixup, size, image.device, self._seed(), step, self.global_rank)
+            logits = self(mixing.images(image)).float()
+            of_own, of_partner = (self.loss(logits, labels, facts) for labels in (target, target[mixing.partner]))
+            loss = mixing.loss(of_own, of_partner)
+        else:
+            logits = self(image).float()
+            loss = self.loss(logits, target, facts)
         self.log("train/loss", loss, batch_size=size, prog_bar=True)
-        return loss
+        return {"loss": loss, "logits": logits.detach(), "target": target, "row": row}
+
+    def _seed(self) -> int:
+        """Of the order of samples, where the data are ours: a checkpoint is continued with no other."""
+        return self.data.shuffle.seed if self.data is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     @property
     def _may_skip(self) -> bool:
         """Whether training batches can hold samples that are not valid."""
         return self.data is None or self.data.on_error == "skip"
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.scores.update(self(batch.image), batch.target, batch.valid)
-        self.unreadable.update((~batch.valid & (batch.row != PADDING)).sum())
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        name = (_VAL, _HELD_OUT)[dataloader_idx]
+        scores = self.scored_sets[name]
+        assert isinstance(scores, SetScores)
+        scores.update(self(batch.image), batch)
 
     def on_validation_epoch_end(self) -> None:
-        n, unreadable = self.scores.count(), int(self.unreadable.compute())
-        if self._validates_whole_set():
-            self._check_count(n, unreadable)
-        values = self.scores.compute()
-        self.scores.reset()
-        self.unreadable.reset()
-        values["n"] = n
-        if self._may_skip:
-            values["unreadable"] = unreadable
-        # Already reduced over the ranks; sync_dist only tells Lightning so, the mean of equal numbers being the number.
-        for name, value in values.items():
-            self.log(f"val/{name}", torch.tensor(value, dtype=WIDE), batch_size=1, sync_dist=True)
+        for name, scores in self.scored_sets.items():
+            assert isinstance(scores, SetScores)
+            if name == _HELD_OUT and not self._scores_held_out():
+                continue
+            n, unreadable = scores.counts()
+            if self._validates_whole_set():
+                self._check_count(name, n, unreadable)
+            values = {**scores.take(), "n": n}
+            if self._may_skip:
+                values["unreadable"] = unreadable
+            # Already reduced over the ranks; sync_dist only tells Lightning so, the mean of equal numbers being the
+            # number.
+            for metric, value in values.items():
+                self.log(f"{name}/{metric}", torch.tensor(value, dtype=WIDE), batch_size=1, sync_dist=True)
+
+    def _scores_held_out(self) -> bool:
+        return self.data is not None and self.data.held_out_count > 0
 
     def _validates_whole_set(self) -> bool:
         limit = self.trainer.limit_val_batches  # the float 1.0 is everything, the integer 1 is one batch
         return not self.trainer.sanity_checking and isinstance(limit, float) and limit == 1.0
 
-    def _check_count(self, n: int, unreadable: int) -> None:
+    def _check_count(self, name: str, n: int, unreadable: int) -> None:
         """An accuracy over other than all samples once is no accuracy: refuse it. Those skipped on demand are told."""
         if self.data is None or self.data.val_manifest is None:
             return
-        expected = self.data.val_manifest.count
+        expected, of = self.data.val_manifest.count, self.data.val
+        if name == _HELD_OUT:
+            expected, of = self.data.held_out_count, f"the held-out part of {self.data.train}"
         if n + unreadable != expected:
             skipped = f" and skipped {unreadable}" if unreadable else ""
             raise InputError(
-                f"validated {n} samples{skipped} of {self.data.val}, which has {expected}: each must count exactly "
+                f"validated {n} samples{skipped} of {of}, which has {expected}: each must count exactly "
                 "once; is another sampler in place (a Trainer with use_distributed_sampler, or a replaced data loader)?"
             )
         if n == 0:
-            raise InputError(f"none of the {expected} samples of {self.data.val} can be decoded: prepare it again")
+            raise InputError(f"none of the {expected} samples of {of} can be decoded: prepare it again")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.SGD(
@@ -209,16 +252,6 @@ class ClassificationTask(LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _restore_tables(self) -> None:
-        """Once it is known whether the rows of the split are still the same samples."""
-        if self.data is None or not self.data.changed_samples:
-            for name in self._saved_tables.keys() & self.sample_tables.keys():
-                self.sample_tables[name].load_state_dict(self._saved_tables[name])
-        if self.data is not None and self.data.restarted_at is not None:
-            for table in self.sample_tables.values():
-                table.forget_times()
-        self._saved_tables = {}
-
     def _is_fitting(self) -> bool:
         return self._trainer is not None and self._trainer.state.fn == "fit"
 
@@ -230,10 +263,12 @@ class ClassificationTask(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         scheduler = self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.SGD) and isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        self._restore_tables()
-        if self.data is not None and self.data.restarted_at is not None:
+        changes = self.data.changes if self.data is not None else None
+        self.sample_tables.restore(other_samples=changes is not None and changes.samples)
+        if changes is not None and changes.restarted_at is not None:
             # The steps before were of another size, or another number to an epoch: the schedule follows the epochs.
-            scheduler.last_epoch = self.data.restarted_at * self._steps_per_epoch()
+            scheduler.last_epoch = changes.restarted_at * self._steps_per_epoch()
+            self.sample_tables.forget_times()
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "initial_lr": self.lr}
         scheduler.base_lrs = [self.lr for _ in optimizer.param_groups]
         for group, factor, decay in zip(
@@ -245,28 +280,12 @@ class ClassificationTask(LightningModule):
         if self.data is not None:
             checkpoint["en_bench"] = {"classes": list(self.data.classes), "backbone": self.backbone}
         if self._is_fitting():
-            for table in self.sample_tables.values():
-                table.merge()
-            checkpoint[_TABLES] = {name: table.state_dict() for name, table in self.sample_tables.items()}
+            checkpoint[_TABLES] = self.sample_tables.merged_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("en_bench", {})
         if self.data is not None and "classes" in saved:
             require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
-        self._check_weights(checkpoint["state_dict"], saved.get("backbone"))
+        require_same_weights(self.state_dict(), checkpoint["state_dict"], saved.get("backbone"))
         if self._is_fitting():
-            self._saved_tables = checkpoint.get(_TABLES, {})
-
-    def _check_weights(self, saved: Mapping[str, Tensor], backbone: str | None) -> None:
-        """A checkpoint of another network is told in one line instead of a thousand."""
-        own = self.state_dict()
-        missing, foreign = [k for k in own if k not in saved], [k for k in saved if k not in own]
-        reshaped = [k for k in own if k in saved and own[k].shape != saved[k].shape]
-        differing = missing + foreign + reshaped
-        if not differing:
-            return
-        of = f" (it was made with {backbone})" if backbone is not None else ""
-        raise InputError(
-            f"the checkpoint belongs to another model{of}: {len(missing)} weights are missing, {len(foreign)} unknown, "
-            f"{len(reshaped)} of another shape, first {differing[0]}: use the config.yaml of its run"
-        )
+            self.sample_tables.keep(checkpoint.get(_TABLES, {}))

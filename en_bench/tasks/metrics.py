@@ -1,4 +1,4 @@
-"""The scores of a classifier over one validation set."""
+"""The scores of a classifier over a validation set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-PADDING = -1
+from en_bench.data.dataset import Batch
+from en_bench.data.samplers import PADDING
 
 # A float32 sum over 50,000 samples is wrong in the fifth digit. Apple's GPUs have nothing wider.
 WIDE = torch.float32 if torch.backends.mps.is_available() else torch.float64
@@ -74,3 +75,28 @@ class ClassificationScores(torch.nn.Module):
             metric.reset()
         self.n.reset()
         self.diverged.reset()
+
+
+class SetScores(torch.nn.Module):
+    """The scores of one validation set, and how many of its samples could not be decoded."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.scores = ClassificationScores(num_classes)
+        self.unreadable = SumMetric().set_dtype(WIDE)
+
+    def update(self, logits: Tensor, batch: Batch) -> None:
+        """Adds a batch, of which `logits` (B, classes) are the network's answer."""
+        self.scores.update(logits, batch.target, batch.valid)
+        self.unreadable.update((~batch.valid & (batch.row != PADDING)).sum())
+
+    def counts(self) -> tuple[int, int]:
+        """Samples scored, and samples that could not be decoded, over all ranks. Every rank must call it."""
+        return self.scores.count(), int(self.unreadable.compute())
+
+    def take(self) -> dict[str, float]:
+        """The scores over all ranks, and a new beginning. Every rank must call it."""
+        values = self.scores.compute()
+        self.scores.reset()
+        self.unreadable.reset()
+        return values

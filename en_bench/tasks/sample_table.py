@@ -80,6 +80,37 @@ class SampleTable:
         self._merged = int(self.written.max()) if len(self.written) else -1
 
 
+class SampleTables(dict[str, SampleTable]):
+    """What is remembered of each training sample, by name."""
+
+    _kept: dict[str, Any] | None = None
+
+    def merge(self) -> None:
+        """Gives all ranks what was written last. Every rank must call it."""
+        for table in self.values():
+            table.merge()
+
+    def merged_state(self) -> dict[str, Any]:
+        """For a checkpoint. Every rank must call it."""
+        self.merge()
+        return {name: table.state_dict() for name, table in self.items()}
+
+    def keep(self, saved: dict[str, Any]) -> None:
+        """Keeps a checkpoint's state until it is known whether the rows are still the same samples."""
+        self._kept = saved
+
+    def restore(self, other_samples: bool) -> None:
+        """Puts what was kept into the tables, unless their rows are other samples now."""
+        kept, self._kept = self._kept or {}, None
+        for name in () if other_samples else kept.keys() & self.keys():
+            self[name].load_state_dict(kept[name])
+
+    def forget_times(self) -> None:
+        """Counts all that was written as written before the next step, however steps are counted from now on."""
+        for table in self.values():
+            table.forget_times()
+
+
 def _exchange_device() -> torch.device:
     """Where the ranks can exchange tensors: NCCL knows those on a GPU only."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -25,6 +25,10 @@ class ConsoleLines(Callback):
         report = getattr(pl_module, "swap_report", None)
         if report is not None:
             self._print(str(report))
+        data = getattr(trainer, "datamodule", None)
+        labels = data.training_labels if isinstance(data, ShardDataModule) else None
+        if labels is not None and (told := labels.line()):
+            self._print(told)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -44,21 +48,31 @@ class ConsoleLines(Callback):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {
-            k.removeprefix("val/"): float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")
-        }
-        if trainer.sanity_checking or "n" not in metrics:
+        if trainer.sanity_checking:
             return
-        n, unreadable = round(metrics.pop("n")), round(metrics.pop("unreadable", 0))
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         data = getattr(trainer, "datamodule", None)
-        where, of, part = "", "", ""
-        if isinstance(data, ShardDataModule) and data.val_manifest is not None:
-            where = f" {data.val} (labels {data.val_column})"
-            of = f" of {data.val_manifest.count}" + (f" ({unreadable} unreadable, skipped)" if unreadable else "")
-            part = "" if n + unreadable == data.val_manifest.count else "  (a part only: limit_val_batches)"
+        if not isinstance(data, ShardDataModule) or data.val_manifest is None:
+            self._print_scores(trainer, "val", "val", None)
+            return
+        count = data.val_manifest.count
+        self._print_scores(trainer, "val", f"val {data.val} (labels {data.val_column})", count)
+        of_training = f"held out of {data.train} (labels {data.labels})"
+        self._print_scores(trainer, "held_out", of_training, data.held_out_count)
+
+    def _print_scores(self, trainer: Trainer, prefix: str, where: str, count: int | None) -> None:
+        """The line of one validation set, which holds `count` samples; nothing where it was not scored."""
+        prefix += "/"
+        found = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+        if "n" not in found:
+            return
+        n, unreadable = round(found.pop("n")), round(found.pop("unreadable", 0))
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in found.items())
+        of, part = "", ""
+        if count is not None:
+            of = f" of {count}" + (f" ({unreadable} unreadable, skipped)" if unreadable else "")
+            part = "" if n + unreadable == count else "  (a part only: limit_val_batches)"
         epoch = f"epoch {trainer.current_epoch + 1}  " if trainer.state.fn == "fit" else ""
-        self._print(f"{epoch}val{where}  {scores}  n {n}{of}{part}")
+        self._print(f"{epoch}{where}  {scores}  n {n}{of}{part}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print_cache(trainer)

@@ -18,7 +18,7 @@ from en_bench.files import write_bytes
 
 NAME = "unreadable.csv"
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "held_out"]  # what is held out of the training split is another part of the run
 
 
 class Sample(NamedTuple):
@@ -42,9 +42,9 @@ class Unreadable(Callback):
         self.path = Path(folder) / NAME
         self._listed: dict[Sample, str] | None = None  # with reasons, on rank 0; None until the run has begun
         self._resumes = False
-        self._rows: dict[Split, set[int]] = {"train": set(), "val": set()}  # of this rank, not yet in the list
-        self._known: dict[Split, set[int]] = {"train": set(), "val": set()}  # what this process has listed, on rank 0
-        self._untold: dict[Split, int] = {"train": 0, "val": 0}  # in the list, not yet printed
+        self._rows = _nothing()  # of this rank, not yet in the list
+        self._known = _nothing()  # what this process has listed, on rank 0
+        self._untold: dict[Split, int] = dict.fromkeys(get_args(Split), 0)  # in the list, not yet printed
 
     def count(self, name: str, split: Split) -> int:
         """Samples of a set, by the name that the data module was given, in the list. Known on rank 0."""
@@ -73,7 +73,7 @@ class Unreadable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._notice(trainer, batch, "val")
+        self._notice(trainer, batch, "val" if dataloader_idx == 0 else "held_out")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._list(trainer)
@@ -82,6 +82,7 @@ class Unreadable(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._list(trainer)
         self._tell(trainer, "val")
+        self._tell(trainer, "held_out")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._list(trainer)
@@ -103,7 +104,7 @@ class Unreadable(Callback):
         if data is None:
             return
         noticed = _from_all_ranks(self._rows)
-        self._rows = {"train": set(), "val": set()}
+        self._rows = _nothing()
         if not trainer.is_global_zero:
             return
         self._begin(trainer)
@@ -115,7 +116,7 @@ class Unreadable(Callback):
 
     def _add(self, data: ShardDataModule, split: Split, rows: list[int]) -> None:
         assert self._listed is not None
-        manifest = data.train_manifest if split == "train" else data.val_manifest
+        manifest = data.val_manifest if split == "val" else data.train_manifest
         assert manifest is not None
         index = manifest.load_index()
         found: dict[Sample, str] = {}
@@ -123,7 +124,7 @@ class Unreadable(Callback):
             shard = manifest.shards[int(index.shard[row])].name
             sample = Sample(_name(data, split), split, shard, index.key(row))
             if sample not in self._listed:
-                found[sample] = " ".join(data.unreadable_reason(split == "train", row).split())
+                found[sample] = " ".join(data.unreadable_reason(split != "val", row).split())
         if found:
             self._listed |= found
             self._untold[split] += len(found)
@@ -141,6 +142,10 @@ class Unreadable(Callback):
         print(f"{epoch}{split} {name}  {told}", flush=True)
 
 
+def _nothing() -> dict[Split, set[int]]:
+    return {split: set() for split in get_args(Split)}
+
+
 def _skipping(trainer: Trainer) -> ShardDataModule | None:
     """The data module, where it skips what cannot be decoded."""
     data = getattr(trainer, "datamodule", None)
@@ -156,7 +161,7 @@ def _from_all_ranks(rows: dict[Split, set[int]]) -> list[dict[Split, set[int]]]:
 
 
 def _name(data: ShardDataModule, split: Split) -> str:
-    return data.train if split == "train" else data.val
+    return data.val if split == "val" else data.train
 
 
 def _write(path: Path, listed: dict[Sample, str]) -> None:

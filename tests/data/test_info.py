@@ -105,6 +105,7 @@ def test_scripts_read_everything_as_json(split, run):
             "noise": {
                 "kind": "human",
                 "file": "n.pt",
+                "against": "clean",
                 "known": 8,
                 "differ": 3,
                 "realised": 3 / 8,

@@ -174,7 +174,7 @@ def test_module_validates_without_training_data(shards):
     data = module(shards, train="nowhere/train", val="b/val")
     data.open("validate")
     data.setup("validate")
-    assert sum(int(b.valid.sum()) for b in data.val_dataloader()) == 61
+    assert sum(int(b.valid.sum()) for b in data.validation_loader()) == 61
 
 
 def test_module_refuses_before_any_process_group(shards, tmp_path):

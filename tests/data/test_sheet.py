@@ -126,7 +126,7 @@ def test_wrong_labels_are_red_and_others_are_not(split, run):
     right = next(seed for seed in range(99) if not chosen(split, seed=seed, count=1) & {0, 5, 10, 15, 20, 25})
     assert not has_red(run(split, "--seed", right, "--count", 1)[1])
     manifest = load_manifest(split)
-    samples = sheet._Samples(manifest)
+    samples = sheet.Samples(manifest)
     row = {samples.index.key(row)[-2:]: row for row in range(COUNT)}
 
     def captions(number: str, *labels: str) -> list[tuple[str, str, bool]]:

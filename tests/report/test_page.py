@@ -11,7 +11,8 @@ import pytest
 from en_bench.matrix.plan import PlannedCell, State, plan
 from en_bench.matrix.records import Results
 from en_bench.matrix.spec import Spec
-from en_bench.report.page import read_curve, write_report
+from en_bench.report.curves import read_curves
+from en_bench.report.page import write_report
 from en_bench.report.plots import dots_svg, matrix_svg, shade
 from en_bench.report.tables import build_table
 
@@ -192,8 +193,9 @@ def test_curve_takes_the_last_value_of_an_epoch_and_passes_over_rubbish(tmp_path
         [],
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\nrubbish\n{"step": 5, "ep')
-    assert read_curve(tmp_path / "metrics.jsonl", "val/top1") == [(1, 0.1), (2, 0.3)]
-    assert read_curve(tmp_path / "none.jsonl", "val/top1") == []
+    read = read_curves(tmp_path / "metrics.jsonl", ["val/top1", "train/loss", "val/nll"])
+    assert read == {"val/top1": [(1, 0.1), (2, 0.3)], "train/loss": [(1, 3.0)]}
+    assert read_curves(tmp_path / "none.jsonl", ["val/top1"]) == {}
 
 
 def test_state_of_every_cell_is_listed(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:

@@ -15,7 +15,7 @@ from en_bench.report.tables import build_table
 
 TEXT = """\
 Digits: handwritten against typeset
-top-1 accuracy, %: mean ± 95 % interval by Student's t (number of seeds; no interval below 3)
+top-1 accuracy, %, last epoch: mean ± 95 % interval by Student's t (number of seeds; no interval below 3)
 
 trained on   normaliser    handwritten            typeset
 handwritten  BatchNorm     93.2 ± 1.7 (3)         41.3 ± 4.8 (3)
@@ -40,7 +40,7 @@ FAILED ExemplarNorm/typeset/1: RuntimeError: <script>alert('`loss` | nan')</scri
 MARKDOWN = """\
 ### Digits: handwritten against typeset
 
-top-1 accuracy, %: mean ± 95 % interval by Student's t (number of seeds; no interval below 3).
+top-1 accuracy, %, last epoch: mean ± 95 % interval by Student's t (number of seeds; no interval below 3).
 
 | trained on | normaliser | handwritten | typeset |
 | --- | --- | ---: | ---: |

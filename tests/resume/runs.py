@@ -48,7 +48,7 @@ class Left:
     metrics: list[dict[str, Any]]
     fit: dict[str, Any]
     trace: list[list[dict[str, Any]]]  # per rank
-    others: Any  # average of the weights, tables of samples
+    others: Any  # average of the weights, tables of samples, accuracies by epoch
 
     def batches(self, rank: int = 0) -> dict[tuple[int, int], dict[str, Any]]:
         """By epoch and batch. A batch that was trained on twice, since a kill undid it, must be the same again."""
@@ -77,7 +77,10 @@ def what_is_left(run: Path, ranks: int = 1) -> Left:
         [json.loads(line) for line in lines],
         json.loads((run / "fit.json").read_text()),
         [[json.loads(line) for line in trace] for trace in traces],
-        [saved.get(key) for key in ("current_model_state", "averaging_state", "en_bench_sample_tables")],
+        [
+            *(saved.get(key) for key in ("current_model_state", "averaging_state", "en_bench_sample_tables")),
+            saved["callbacks"]["EpochScores"],
+        ],
     )
 
 
@@ -92,7 +95,7 @@ def assert_same(interrupted: Left, undisturbed: Left) -> None:
         assert torch.equal(interrupted.weights[name], tensor), name
     assert _plain(interrupted.optimiser) == _plain(undisturbed.optimiser)
     assert _plain(interrupted.others) == _plain(undisturbed.others)
-    for key in ("train", "val", "epochs", "steps", "metrics", "classes_digest", "seed"):
+    for key in ("train", "val", "epochs", "steps", "metrics", "accuracies", "held_out", "classes_digest", "seed"):
         assert interrupted.fit[key] == undisturbed.fit[key], key
 
 

@@ -42,6 +42,7 @@ def refusal(shards: Path, run: Path, capsys: pytest.CaptureFixture[str], *change
         (["--data.batch_size", "16"], "1 x batch 16 instead of 1 x batch 32", "use --data.batch_size 32"),
         (["--data.seed", "7"], "seed 7 instead of 0", "use --data.seed 0"),
         (["--data.span", "2"], "span 2 instead of 8", "use --data.span 8"),
+        (["--data.held_out", "0.2"], "a share of 0.2 held out instead of 0.0: use", "use --data.held_out 0.0"),
         (["--data.train", "b/train"], "another manifest; 160 training samples instead of 200", "give the split"),
         (
             ["--data.seed", "7", "--data.batch_size", "8"],

@@ -85,8 +85,9 @@ class KillAt(Callback):
     """Kills the process, once, as the process that finds `marker` missing.
 
     Args:
-        where: `batch E S` (after batch S of epoch E), `validation E` (after its first batch), `save N` (while the N-th
-            checkpoint is written), or `end` (when all is trained and saved).
+        where: `batch E S` (after batch S of epoch E), `validation E` (after its first batch), `held_out E` (after the
+            first batch of the held-out part), `save N` (while the N-th checkpoint is written), or `end` (when all is
+            trained and saved).
         marker: file that is made just before.
         by: `kill` (-9), `raise` (a `Killed`), or `interrupt` (Ctrl-C).
     """
@@ -103,8 +104,17 @@ class KillAt(Callback):
         if self.kind == "batch" and [trainer.current_epoch, batch] == self.numbers:
             self.kill()
 
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.kind == "validation" and [trainer.current_epoch] == self.numbers:
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        part = ("validation", "held_out")[dataloader_idx]
+        if self.kind == part and [trainer.current_epoch] == self.numbers:
             self.kill()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

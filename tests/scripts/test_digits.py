@@ -1,7 +1,6 @@
 import hashlib
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from data_scripts import digits
 from en_bench.data.manifest import load_manifest
 from en_bench.data.reader import ShardReader
+from en_bench.noise.conditional import SymmetricNoise
 
 pytest.importorskip("sklearn", reason="handwritten digits come from scikit-learn")
 
@@ -58,24 +58,26 @@ def test_noise_is_in_the_given_labels_of_train_only(prepared, split):
         assert manifest.noise == {}
         assert not flipped.any()
     else:
-        assert manifest.noise == {"given": {"kind": "symmetric", "rate": 0.4, "seed": 0, "realised": flipped.mean()}}
+        made = {"kind": "symmetric", "rate": 0.4, "seed": 0, "from": "clean"}
+        assert manifest.noise == {"given": {**made, "realised": flipped.mean()}}
+        again = SymmetricNoise(0.4).apply(labels["clean"], manifest.load_index().keys, manifest.classes)
+        assert np.array_equal(again, labels["given"])
         assert abs(flipped.mean() - 0.4) < 4 * (0.4 * 0.6 / manifest.count) ** 0.5
 
 
-def test_symmetric_noise_reaches_every_other_class_alike():
-    given = Counter(digits.flip_label(3, f"key {i}", rate=0.9, classes=10, seed=1) for i in range(20_000))
-    assert abs(given.pop(3) - 2000) < 4 * (20_000 * 0.1 * 0.9) ** 0.5
-    assert len(given) == 9
-    assert all(abs(count - 2000) < 4 * (20_000 * 0.1 * 0.9) ** 0.5 for count in given.values())
-
-
-def test_noise_is_a_function_of_seed_and_key():
-    def labels(seed: int) -> list[int]:
-        return [digits.flip_label(i % 10, f"key {i}", rate=0.5, classes=10, seed=seed) for i in range(100)]
-
-    assert labels(0) == labels(0) != labels(1)
-    assert [digits.flip_label(2, str(i), rate=0.0, classes=10, seed=0) for i in range(50)] == [2] * 50
-    assert 2 not in {digits.flip_label(2, str(i), rate=1.0, classes=10, seed=0) for i in range(50)}
+def test_noise_of_another_kind_and_seed_and_a_further_column(tmp_path, monkeypatch):
+    monkeypatch.setattr(digits, "typeset_samples", dict)
+    flipped, added = ["--noise", "0.3", "--noise-kind", "pair", "--seed", "4"], "symmetric,rate=0.4,from=clean"
+    assert digits.main(["--out", str(tmp_path), "--workers", "1", *flipped, "--label-noise", added]) == 0
+    manifest = load_manifest(tmp_path / "handwritten" / "train")
+    assert manifest.columns == ("given", "clean", "symmetric40")
+    assert {k: manifest.noise["given"][k] for k in ("kind", "rate", "seed")} == {"kind": "pair", "rate": 0.3, "seed": 4}
+    labels = manifest.load_index().labels
+    wrong = labels["given"] != labels["clean"]
+    assert (labels["given"] == (labels["clean"] + 1) % 10)[wrong].all()
+    assert abs(wrong.mean() - 0.3) < 4 * (0.3 * 0.7 / 1400) ** 0.5
+    assert manifest.noise["symmetric40"]["realised"] == (labels["symmetric40"] != labels["clean"]).mean()
+    assert load_manifest(tmp_path / "handwritten" / "val").columns == ("given", "clean")
 
 
 def test_handwritten_digits_are_the_data_sets_own(prepared):

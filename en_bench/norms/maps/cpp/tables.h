@@ -30,6 +30,7 @@ struct Arguments {
   const void* params[6];  // fc1 weight and bias, fc2's, reduce's; of SN mean_weight, var_weight
   void *d_weight, *d_bias;
   void* d_params[6];
+  void* ratios;  // (N, K), written where it is not null
 };
 
 enum Kind { kInstance, kGroup, kBatch };
@@ -212,6 +213,7 @@ struct Tables {
     }
     standardise(m, v, w);
     mix_ratios(w);
+    if (a.ratios) std::memcpy((A*)a.ratios + n * K, w.ratio, K * sizeof(A));
     for (i64 k = 0; k < K; ++k) {
       const A *wk = weight + k * a.affine_stride, *bk = bias + k * a.affine_stride, ratio = w.ratio[k];
       const A *xhat = w.xhat[k], *inv = w.inv[k];

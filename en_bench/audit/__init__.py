@@ -1,0 +1,1 @@
+"""Which training labels are likely wrong, from a run's folder, and what ExemplarNorm does to them."""

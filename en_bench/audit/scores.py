@@ -1,0 +1,124 @@
+"""Scores of how likely a label is wrong: pure functions of numbers, one value per row of the training split.
+
+Shape suffixes: N row of the training split, C class, R record (one sample in one epoch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MEANINGS = {  # by score: whether high values are suspect, and what it is
+    "aum": (False, "mean over the epochs recorded of the margin in training (area under the margin)"),
+    "loss": (True, "mean over the epochs recorded of the cross entropy in training"),
+    "margin": (False, "margin in training, in the last epoch that was recorded of the sample"),
+    "loss_last": (True, "cross entropy in training, in the last epoch that was recorded of the sample"),
+    "pass_margin": (False, "margin of the checkpoint's logits"),
+    "pass_loss": (True, "cross entropy of the checkpoint's logits"),
+    "self_confidence": (False, "cleanlab's, of the checkpoint's probabilities"),
+    "normalized_margin": (False, "cleanlab's, of the checkpoint's probabilities"),
+    "confidence_weighted_entropy": (False, "cleanlab's, of the checkpoint's probabilities"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A number per row, NaN where there is none."""
+
+    name: str
+    values: Floats
+
+    @property
+    def meaning(self) -> str:
+        return MEANINGS[self.name][1]
+
+    @property
+    def suspicion(self) -> Floats:
+        """The values, turned so that higher is more suspect."""
+        return self.values if MEANINGS[self.name][0] else -self.values
+
+
+def recorded_scores(row_R: Ints, loss_R: Floats, margin_R: Floats, rows: int) -> list[Score]:
+    """Scores of a training's record, whose records are sorted by epoch.
+
+    `margin_R` is the logit of the label that trained less the largest other logit. Its mean over the epochs is the area
+    under the margin. Source: Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking",
+    NeurIPS 2020, equation 2. Their threshold samples, which need a training of their own, are left out.
+    """
+    return [
+        Score("aum", mean_by_row(row_R, margin_R, rows)),
+        Score("loss", mean_by_row(row_R, loss_R, rows)),
+        Score("margin", last_by_row(row_R, margin_R, rows)),
+        Score("loss_last", last_by_row(row_R, loss_R, rows)),
+    ]
+
+
+def mean_by_row(row_R: Ints, value_R: Floats, rows: int) -> Floats:
+    """The mean (N,) of each row's values, NaN for rows without any."""
+    counts = np.bincount(row_R, minlength=rows)
+    sums = np.bincount(row_R, weights=value_R, minlength=rows)
+    means: Floats = np.divide(sums, counts, out=np.full(rows, np.nan), where=counts > 0)
+    return means
+
+
+def last_by_row(row_R: Ints, value_R: Floats, rows: int) -> Floats:
+    """The last value (N,) of each row, NaN for rows without any."""
+    found, place = np.unique(row_R[::-1], return_index=True)
+    last = np.full(rows, np.nan)
+    last[found] = value_R[::-1][place]
+    return last
+
+
+def most_often_predicted(row_R: Ints, predicted_R: Ints, rows: int, classes: int) -> Ints:
+    """The class (N,) that each row was predicted as most often, -1 for rows without a record. Ties: the last of them.
+
+    The records have to be sorted by epoch.
+    """
+    row_R, predicted_R = row_R[predicted_R >= 0], predicted_R[predicted_R >= 0]  # without those that were not finite
+    pairs, inverse, counts = np.unique(row_R * classes + predicted_R, return_inverse=True, return_counts=True)
+    last_seen = np.zeros(len(pairs), np.int64)
+    np.maximum.at(last_seen, inverse, np.arange(len(row_R)))
+    order = np.lexsort((last_seen, counts, pairs // classes))  # the best of a row comes last
+    best = np.full(rows, -1, np.int64)
+    row_of, class_of = pairs[order] // classes, pairs[order] % classes
+    is_last = np.append(row_of[1:] != row_of[:-1], True)[: len(row_of)]
+    best[row_of[is_last]] = class_of[is_last]
+    return best
+
+
+def pass_scores(logits_NC: NDArray[np.float32], given_N: NDArray[np.int32]) -> list[Score]:
+    """Margin and cross entropy of logits against labels, NaN where a logit is or the label is unknown (negative)."""
+    rows = np.flatnonzero((given_N >= 0) & ~np.isnan(logits_NC).any(1))
+    margin, loss = np.full(len(given_N), np.nan), np.full(len(given_N), np.nan)
+    logits, given = logits_NC[rows].astype(np.float64), given_N[rows]
+    own = logits[np.arange(len(rows)), given]
+    shifted = logits - logits.max(1, keepdims=True)
+    loss[rows] = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(rows)), given]
+    logits[np.arange(len(rows)), given] = -np.inf
+    margin[rows] = own - logits.max(1)
+    return [Score("pass_margin", margin), Score("pass_loss", loss)]
+
+
+def probabilities(logits_NC: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax over classes."""
+    raised = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
+    softmax: NDArray[np.float32] = raised / raised.sum(1, keepdims=True)
+    return softmax
+
+
+def ranking(score: Score) -> Ints:
+    """Rows that have the score, the most suspect first; equal ones in the order of the split."""
+    suspicion = score.suspicion
+    rows = np.flatnonzero(~np.isnan(suspicion))
+    order: Ints = rows[np.argsort(-suspicion[rows], kind="stable")]
+    return order
+
+
+def by_name(scores: list[Score]) -> Mapping[str, Score]:
+    return {score.name: score for score in scores}

@@ -1,0 +1,270 @@
+"""`en-bench noise audit RUN`: which labels of a run's training split are likely wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+
+from en_bench import outcome
+from en_bench.audit import cleanlab_scores, figures, tables, text
+from en_bench.audit.checkpoint_pass import CheckpointPass, run_pass
+from en_bench.audit.findings import Findings, default_score, to_json
+from en_bench.audit.labels import Labels, labels_of
+from en_bench.audit.ratios import RatioReport, compare
+from en_bench.audit.record import Record, read_record
+from en_bench.audit.scores import MEANINGS, Score, by_name, most_often_predicted, pass_scores, recorded_scores
+from en_bench.audit.suspects import suspects_png
+from en_bench.data.manifest import Manifest, require_same_classes
+from en_bench.data.module import ShardDataModule
+from en_bench.data.sheet import MOST
+from en_bench.errors import InputError
+from en_bench.files import write_bytes, write_json, write_text
+from en_bench.one_process import OneProcessCLI, restored
+from en_bench.resume.checkpoint import last_checkpoint
+from en_bench.tasks.classification import ClassificationTask
+from en_bench.trainer import CONFIG, EnBenchTrainer
+from en_bench.training import FIT_RESULT, run_training_verb
+
+FOLDER = "audit"
+_PACKAGES = ("numpy", "scipy", "matplotlib", "pyarrow", "cleanlab")
+_NO_RECORD = (
+    "no record of samples (train with --dynamics.every_n_epochs 1): no score of the training itself, and none tells "
+    "wrong labels apart that the network has learnt by heart"
+)
+
+
+class AuditingTrainer(EnBenchTrainer):
+    """The trainer of a run, with the verb that looks at its labels: its device, precision and options apply."""
+
+    findings: Findings
+
+    def audit(
+        self,
+        model: LightningModule,
+        datamodule: ShardDataModule,
+        ckpt_path: str | None = None,
+        out: str | None = None,
+        top: int = 100,
+        score: str | None = None,
+        bootstrap: int = 1000,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Ranks the samples of a run's training split by how likely their label is wrong.
+
+        Args:
+            model: the task.
+            datamodule: where the images come from.
+            ckpt_path: the checkpoint that passes over the split (default: checkpoints/last.ckpt of the run).
+            out: folder for what is found (default: audit in the run's folder).
+            top: how many of the most suspect samples the contact sheet shows.
+            score: what ranks (default: aum where the run has a record of samples, else pass_margin).
+            bootstrap: resamples for the intervals of the effects on ratios, 0 for none.
+            weights_only: of no effect; configurations of runs hold it.
+        """
+        assert isinstance(model, ClassificationTask) and ckpt_path is not None
+        datamodule.setup("fit")
+        manifest = datamodule.train_manifest
+        assert manifest is not None
+        labels = labels_of(datamodule)
+        record = read_record(Path(self.default_root_dir), manifest, datamodule.train, labels.given)
+        saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+        check_same_set(saved, manifest, datamodule)
+        task = restored(self, model, datamodule, saved)
+        with_ratios = labels.clean is not None and not (record is not None and record.layers)
+        try:
+            passed = run_pass(self, task, datamodule, labels.given, with_ratios)
+        finally:
+            datamodule.teardown("")
+        scores, notes = _scores(record, passed, labels)
+        if passed.unreadable:
+            notes.append(f"{passed.unreadable:,} samples could not be decoded and have no score of the pass")
+        if score is not None and score not in scores:
+            raise InputError(f"--score {score} is not there: {_why_not(score, scores)}")
+        self.findings = Findings(
+            name=datamodule.train,
+            manifest=manifest,
+            index=manifest.load_index(),
+            column=datamodule.labels,
+            labels=labels,
+            scores=scores,
+            ranked_by=score or default_score(scores),
+            predicted=_predicted(record, passed, len(manifest.classes)),
+            pass_predicted=passed.predicted,
+            issues=_issues(passed, labels),
+            ratios=_ratios(record, passed, labels, bootstrap),
+            epochs=record.epochs if record is not None else (),
+            notes=tuple(notes),
+        )
+
+
+def _scores(record: Record | None, passed: CheckpointPass, labels: Labels) -> tuple[dict[str, Score], list[str]]:
+    """All scores that there are, and what is missing."""
+    scores: list[Score] = []
+    notes: list[str] = []
+    if record is not None:
+        scores += recorded_scores(record.row, record.loss, record.margin, record.rows)
+    else:
+        notes.append(_NO_RECORD)
+    scores += pass_scores(passed.logits, labels.given)
+    if cleanlab_scores.is_installed():
+        scores += cleanlab_scores.cleanlab_scores(passed.logits, labels.given)
+    else:
+        notes.append(cleanlab_scores.MISSING)
+    return dict(by_name(scores)), notes
+
+
+def _why_not(score: str, there: dict[str, Score]) -> str:
+    if score in cleanlab_scores.NAMES:
+        return cleanlab_scores.MISSING
+    return f"the run has no record of samples; choose one of {', '.join(there)}"
+
+
+def _predicted(record: Record | None, passed: CheckpointPass, classes: int) -> Any:
+    predicted = passed.predicted
+    if record is None:
+        return predicted
+    recorded = most_often_predicted(record.row, record.predicted, record.rows, classes)
+    predicted[recorded >= 0] = recorded[recorded >= 0]
+    return predicted
+
+
+def _issues(passed: CheckpointPass, labels: Labels) -> Any:
+    if not cleanlab_scores.is_installed():
+        return None
+    parts = [
+        cleanlab_scores.label_issues(passed.logits, labels.given, part) for part in (~labels.held_out, labels.held_out)
+    ]
+    return parts[0] | parts[1]
+
+
+def _ratios(record: Record | None, passed: CheckpointPass, labels: Labels, bootstrap: int) -> RatioReport | None:
+    if labels.clean is None:
+        return None
+    if record is not None and record.layers:
+        source = f"in training, mean of {len(record.epochs)} epochs"
+        return compare(record.ratios(), labels.clean, labels.given, source, bootstrap)
+    return compare(iter(passed.ratios), labels.clean, labels.given, "of the checkpoint, in evaluation", bootstrap)
+
+
+def check_same_set(saved: dict[str, Any], manifest: Manifest, data: ShardDataModule) -> None:
+    """Raises InputError where a checkpoint was trained on another split, or on other labels, than are here."""
+    require_same_classes(
+        saved.get("en_bench", {}).get("classes", manifest.classes), manifest.classes, "the checkpoint", data.train
+    )
+    state = saved.get(type(data).__qualname__, {})
+    found = state.get("manifest", manifest.digest)
+    if found != manifest.digest:
+        raise InputError(
+            f"the checkpoint was trained on a set with manifest {found[:12]}, {data.train} here has "
+            f"{manifest.digest[:12]}: give --data.root and --data.train of the set that was trained on"
+        )
+    if state.get("labels", data.labels) != data.labels:
+        raise InputError(
+            f"the checkpoint was trained on labels '{state['labels']}', not on '{data.labels}': leave --data.labels out"
+        )
+
+
+class AuditCLI(OneProcessCLI):
+    """The configuration of a run, with flags, to an audit of its labels."""
+
+    PROG = "en-bench noise"
+    TRAINER = AuditingTrainer
+
+    trainer: AuditingTrainer
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"audit": {"model", "datamodule"}}
+
+    def before_audit(self) -> None:
+        given = self.config_init.audit
+        if not 1 <= given.top <= MOST:
+            raise InputError(f"--top {given.top}: a contact sheet shows 1 to {MOST:,} samples")
+        if given.bootstrap < 0:
+            raise InputError(f"--bootstrap {given.bootstrap} is too small: use 0 or more")
+        if given.score is not None and given.score not in MEANINGS:
+            raise InputError(f"--score: unknown score {given.score!r}: choose one of {', '.join(MEANINGS)}")
+        if self._out().exists() and not self._out().is_dir():
+            raise InputError(f"--out {self._out()} is a file: give a folder")
+        self.datamodule.open("fit")
+
+    def after_audit(self) -> None:
+        findings, out = self.trainer.findings, self._out()
+        given = self.config_init.audit
+        print(text.to_text(findings), end="")
+        write_text(out / "audit.csv", tables.audit_csv(findings))
+        written = ["audit.csv"]
+        if len(findings.ranking()):
+            write_bytes(out / "suspects.png", suspects_png(findings, given.top))
+            written.append("suspects.png")
+        if findings.ratios is not None:
+            written += _write_ratios(out, findings.ratios, f"{findings.name}, labels {findings.column}")
+        facts = outcome.common_facts(
+            "noise audit", self._settings().seed_everything, self._plain_config(), self.trainer
+        )
+        packages = {package: _version(package) for package in _PACKAGES}
+        facts["versions"] = {**facts["versions"], **{name: found for name, found in packages.items() if found}}
+        checkpoint = Path(given.ckpt_path)
+        facts |= {"checkpoint": str(checkpoint), "checkpoint_sha256": _sha256(checkpoint), "files": written}
+        facts |= {"noise": _noise(self._folder()), **to_json(findings)}
+        for path in (out / "audit.json", *([Path(self._settings().result)] if self._settings().result else [])):
+            write_json(path, facts)  # last: where it lies, all else does
+        print(f"wrote {', '.join([*written, 'audit.json'])} in {out}", flush=True)
+
+    def _settings(self) -> Any:
+        return self.config[self.subcommand]
+
+    def _out(self) -> Path:
+        return Path(self.config_init.audit.out or self._folder() / FOLDER)
+
+
+def _write_ratios(out: Path, report: RatioReport, title: str) -> list[str]:
+    write_text(out / "ratios.csv", tables.ratios_csv(report))
+    write_bytes(out / "ratios.png", figures.effects_png(report, title))
+    write_bytes(out / "ratios_layers.png", figures.layers_png(report, title))
+    written = ["ratios.csv", "ratios.png", "ratios_layers.png"]
+    if len({effect.epoch for effect in report.effects} - {None}) > 1:
+        write_bytes(out / "ratios_epochs.png", figures.epochs_png(report, title))
+        written.append("ratios_epochs.png")
+    return written
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:  # PackageNotFoundError is one
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _noise(run: Path) -> Any:
+    """What the run's outcome tells of the noise in its labels, None where it does not, or has not ended."""
+    try:
+        return json.loads((run / FIT_RESULT).read_text(encoding="utf-8")).get("noise")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def run(argv: list[str]) -> None:
+    """Runs `en-bench noise audit ARGV`. Raises as `run_training_verb` does."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        run_training_verb(["audit", "--help"], AuditCLI)
+        return
+    if not argv or argv[0].startswith("-"):
+        raise InputError("audit needs the run's folder first: en-bench noise audit RUN")
+    folder, options = Path(argv[0]), argv[1:]
+    config = folder / CONFIG
+    if not config.is_file():
+        raise InputError(f"{folder} is no run: it has no {CONFIG}; give the folder that en-bench fit wrote")
+    own = ["--config", str(config), "--trainer.default_root_dir", str(folder)]
+    run_training_verb(["audit", *own, "--ckpt_path", str(last_checkpoint(folder)), *options], AuditCLI)

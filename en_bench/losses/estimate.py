@@ -1,0 +1,148 @@
+"""`en-bench noise estimate RUN`: the transition matrix of a run's labels, estimated from its own predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from numpy.typing import NDArray
+
+from en_bench.data.dataset import Batch
+from en_bench.data.module import ShardDataModule
+from en_bench.data.once import each_once
+from en_bench.errors import InputError
+from en_bench.files import write_text
+from en_bench.noise.transition import Matrix
+from en_bench.one_process import OneProcessCLI, restored
+from en_bench.resume.checkpoint import last_checkpoint
+from en_bench.tasks.classification import ClassificationTask
+from en_bench.trainer import CONFIG, EnBenchTrainer
+from en_bench.training import run_training_verb
+
+
+def anchor_transitions(probability: NDArray[np.floating], percentile: float = 97.0) -> Matrix:
+    """T[i, j] = p(label j | x_i), where x_i is the sample that is the surest of label i, but for a few.
+
+    Source: Patrini et al., "Making Deep Neural Networks Robust to Label Noise", CVPR 2017, theorem 3, with the sample
+    at the 97th percentile of p(label i) in the place of its maximum, as their released code does against outliers;
+    100 is the maximum. Between two samples it is the lower one.
+
+    Args:
+        probability: (N, C), what the network predicts of labels, rows summing to 1.
+        percentile: 0 .. 100.
+    """
+    position = int(percentile / 100 * (len(probability) - 1))
+    anchors = [int(np.argsort(column, kind="stable")[position]) for column in probability.T]
+    matrix = probability[anchors].astype(np.float64)
+    return np.asarray(matrix / matrix.sum(axis=1, keepdims=True))
+
+
+class EstimatingTrainer(EnBenchTrainer):
+    """The trainer of a run, with the verb for what is no training: its device, precision and options apply."""
+
+    def estimate(
+        self,
+        model: LightningModule,
+        datamodule: ShardDataModule,
+        ckpt_path: str | None = None,
+        out: str | None = None,
+        percentile: float = 97.0,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Estimates how a run's labels are wrong from what its network predicts of its training images.
+
+        Args:
+            model: the task.
+            datamodule: where the images come from.
+            ckpt_path: the checkpoint of the network (default: checkpoints/last.ckpt of RUN).
+            out: the file to write, JSON, which --model.loss ForwardCorrection reads.
+            percentile: of p(label) among the images, where the one that stands for each class is; 100 is the surest.
+            weights_only: of no effect; configurations of runs hold it.
+        """
+        assert isinstance(model, ClassificationTask) and ckpt_path is not None and out is not None
+        saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+        datamodule.setup("fit")
+        task = restored(self, model, datamodule, saved)
+        try:
+            probability, unreadable = self._predict(task, datamodule)
+        finally:
+            datamodule.teardown("")
+        manifest = datamodule.train_manifest
+        assert manifest is not None
+        matrix = anchor_transitions(probability, percentile)
+        fields = {
+            "classes": list(manifest.classes),
+            "matrix": matrix.tolist(),
+            "estimated": {
+                "method": "anchor points",
+                "percentile": percentile,
+                "n": len(probability),
+                "unreadable": unreadable,
+                "set": datamodule.train,
+                "digest": manifest.digest,
+                "checkpoint": ckpt_path,
+            },
+        }
+        write_text(Path(out), json.dumps(fields, ensure_ascii=False) + "\n")
+        kept = float(np.diag(matrix).mean())
+        print(f"{len(probability)} images of {datamodule.train}, {unreadable} unreadable")
+        print(f"a label is kept with probability {kept:.3f}, the mean over {len(matrix)} classes")
+        print(f"wrote {out}", flush=True)
+
+    @torch.no_grad()
+    def _predict(self, task: ClassificationTask, data: ShardDataModule) -> tuple[NDArray[np.float32], int]:
+        """Softmax (N, C) of each sample that trains, and how many more could not be decoded."""
+        targets = data.trained_labels
+        samples = int((targets >= 0).sum())
+        found = np.empty((samples, len(data.classes)), dtype=np.float32)
+        filled, device = 0, self.strategy.root_device
+        task.eval()
+        for batch in each_once(data, targets):
+            here = Batch(*(tensor.to(device) for tensor in batch))
+            image = self.precision_plugin.convert_input(data.on_after_batch_transfer(here, 0).image)
+            with self.precision_plugin.forward_context():
+                logits = task(image)
+            valid = logits[here.valid].float().softmax(1).cpu().numpy()
+            found[filled : filled + len(valid)] = valid
+            filled += len(valid)
+        if filled == 0:
+            raise InputError(f"none of the {samples} samples of {data.train} can be decoded: prepare it again")
+        if not np.isfinite(found[:filled]).all():
+            raise InputError("the network predicts what is no number: it diverged; give the checkpoint of another run")
+        return found[:filled], samples - filled
+
+
+class EstimateCLI(OneProcessCLI):
+    """The configuration of a run, with flags, to the transition matrix of its labels."""
+
+    PROG = "en-bench noise"
+    TRAINER = EstimatingTrainer
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"estimate": {"model", "datamodule"}}
+
+    def before_estimate(self) -> None:
+        given = self.config_init.estimate
+        if given.out is None:
+            raise InputError("estimate needs --out, the file to write")
+        if not 0 <= given.percentile <= 100:
+            raise InputError(f"--percentile {given.percentile} is not within 0 .. 100: use 97")
+        self.datamodule.open("fit")
+
+
+def run(argv: list[str]) -> None:
+    """Runs `en-bench noise estimate ARGV`, RUN [options]. Raises as `run_training_verb` does, and InputError."""
+    options = argv
+    if argv and not argv[0].startswith("-"):
+        folder, *options = argv
+        config = Path(folder) / CONFIG
+        if not config.is_file():
+            raise InputError(f"{folder} is no folder of a run: there is no {config}")
+        options = ["--config", str(config), "--ckpt_path", str(last_checkpoint(folder)), *options]
+    elif "--help" not in argv and "-h" not in argv:
+        raise InputError("estimate needs the folder of a finished run: en-bench noise estimate RUN --out FILE")
+    run_training_verb(["estimate", *options], EstimateCLI)

@@ -1,0 +1,1 @@
+"""Label noise: made as a function of (seed, sample key), measured against clean labels, recorded."""

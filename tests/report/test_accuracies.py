@@ -1,0 +1,177 @@
+"""The three accuracies in the tables, and the curves of what a training makes of its labels, on made-up records."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import t as student
+
+from en_bench.errors import InputError
+from en_bench.matrix.plan import PlannedCell
+from en_bench.matrix.records import Record, Results
+from en_bench.matrix.spec import Spec
+from en_bench.report.curves import NOISE, over_seeds, training_curves, with_noise
+from en_bench.report.page import write_report
+from en_bench.report.plots import noise_svg
+from en_bench.report.render import accuracies_csv, cells_csv, to_markdown, to_text, write_tables
+from en_bench.report.tables import build_table
+from tests.report.test_page import Page
+from tests.report.test_tables import MARKDOWN, TEXT
+
+BELOW = """\
+
+Three accuracies of each training: top-1 accuracy, %, on its own validation set: mean ± 95 % interval by Student's t \
+(number of seeds; no interval below 3)
+
+trained on   normaliser    last epoch             best epoch (oracle)    selected on held-out labels
+handwritten  BatchNorm     61.0 ± 2.5 (3)         71.0 ± 2.5 (3)         66.0 ± 2.5 (3)
+             ExemplarNorm  61.0 ± 2.5 (3)         71.0 ± 2.5 (3)         66.0 ± 2.5 (3)
+typeset      BatchNorm     60.5 (2)               70.5 (2)               –
+             ExemplarNorm  60.0 (1) FAILED STALE  70.0 (1) FAILED STALE  FAILED STALE
+
+last epoch: the headline; best epoch (oracle): the highest on the validation set itself, which no practitioner could \
+choose; selected on held-out labels: the epoch with the highest accuracy on the part of the training split that was \
+held out, by the labels that train; of equal epochs the earliest
+"""
+
+
+def accuracies(seed: int, held_out: bool) -> dict[str, Any]:
+    """60, 61 and 62 % after the last epoch, ten points more at the best one, and half of that selected."""
+    last = 0.60 + 0.01 * seed
+
+    def entry(top1: float, epoch: int) -> dict[str, Any]:
+        return {"top1": top1, "epoch": epoch, "of": 20, "n": 397, "whole_set": True}
+
+    selected = {**entry(last + 0.05, 7), "held_out": 0.4} if held_out else None
+    return {"last": entry(last, 20), "best": entry(last + 0.1, 5), "selected": selected}
+
+
+def saying(item: PlannedCell, **more: Any) -> PlannedCell:
+    """The cell with what its training says of itself; only those on handwritten digits held a part out."""
+    if item.record is None:
+        return item
+    own = item.cell.train == "handwritten"
+    held_out = {"share": 0.1, "n": 140} if own else None
+    fit = {**item.record.fit, "accuracies": accuracies(item.cell.seed, own), "held_out": held_out, **more}
+    return replace(item, record=replace(item.record, fit=fit))
+
+
+@pytest.fixture
+def said(planned: Sequence[PlannedCell]) -> Sequence[PlannedCell]:
+    return [saying(item) for item in planned]
+
+
+def test_text_to_the_character(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    text = to_text(build_table(spec, said))
+    assert text.endswith(BELOW)
+    note = "held out of handwritten: share 0.1, n 140\n"
+    assert text.removesuffix(BELOW).replace(note, "", 1) == TEXT
+    low, high = student.interval(0.95, 2, loc=61, scale=1 / 3**0.5)
+    assert f"{(high - low) / 2:.1f}" == "2.5"
+
+
+def test_markdown_has_the_same_numbers(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    table = to_markdown(build_table(spec, said))
+    assert table.replace("- held out of handwritten: share 0.1, n 140\n", "").startswith(MARKDOWN)
+    assert "| trained on | normaliser | last epoch | best epoch (oracle) | selected on held-out labels |" in table
+    assert "| handwritten | ExemplarNorm | 61.0 ± 2.5 (3) | 71.0 ± 2.5 (3) | 66.0 ± 2.5 (3) |" in table
+    assert "| typeset | BatchNorm | 60.5 (2) | 70.5 (2) | – |" in table
+
+
+def test_csv_by_training_set_and_by_cell(spec: Spec, said: Sequence[PlannedCell], tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(accuracies_csv(build_table(spec, said)))))
+    assert len(rows) == 12
+    row = next(r for r in rows if (r["train"], r["norm"], r["accuracy"]) == ("typeset", "BatchNorm", "last epoch"))
+    assert (float(row["mean"]), row["seeds"], row["missing"]) == (pytest.approx(0.605), "2", "1")
+    assert {row["accuracy"] for row in rows} == {"last epoch", "best epoch (oracle)", "selected on held-out labels"}
+    first = next(csv.DictReader(io.StringIO(cells_csv(spec, said))))
+    own = ("last_epoch_top1", "oracle_top1", "oracle_epoch", "selected_top1", "selected_epoch")
+    assert [float(first[name]) for name in own] == pytest.approx([0.6, 0.7, 5, 0.65, 7])
+    assert first["selected_held_out_top1"] == "0.4"
+    write_tables(Results(tmp_path), spec, said)
+    assert (tmp_path / "tables/accuracies.csv").read_text() == accuracies_csv(build_table(spec, said))
+
+
+def test_records_of_former_versions_have_none(spec: Spec, planned: Sequence[PlannedCell], tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/accuracies.csv").write_text("of records that are no more")
+    write_tables(Results(tmp_path), spec, planned)
+    assert not (tmp_path / "tables/accuracies.csv").exists()
+    assert "Three accuracies" not in (tmp_path / "tables/matrix.txt").read_text()
+
+
+def test_a_diverged_training_and_one_that_validated_a_part(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    broken = accuracies(0, True)
+    broken["last"]["top1"] = None
+    broken["best"]["whole_set"] = False
+    table = build_table(spec, [saying(said[0], accuracies=broken), *said[1:]])
+    assert table.accuracies["handwritten", "BatchNorm", "last"].show(table.metric) == "nan ± nan (3)"
+    assert table.accuracies["handwritten", "BatchNorm", "best"].show(table.metric).endswith("(3) PART")
+
+
+@pytest.mark.parametrize("damage", [{"top1": "high"}, {"top1": True}, {"epoch": None}, {"held_out": "0.4"}])
+def test_a_record_with_other_things_for_accuracies_is_none(said: Sequence[PlannedCell], damage: dict[str, Any]) -> None:
+    assert said[0].record is not None
+    raw = json.loads(json.dumps(said[0].record.to_json()))
+    assert Record.from_json(raw) == said[0].record
+    raw["fit"]["accuracies"]["selected"].update(damage)
+    with pytest.raises(InputError):
+        Record.from_json(raw)
+    raw["fit"]["accuracies"] = ["last"]
+    with pytest.raises(InputError):
+        Record.from_json(raw)
+
+
+def write_metrics(results: Results, item: PlannedCell, **rows: Sequence[float]) -> None:
+    run = results.run(item.cell.id)
+    run.mkdir(parents=True)
+    lines = [
+        json.dumps({"step": epoch, "epoch": epoch, name.replace("__", "/"): value})
+        for name, values in rows.items()
+        for epoch, value in enumerate(values)
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def test_mean_and_band_by_hand() -> None:
+    points = over_seeds([[(1, 0.2), (2, 0.4)], [(1, 0.4), (3, 0.9)], [(1, 0.9), (2, 0.5)]])
+    assert [point[0] for point in points] == [1, 2, 3]
+    assert [value for point in points for value in point[1:]] == pytest.approx(
+        [0.5, 0.2, 0.9, 0.45, 0.4, 0.5, 0.9, 0.9, 0.9]
+    )
+    assert over_seeds([]) == []
+
+
+def test_the_page_draws_what_there_is(spec: Spec, said: Sequence[PlannedCell], tmp_path: Path) -> None:
+    results = Results(tmp_path / "digits")
+    typeset = next(item for item in said if item.cell.train == "typeset" and item.record is not None)
+    write_metrics(results, said[0], val__top1=[0.4, 0.6], memory__wrong_as_given=[0.1, 0.7], held_out__top1=[0.3, 0.2])
+    write_metrics(results, said[1], val__top1=[0.5, 0.5], memory__wrong_as_given=[0.3, 0.5])
+    write_metrics(results, typeset, val__top1=[0.4, 0.6])
+    curves = training_curves(results, said, list(NOISE))
+    assert list(curves) == ["val/top1", "held_out/top1", "memory/wrong_as_given"]
+    assert len(curves["memory/wrong_as_given"]["handwritten", "BatchNorm"]) == 2
+    table = build_table(spec, said)
+    assert with_noise(curves, table.trains, table.norms) == ["handwritten"], "of the other there is no more than val"
+    page = Page(write_report(results, spec, said).read_text(encoding="utf-8"))
+    assert "Learning from the labels of handwritten" in page.text
+    assert "Learning from the labels of typeset" not in page.text
+    assert "Three accuracies" in page.text and "66.0 ± 2.5 (3)" in page.text
+    assert len(page.ids) == len(set(page.ids))
+    picture = noise_svg(table, "handwritten", curves, "noise0")
+    # Letters are outlines: what was drawn stands in comments.
+    assert "<!-- predicted as given -->" in picture and "<!-- predicted as clean -->" not in picture
+    assert len(re.findall('id="noise0-axes_', picture)) == 3
+
+
+def test_the_page_without_accuracies_has_no_empty_parts(
+    spec: Spec, planned: Sequence[PlannedCell], tmp_path: Path
+) -> None:
+    page = Page(write_report(Results(tmp_path / "digits"), spec, planned).read_text(encoding="utf-8"))
+    assert "Three accuracies" not in page.text and "Learning from the labels" not in page.text
