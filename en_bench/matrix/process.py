@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from en_bench.errors import InputError
+from en_bench.resume.interrupt import TERMINAL
 
 Execute = Callable[[list[str]], None]
 """Runs the arguments of one `en-bench` command in this process; raises where it fails."""
@@ -71,9 +72,11 @@ def run_isolated(argv: Sequence[str], log: Path, claim: int) -> str | None:
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_SECONDS_TO_STOP)
+        for number in (signal.SIGINT, signal.SIGTERM):  # the first lets a training save its step
+            os.killpg(child.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_SECONDS_TO_STOP)
+                break
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
@@ -108,7 +111,11 @@ def _output_to(log: Path) -> Iterator[None]:
             _flush()
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-        yield
+        token = TERMINAL.set(kept[1])
+        try:
+            yield
+        finally:
+            TERMINAL.reset(token)
     finally:
         _flush()
         for number, handle in zip((1, 2), kept, strict=True):

@@ -13,6 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import replacing
 from en_bench.tasks.metrics import WIDE
@@ -54,7 +55,10 @@ class RunCheckpoint(Checkpoint):
         if self._metrics is not None and trainer.is_global_zero:
             for logger in _metrics_files(trainer):
                 logger.cut(self._metrics)
-        trainer.callback_metrics.update({name: torch.tensor(value, dtype=WIDE) for name, value in self._values.items()})
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ShardDataModule) or data.changes.restarted_at is None:  # else they are of other data
+            values = {name: torch.tensor(value, dtype=WIDE) for name, value in self._values.items()}
+            trainer.callback_metrics.update(values)
         self._metrics, self._values = None, {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

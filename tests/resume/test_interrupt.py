@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from en_bench.cli import main
+from en_bench.matrix.process import run_here
 from en_bench.resume.interrupt import Interrupt
 from tests.conftest import REPO
 from tests.resume.runs import arguments, assert_same, what_is_left
@@ -72,12 +73,37 @@ def test_the_terminal_interrupts_loading_processes_too(shards, tmp_path):
 
 
 def test_a_second_one_stops_at_once():
-    with Interrupt() as interrupt:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupt.asked
-        with pytest.raises(KeyboardInterrupt):
+    reached = []
+
+    def twice() -> None:
+        with Interrupt() as interrupt:
             signal.raise_signal(signal.SIGINT)
+            reached.append(interrupt.asked)
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
+    assert reached == [True]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_that_nothing_obeyed_takes_effect_at_the_end_and_only_once():
+    interrupt = Interrupt()
+
+    def interrupted(error: type[Exception] | None = None) -> None:
+        with interrupt:
+            signal.raise_signal(signal.SIGINT)
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(ZeroDivisionError):
+        interrupted(ZeroDivisionError)
+    with interrupt:
+        assert not interrupt.asked
+        interrupt.obey()
 
 
 def test_without_one_nothing_happens_and_the_handler_is_back():
@@ -105,3 +131,14 @@ def test_in_another_thread_nothing_is_changed():
     thread.start()
     thread.join()
     assert found == [signal.default_int_handler]
+
+
+def test_in_a_matrix_the_terminal_is_told_and_not_the_log(tmp_path, capfd):
+    def execute(arguments):
+        with Interrupt():
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_here(execute, [], tmp_path / "log")
+    assert "stopping after this step" in capfd.readouterr().err
+    assert (tmp_path / "log").read_text() == ""
