@@ -43,12 +43,15 @@ def fit_facts(
     assert data.training_labels is not None
     skipped = unreadable.count(data.train, "train")
     trained = {"n": data.train_count - skipped, "unreadable": skipped}
+    held_out = {"share": data.held_out, "n": data.held_out_count}
+    if scores.trained_before:
+        held_out["trained_before"] = True
     epochs = trainer.fit_loop.position().epoch  # whole ones: Lightning also counts one that was cut short
     return {
         "train": {**_set_facts(data.train, data.train_manifest, data.labels), **trained},
         "val": _set_facts(data.val, data.val_manifest, data.val_column),
         "noise": data.training_labels.facts(),
-        "held_out": {"share": data.held_out, "n": data.held_out_count} if data.held_out_count else None,
+        "held_out": held_out if data.held_out_count else None,
         "classes_digest": classes_digest(data.classes),
         "epochs": epochs,
         "steps": trainer.global_step,

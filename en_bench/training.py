@@ -29,11 +29,13 @@ from en_bench.dynamics.files import set_aside as set_dynamics_aside
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.layer_sync import flag_as_plugin
+from en_bench.matrix.label_files import changed_files
 from en_bench.matrix.plan import without_places
 from en_bench.matrix.process import claim_folder
 from en_bench.outcome import digest
 from en_bench.quiet import quieten
 from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
+from en_bench.resume.loss_facts import SameLoss
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.cost import CostMeter
@@ -136,14 +138,13 @@ class EnBenchCLI(LightningCLI):
                 mirror.attach(folder, self._identity()[:8], self._plain_config())
         terminal = sys.stdout.isatty()
         self.cost, self.scores, self.unreadable = CostMeter(), EpochScores(), Unreadable(folder)
-        watching = [self.cost, self.scores, ConsoleLines(steps=not terminal), self.unreadable, Memorisation()]
+        watching = [self.cost, self.scores, ConsoleLines(not terminal), self.unreadable, Memorisation(), SameLoss()]
         fixed: dict[str, Any] = {
             "callbacks": [*(settings.callbacks or []), *watching],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
             **flag_as_plugin(settings),
+            **({} if terminal else {"enable_progress_bar": False}),
         }
-        if not terminal:
-            fixed["enable_progress_bar"] = False
         try:
             return super().instantiate_trainer(**{**fixed, **kwargs})
         except (MisconfigurationException, ValueError, TypeError) as error:
@@ -166,14 +167,15 @@ class EnBenchCLI(LightningCLI):
             raise AlreadyEnded(f"{folder}: this training has ended already: nothing to do")
         if self._is_first_process() and (folder / FIT_RESULT).exists():
             raise InputError(
-                f"{folder} already holds a finished training: choose another --trainer.default_root_dir; to train on "
-                f"from its end there, add --ckpt_path {last_checkpoint(folder)}"
+                f"{folder} already holds a finished training: choose another --trainer.default_root_dir, where "
+                f"--ckpt_path {last_checkpoint(folder)} trains on from its end"
             )
+        self.config_init.fit.dynamics.check()
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
         self.model.loss.check(self.datamodule.classes)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             number = set_aside(folder)
-            set_dynamics_aside(folder)
+            set_dynamics_aside(folder, number)
             last = last_checkpoint(folder)
             if last.exists():  # of the same run: --ckpt_path last must not take it for this one's
                 last.rename(last.with_name(f"{last.stem}.{number}{last.suffix}"))
@@ -185,7 +187,7 @@ class EnBenchCLI(LightningCLI):
             same = without_places(_settings(found["config"])) == without_places(_settings(self._plain_config()))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return found if same else None
+        return found if same and not changed_files(found) else None
 
     @staticmethod
     def _is_first_process() -> bool:
@@ -238,9 +240,8 @@ class EnBenchCLI(LightningCLI):
     def _write_result(self, paths: list[Path], facts: dict[str, Any]) -> None:
         """Writes the outcome to `paths`, and to where --result says."""
         settings = self.config[self.subcommand]
-        common = outcome.common_facts(
-            str(self.subcommand), settings.seed_everything, self._plain_config(), self.trainer
-        )
+        name = str(self.subcommand)
+        common = outcome.common_facts(name, settings.seed_everything, self._plain_config(), self.trainer)
         for path in [*paths, *([Path(settings.result)] if settings.result is not None else [])]:
             write_json(path, {**common, **facts})
             print(f"wrote {path}", flush=True)

@@ -15,6 +15,7 @@ import yaml
 from en_bench.data.transforms import Transform
 from en_bench.errors import InputError
 from en_bench.losses import Loss
+from en_bench.noise.kinds import Noise
 from en_bench.norms import Norm
 
 
@@ -39,10 +40,19 @@ def explain(message: str, options: Sequence[str]) -> str:
     if absent := _first(r"File does not exist: '?([^'\n]+)", message):
         return f"there is no overlay {absent}: correct the path after --config"
     if wrong := _first(r"Expected a dot import path string: (\S+)", message):
-        return f"{flag}: there is no class {wrong}{_meant(wrong, _class_names())}"
+        return f"{flag}: there is no class {wrong}{_meant(wrong, _class_names(message))}"
+    option = _first(r"NestedArg\(key='(\w+)'", message)
+    if option and "Expected an instantiatable class" in message:
+        having = [cls.__name__ for cls in _classes(message) if option in inspect.signature(cls).parameters]
+        which = (
+            f", such as {' or '.join(having[:3])}"
+            if having
+            else f": none of {', '.join(_class_names(message))} has that option"
+        )
+        return f"{flag}.{option} is an option of a class: give {flag} too{which}"
     if alien := _first(r"Expected '([\w.]+)' to be a subclass of", message):
         base = _first(r"subclass of <class '([\w.]+)'>", message)
-        return f"{flag}: {alien} is not a {base} of en_bench{_meant(alien.rpartition('.')[2], _class_names())}"
+        return f"{flag}: {alien} is not a {base} of en_bench{_meant(alien.rpartition('.')[2], _class_names(message))}"
     inside = _first(r'Parser key "[\w.]+":.*Parser key "([\w.]+)"', message)
     expected = list(
         dict.fromkeys(_plain(e) for e in re.findall(r"Expected an? (.+?)(?:\. Got value|$)", message, re.M))
@@ -87,11 +97,18 @@ def _plain(expected: str) -> str:
 
 
 def _meant(word: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    close = _closest(word, known)
     if not close:
         tails = {name.rpartition(".")[2]: name for name in known}
-        close = [tails[tail] for tail in difflib.get_close_matches(word.rpartition(".")[2], tails, n=3, cutoff=0.6)]
+        close = [tails[tail] for tail in _closest(word.rpartition(".")[2], tails)]
     return f": did you mean {' or '.join(prefix + name for name in close)}?" if close else ""
+
+
+def _closest(word: str, known: Iterable[str]) -> list[str]:
+    """The closest of the known words, and up to two more that are nearly as close."""
+    found = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    ratios = [difflib.SequenceMatcher(None, name, word).ratio() for name in found]
+    return [name for name, ratio in zip(found, ratios, strict=True) if ratio > ratios[0] - 0.1]
 
 
 def _parameters(class_path: str) -> list[str]:
@@ -102,5 +119,16 @@ def _parameters(class_path: str) -> list[str]:
         return []
 
 
-def _class_names() -> list[str]:
-    return [cls.__name__ for base in (Norm, Transform, Loss) for cls in base.__subclasses__()]
+def _class_names(message: str) -> list[str]:
+    return [cls.__name__ for cls in _classes(message)]
+
+
+def _classes(message: str) -> list[type]:
+    """Those that can be named where `message` expects a Norm, a Transform, a Loss or a Noise; else all."""
+    bases = (Norm, Transform, Loss, Noise)
+    found: list[type] = [base for base in bases if f".{base.__name__}'>" in message]
+    found = found or [*bases]
+    for cls in found:  # which grows
+        below: list[type] = cls.__subclasses__()
+        found += [derived for derived in below if derived not in found]
+    return [cls for cls in found if cls not in bases and not inspect.isabstract(cls)]

@@ -4,9 +4,12 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
-from en_bench.benchmark.dynamics import ALONE, CONTROL, DYNAMICS, RECORDED, summarise
+from en_bench.benchmark.dynamics import ALONE, CONTROL, DYNAMICS, RECORDED, measure, summarise
+from en_bench.benchmark.networks import Task
 from en_bench.cli import main
+from en_bench.dynamics.recording import Recording
 
 
 def test_a_quick_measurement_is_kept_and_shown_again(tmp_path, capsys):
@@ -42,6 +45,32 @@ def test_a_step_bears_its_share_of_the_file_of_an_epoch():
     assert rows["memorisation"]["ratio"] == pytest.approx(1.04)
     assert rows["memorisation"]["verdict"] == "missed by 1.0%"
     assert rows[CONTROL]["verdict"] == ""
+
+
+def test_what_is_done_once_an_epoch_is_timed_with_its_file_and_in_no_step(monkeypatch):
+    monkeypatch.setattr("en_bench.benchmark.dynamics.EPOCH_BATCHES", 6)
+    monkeypatch.setattr("en_bench.dynamics.recording._BATCHES_ON_DEVICE", 4)
+    done: list[str] = []
+    found: list[dict[str, list[str]]] = []  # of the steps, of the writing
+    for method in ("take", "_move"):
+        original = getattr(Recording, method)
+        monkeypatch.setattr(Recording, method, lambda self, m=method, o=original: [done.append(m), o(self)][1])
+
+    def watch(calls: dict[str, Any], *_: object, **__: object) -> dict[str, None]:
+        found.append({})
+        for name, call in calls.items():
+            done.clear()
+            for _ in range(7 if len(found) == 1 else 1):
+                call()
+            found[-1][name] = list(done)
+        return dict.fromkeys(calls)
+
+    monkeypatch.setattr("en_bench.benchmark.dynamics.interleaved", watch)
+    measure(Task("cifar/resnet8", 2, 8), torch.device("cpu"), 1, True)
+    steps, writing = found
+    assert not any(steps.values())
+    assert set(writing) == {"dynamics", "dynamics with ratios", "all of it"}
+    assert all(calls == ["_move", "take", "_move"] for calls in writing.values())
 
 
 @pytest.mark.parametrize("changes", [{"quick": True}, {"repeats": 5}, {"mode": "eager"}, {"again": 1.02}])

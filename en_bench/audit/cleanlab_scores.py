@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from en_bench.audit.scores import Score, probabilities
+from en_bench.audit.scores import Score, finite_rows, probabilities
 
 NAMES = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
 MISSING = "cleanlab's scores need cleanlab: pip install 'en_bench[noise]'"
@@ -35,16 +35,19 @@ def cleanlab_scores(logits_NC: NDArray[np.float32], given_N: NDArray[np.int32]) 
 
 def label_issues(
     logits_NC: NDArray[np.float32], given_N: NDArray[np.int32], among_N: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+) -> NDArray[np.bool_] | None:
     """Which of the rows `among_N` cleanlab takes for label errors (`cleanlab.filter.find_label_issues`).
 
-    Its thresholds are estimated from these rows alone.
+    Its thresholds are estimated from these rows alone. None where their labels are all of one class: cleanlab compares
+    classes.
     """
     from cleanlab.filter import find_label_issues
 
     rows = _usable(logits_NC, np.where(among_N, given_N, -1).astype(np.int32))
     found = np.zeros(len(given_N), np.bool_)
     if len(rows):
+        if (given_N[rows] == given_N[rows[0]]).all():
+            return None
         with warnings.catch_warnings():  # of classes with too few samples to estimate a threshold for
             warnings.simplefilter("ignore", UserWarning)
             found[rows] = find_label_issues(given_N[rows], probabilities(logits_NC[rows]), n_jobs=1)
@@ -52,4 +55,4 @@ def label_issues(
 
 
 def _usable(logits_NC: NDArray[np.float32], given_N: NDArray[np.int32]) -> NDArray[np.int64]:
-    return np.flatnonzero((given_N >= 0) & np.isfinite(logits_NC).all(1))
+    return np.flatnonzero((given_N >= 0) & finite_rows(logits_NC))

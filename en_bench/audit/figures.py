@@ -54,8 +54,10 @@ def effects_png(report: RatioReport, title: str) -> bytes:
             places = [layers.index(effect.layer) + offset for effect in found]
             deltas = np.array([effect.delta for effect in found])
             bars = np.array([[e.delta - e.low, e.high - e.delta] for e in found]).reshape(-1, 2).T
-            known = None if np.isnan(bars).any() else bars.clip(min=0)
-            axes.errorbar(deltas, places, xerr=known, linestyle="none", elinewidth=1, capsize=1.5, **_LOOKS[within])
+            # One that is NaN has no bar.
+            axes.errorbar(
+                deltas, places, xerr=bars.clip(min=0), linestyle="none", elinewidth=1, capsize=1.5, **_LOOKS[within]
+            )
         axes.axvline(0, color="#444444", linewidth=0.8)
         axes.set(title=normaliser, ylim=(len(layers) - 0.5, -0.5))
         axes.set_yticks(range(len(layers)), layers)

@@ -28,12 +28,13 @@ class Findings:
         name: of the split, as the run names it.
         manifest, index: of the split.
         column: labels that trained.
+        noise: that was made and added to them, in words; None without.
         labels: of the rows.
         scores: all that there are, by name.
         ranked_by: name of the one that ranks.
         predicted: class (N,) that a sample was predicted as, -1 unknown: most often in training where there is a
             record, else by the checkpoint.
-        pass_predicted: class (N,) by the checkpoint, -1 for samples that took no part.
+        pass_predicted: class (N,) by the checkpoint, -1 for samples that took no part, or whose logits are not finite.
         issues: (N,) what cleanlab takes for errors; None without cleanlab.
         ratios: None where there are none, or no clean labels.
         epochs: of the record, from 1.
@@ -44,6 +45,7 @@ class Findings:
     manifest: Manifest
     index: Index
     column: str
+    noise: str | None
     labels: Labels
     scores: Mapping[str, Score]
     ranked_by: str
@@ -53,6 +55,11 @@ class Findings:
     ratios: RatioReport | None
     epochs: tuple[int, ...]
     notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What was audited."""
+        return f"{self.name}, labels {self.column}{f' + {self.noise}' if self.noise is not None else ''}"
 
     def ranking(self) -> Ints:
         """Rows that have the ranking score, the most suspect first."""
@@ -155,6 +162,7 @@ def to_json(findings: Findings) -> dict[str, Any]:
             "source": ratios.source,
             "wrong": ratios.wrong,
             "right": ratios.right,
+            "left_out": list(ratios.left_out),
             "resamples": ratios.resamples,
             "comparisons": ratios.comparisons,
             "correction": "Benjamini-Yekutieli over these comparisons",

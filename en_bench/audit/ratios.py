@@ -80,7 +80,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class RatioReport:
-    """All comparisons. `source` says where the ratios come from, n how many samples of each kind were compared."""
+    """All comparisons.
+
+    Attributes:
+        source: where the ratios come from.
+        wrong, right: samples of each kind that at least one layer compares.
+        resamples: of the bootstrap.
+        comparisons: that the p values are corrected for.
+        effects, spreads: of all layers but those left out.
+        left_out: layers without ratios of wrong samples, or of right ones.
+    """
 
     source: str
     wrong: int
@@ -89,24 +98,28 @@ class RatioReport:
     comparisons: int
     effects: tuple[Effect, ...]
     spreads: tuple[Spread, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def compare(
     layers: Iterator[LayerRatios], clean: NDArray[np.int32], given: NDArray[np.int32], source: str, resamples: int
 ) -> RatioReport | None:
-    """Compares the samples (N,) whose clean and given labels are known (not negative); None where there is nothing to.
+    """Compares the samples (N,) whose clean and given labels are known (not negative) by the ratios that they have.
 
-    Every layer is to have ratios of the same samples. `resamples` of the bootstrap give the intervals, 0 none.
+    A layer without ratios of both kinds of samples is left out; None where no layer is left. `resamples` of the
+    bootstrap give the intervals, 0 none.
     """
     effects: list[Effect] = []
     spreads: list[Spread] = []
-    wrong_count = right_count = 0
+    left_out: list[str] = []
+    compared = np.zeros(len(given), np.bool_)
     for layer in layers:
         rows = np.flatnonzero((clean >= 0) & (given >= 0) & ~np.isnan(layer.values).any(1))
         wrong = given[rows] != clean[rows]
-        wrong_count, right_count = int(wrong.sum()), int((~wrong).sum())
-        if 0 in (wrong_count, right_count):
-            return None
+        if not wrong.any() or wrong.all():
+            left_out.append(layer.layer)
+            continue
+        compared[rows] = True
         strata = {"all": None, "clean": clean[rows].astype(np.int64), "given": given[rows].astype(np.int64)}
         effects += _of_layer(layer, rows, wrong, strata, resamples)
         for k, normaliser in enumerate(layer.normalisers):
@@ -118,7 +131,9 @@ def compare(
     for i, corrected in zip(over_all, adjusted([effects[i].p for i in over_all]), strict=True):
         effects[i] = Effect(**{**vars(effects[i]), "p_adjusted": corrected})
     comparisons = sum(not np.isnan(effects[i].p) for i in over_all)
-    return RatioReport(source, wrong_count, right_count, resamples, comparisons, tuple(effects), tuple(spreads))
+    wrong_count = int((compared & (given != clean)).sum())
+    counts = wrong_count, int(compared.sum()) - wrong_count
+    return RatioReport(source, *counts, resamples, comparisons, tuple(effects), tuple(spreads), tuple(left_out))
 
 
 def _of_layer(

@@ -5,26 +5,32 @@ Shape suffixes: N row of the training split, C class, R record (one sample in on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+_CHUNK = 2**18  # logits that are worked on at a time: of a million samples of a thousand classes a copy is gigabytes
 
 MEANINGS = {  # by score: whether high values are suspect, and what it is
     "aum": (False, "mean over the epochs recorded of the margin in training (area under the margin)"),
     "loss": (True, "mean over the epochs recorded of the cross entropy in training"),
-    "margin": (False, "margin in training, in the last epoch that was recorded of the sample"),
-    "loss_last": (True, "cross entropy in training, in the last epoch that was recorded of the sample"),
+    "margin": (False, "margin in training, in the last epoch that has one of the sample"),
+    "loss_last": (True, "cross entropy in training, in the last epoch that has one of the sample"),
     "pass_margin": (False, "margin of the checkpoint's logits"),
     "pass_loss": (True, "cross entropy of the checkpoint's logits"),
     "self_confidence": (False, "cleanlab's, of the checkpoint's probabilities"),
     "normalized_margin": (False, "cleanlab's, of the checkpoint's probabilities"),
     "confidence_weighted_entropy": (False, "cleanlab's, of the checkpoint's probabilities"),
 }
+
+RECORDED = ("aum", "loss", "margin", "loss_last")  # those of a training's record
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,8 @@ def recorded_scores(row_R: Ints, loss_R: Floats, margin_R: Floats, rows: int) ->
 
     `margin_R` is the logit of the label that trained less the largest other logit. Its mean over the epochs is the area
     under the margin. Source: Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking",
-    NeurIPS 2020, equation 2. Their threshold samples, which need a training of their own, are left out.
+    NeurIPS 2020, equation 2. Their threshold samples, which need a training of their own, are left out. Values that are
+    not finite are left out, too.
     """
     return [
         Score("aum", mean_by_row(row_R, margin_R, rows)),
@@ -60,7 +67,9 @@ def recorded_scores(row_R: Ints, loss_R: Floats, margin_R: Floats, rows: int) ->
 
 
 def mean_by_row(row_R: Ints, value_R: Floats, rows: int) -> Floats:
-    """The mean (N,) of each row's values, NaN for rows without any."""
+    """The mean (N,) of each row's finite values, NaN for rows without any."""
+    finite = np.isfinite(value_R)
+    row_R, value_R = row_R[finite], value_R[finite]
     counts = np.bincount(row_R, minlength=rows)
     sums = np.bincount(row_R, weights=value_R, minlength=rows)
     means: Floats = np.divide(sums, counts, out=np.full(rows, np.nan), where=counts > 0)
@@ -68,7 +77,9 @@ def mean_by_row(row_R: Ints, value_R: Floats, rows: int) -> Floats:
 
 
 def last_by_row(row_R: Ints, value_R: Floats, rows: int) -> Floats:
-    """The last value (N,) of each row, NaN for rows without any."""
+    """The last finite value (N,) of each row, NaN for rows without any."""
+    finite = np.isfinite(value_R)
+    row_R, value_R = row_R[finite], value_R[finite]
     found, place = np.unique(row_R[::-1], return_index=True)
     last = np.full(rows, np.nan)
     last[found] = value_R[::-1][place]
@@ -92,23 +103,44 @@ def most_often_predicted(row_R: Ints, predicted_R: Ints, rows: int, classes: int
     return best
 
 
+def not_finite(row_R: Ints, *values_R: Floats) -> int:
+    """Samples with a record that has a value which is not finite."""
+    return len(np.unique(row_R[~np.isfinite(values_R).all(0)]))
+
+
+def chunks(rows: int, classes: int) -> Iterator[slice]:
+    """Of the rows of a table of logits, such that what is made of one is small."""
+    size = max(1, _CHUNK // max(1, classes))
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def finite_rows(logits_NC: NDArray[np.float32]) -> Bools:
+    """Rows (N,) whose logits are all finite."""
+    finite = np.empty(len(logits_NC), np.bool_)
+    for part in chunks(*logits_NC.shape):
+        finite[part] = np.isfinite(logits_NC[part]).all(1)
+    return finite
+
+
 def pass_scores(logits_NC: NDArray[np.float32], given_N: NDArray[np.int32]) -> list[Score]:
-    """Margin and cross entropy of logits against labels, NaN where a logit is or the label is unknown (negative)."""
-    rows = np.flatnonzero((given_N >= 0) & ~np.isnan(logits_NC).any(1))
+    """Margin and cross entropy of logits against labels, NaN where a logit is not finite or the label is negative."""
+    rows = np.flatnonzero((given_N >= 0) & finite_rows(logits_NC))
     margin, loss = np.full(len(given_N), np.nan), np.full(len(given_N), np.nan)
-    logits, given = logits_NC[rows].astype(np.float64), given_N[rows]
-    own = logits[np.arange(len(rows)), given]
-    shifted = logits - logits.max(1, keepdims=True)
-    loss[rows] = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(rows)), given]
-    logits[np.arange(len(rows)), given] = -np.inf
-    margin[rows] = own - logits.max(1)
+    for part in chunks(len(rows), logits_NC.shape[1]):
+        chosen = rows[part]
+        logits, own_label = logits_NC[chosen].astype(np.float64), (np.arange(len(chosen)), given_N[chosen])
+        own = logits[own_label]
+        loss[chosen] = logsumexp(logits, axis=1) - own
+        logits[own_label] = -np.inf
+        margin[chosen] = own - logits.max(1)
     return [Score("pass_margin", margin), Score("pass_loss", loss)]
 
 
 def probabilities(logits_NC: NDArray[np.float32]) -> NDArray[np.float32]:
     """Softmax over classes."""
-    raised = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
-    softmax: NDArray[np.float32] = raised / raised.sum(1, keepdims=True)
+    softmax: NDArray[np.float32] = logits_NC - logits_NC.max(1, keepdims=True)
+    np.exp(softmax, out=softmax)  # in place: a copy of N x C numbers may be gigabytes
+    softmax /= softmax.sum(1, keepdims=True)
     return softmax
 
 

@@ -26,7 +26,7 @@ def suspects_png(findings: Findings, top: int) -> bytes:
 
 
 def _title(findings: Findings, count: int) -> str:
-    return f"{findings.name}, labels {findings.column}: the {count} most suspect"
+    return f"{findings.title}: the {count} most suspect"
 
 
 def _subtitle(findings: Findings, rows: list[int]) -> str:

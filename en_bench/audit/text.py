@@ -14,7 +14,7 @@ def to_text(findings: Findings) -> str:
     """The figures as aligned text."""
     labels = findings.labels
     labelled = int((labels.given >= 0).sum())
-    lines = [f"{findings.name}, labels {findings.column}: {labelled:,} samples with a label"]
+    lines = [f"{findings.title}: {labelled:,} samples with a label"]
     if held_out := int(findings.part("held_out").sum()):
         lines[0] += f", {held_out:,} of them held out"
     if findings.epochs:

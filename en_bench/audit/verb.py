@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,15 @@ import torch
 from lightning import LightningModule
 
 from en_bench import outcome
-from en_bench.audit import cleanlab_scores, figures, tables, text
-from en_bench.audit.checkpoint_pass import CheckpointPass, run_pass
+from en_bench.audit import figures, gather, tables, text
+from en_bench.audit.checkpoint_pass import run_pass
 from en_bench.audit.findings import Findings, default_score, to_json
-from en_bench.audit.labels import Labels, labels_of
-from en_bench.audit.ratios import RatioReport, compare
-from en_bench.audit.record import Record, read_record
-from en_bench.audit.scores import MEANINGS, Score, by_name, most_often_predicted, pass_scores, recorded_scores
+from en_bench.audit.labels import labels_of
+from en_bench.audit.ratios import RatioReport
+from en_bench.audit.record import read_record
+from en_bench.audit.same_training import check_same_set
+from en_bench.audit.scores import MEANINGS
 from en_bench.audit.suspects import suspects_png
-from en_bench.data.manifest import Manifest, require_same_classes
 from en_bench.data.module import ShardDataModule
 from en_bench.data.sheet import MOST
 from en_bench.errors import InputError
@@ -29,13 +28,13 @@ from en_bench.one_process import OneProcessCLI, restored
 from en_bench.resume.checkpoint import last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.trainer import CONFIG, EnBenchTrainer
-from en_bench.training import FIT_RESULT, run_training_verb
+from en_bench.training import run_training_verb
 
 FOLDER = "audit"
 _PACKAGES = ("numpy", "scipy", "matplotlib", "pyarrow", "cleanlab")
-_NO_RECORD = (
-    "no record of samples (train with --dynamics.every_n_epochs 1): no score of the training itself, and none tells "
-    "wrong labels apart that the network has learnt by heart"
+_WRITTEN = (  # audit.json first: where it lies, all else is of the same audit
+    *("audit.json", "audit.csv", "suspects.png"),
+    *("ratios.csv", "ratios.png", "ratios_layers.png", "ratios_epochs.png"),
 )
 
 
@@ -73,100 +72,37 @@ class AuditingTrainer(EnBenchTrainer):
         assert manifest is not None
         labels = labels_of(datamodule)
         record = read_record(Path(self.default_root_dir), manifest, datamodule.train, labels.given)
+        if score is not None:
+            gather.check_score(score, record)
         saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
         check_same_set(saved, manifest, datamodule)
         task = restored(self, model, datamodule, saved)
-        with_ratios = labels.clean is not None and not (record is not None and record.layers)
+        told_apart = bool(labels.wrong.any() and (labels.known & ~labels.wrong).any())
+        ratios, notes = gather.recorded_ratios(record, labels, bootstrap) if told_apart else (None, [])
         try:
-            passed = run_pass(self, task, datamodule, labels.given, with_ratios)
+            passed = run_pass(self, task, datamodule, labels.given, with_ratios=told_apart and ratios is None)
         finally:
             datamodule.teardown("")
-        scores, notes = _scores(record, passed, labels)
-        if passed.unreadable:
-            notes.append(f"{passed.unreadable:,} samples could not be decoded and have no score of the pass")
-        if score is not None and score not in scores:
-            raise InputError(f"--score {score} is not there: {_why_not(score, scores)}")
+        if ratios is None:
+            ratios, more = gather.ratios_of(passed, labels, bootstrap)
+            notes += more
+        scores, of_scores = gather.scores_of(record, passed, labels)
+        issues, of_issues = gather.issues_of(passed, labels)
         self.findings = Findings(
             name=datamodule.train,
             manifest=manifest,
             index=manifest.load_index(),
             column=datamodule.labels,
+            noise=None if datamodule.noise is None else str(datamodule.noise),
             labels=labels,
             scores=scores,
             ranked_by=score or default_score(scores),
-            predicted=_predicted(record, passed, len(manifest.classes)),
+            predicted=gather.predicted_of(record, passed, len(manifest.classes)),
             pass_predicted=passed.predicted,
-            issues=_issues(passed, labels),
-            ratios=_ratios(record, passed, labels, bootstrap),
+            issues=issues,
+            ratios=ratios,
             epochs=record.epochs if record is not None else (),
-            notes=tuple(notes),
-        )
-
-
-def _scores(record: Record | None, passed: CheckpointPass, labels: Labels) -> tuple[dict[str, Score], list[str]]:
-    """All scores that there are, and what is missing."""
-    scores: list[Score] = []
-    notes: list[str] = []
-    if record is not None:
-        scores += recorded_scores(record.row, record.loss, record.margin, record.rows)
-    else:
-        notes.append(_NO_RECORD)
-    scores += pass_scores(passed.logits, labels.given)
-    if cleanlab_scores.is_installed():
-        scores += cleanlab_scores.cleanlab_scores(passed.logits, labels.given)
-    else:
-        notes.append(cleanlab_scores.MISSING)
-    return dict(by_name(scores)), notes
-
-
-def _why_not(score: str, there: dict[str, Score]) -> str:
-    if score in cleanlab_scores.NAMES:
-        return cleanlab_scores.MISSING
-    return f"the run has no record of samples; choose one of {', '.join(there)}"
-
-
-def _predicted(record: Record | None, passed: CheckpointPass, classes: int) -> Any:
-    predicted = passed.predicted
-    if record is None:
-        return predicted
-    recorded = most_often_predicted(record.row, record.predicted, record.rows, classes)
-    predicted[recorded >= 0] = recorded[recorded >= 0]
-    return predicted
-
-
-def _issues(passed: CheckpointPass, labels: Labels) -> Any:
-    if not cleanlab_scores.is_installed():
-        return None
-    parts = [
-        cleanlab_scores.label_issues(passed.logits, labels.given, part) for part in (~labels.held_out, labels.held_out)
-    ]
-    return parts[0] | parts[1]
-
-
-def _ratios(record: Record | None, passed: CheckpointPass, labels: Labels, bootstrap: int) -> RatioReport | None:
-    if labels.clean is None:
-        return None
-    if record is not None and record.layers:
-        source = f"in training, mean of {len(record.epochs)} epochs"
-        return compare(record.ratios(), labels.clean, labels.given, source, bootstrap)
-    return compare(iter(passed.ratios), labels.clean, labels.given, "of the checkpoint, in evaluation", bootstrap)
-
-
-def check_same_set(saved: dict[str, Any], manifest: Manifest, data: ShardDataModule) -> None:
-    """Raises InputError where a checkpoint was trained on another split, or on other labels, than are here."""
-    require_same_classes(
-        saved.get("en_bench", {}).get("classes", manifest.classes), manifest.classes, "the checkpoint", data.train
-    )
-    state = saved.get(type(data).__qualname__, {})
-    found = state.get("manifest", manifest.digest)
-    if found != manifest.digest:
-        raise InputError(
-            f"the checkpoint was trained on a set with manifest {found[:12]}, {data.train} here has "
-            f"{manifest.digest[:12]}: give --data.root and --data.train of the set that was trained on"
-        )
-    if state.get("labels", data.labels) != data.labels:
-        raise InputError(
-            f"the checkpoint was trained on labels '{state['labels']}', not on '{data.labels}': leave --data.labels out"
+            notes=(*of_scores, *of_issues, *notes),
         )
 
 
@@ -198,13 +134,15 @@ class AuditCLI(OneProcessCLI):
         findings, out = self.trainer.findings, self._out()
         given = self.config_init.audit
         print(text.to_text(findings), end="")
+        for name in _WRITTEN:
+            (out / name).unlink(missing_ok=True)
         write_text(out / "audit.csv", tables.audit_csv(findings))
         written = ["audit.csv"]
         if len(findings.ranking()):
             write_bytes(out / "suspects.png", suspects_png(findings, given.top))
             written.append("suspects.png")
         if findings.ratios is not None:
-            written += _write_ratios(out, findings.ratios, f"{findings.name}, labels {findings.column}")
+            written += _write_ratios(out, findings.ratios, findings.title)
         facts = outcome.common_facts(
             "noise audit", self._settings().seed_everything, self._plain_config(), self.trainer
         )
@@ -212,8 +150,9 @@ class AuditCLI(OneProcessCLI):
         facts["versions"] = {**facts["versions"], **{name: found for name, found in packages.items() if found}}
         checkpoint = Path(given.ckpt_path)
         facts |= {"checkpoint": str(checkpoint), "checkpoint_sha256": _sha256(checkpoint), "files": written}
-        facts |= {"noise": _noise(self._folder()), **to_json(findings)}
-        for path in (out / "audit.json", *([Path(self._settings().result)] if self._settings().result else [])):
+        assert self.datamodule.training_labels is not None
+        facts |= {"noise": self.datamodule.training_labels.facts(), **to_json(findings)}
+        for path in (out / _WRITTEN[0], *([Path(self._settings().result)] if self._settings().result else [])):
             write_json(path, facts)  # last: where it lies, all else does
         print(f"wrote {', '.join([*written, 'audit.json'])} in {out}", flush=True)
 
@@ -245,14 +184,6 @@ def _version(package: str) -> str | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _noise(run: Path) -> Any:
-    """What the run's outcome tells of the noise in its labels, None where it does not, or has not ended."""
-    try:
-        return json.loads((run / FIT_RESULT).read_text(encoding="utf-8")).get("noise")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 def run(argv: list[str]) -> None:

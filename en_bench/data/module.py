@@ -167,7 +167,7 @@ class ShardDataModule(LightningDataModule):
             require_same_classes(self.train_manifest.classes, self.val_manifest.classes, self.train, self.val)
             self._train_index = self.train_manifest.load_index()
             self.training_labels = load_training_labels(
-                self.train_manifest, self._train_index, self.labels, self.noise, self.cache
+                self.train_manifest, self._train_index, self.labels, self.noise, self.cache, self.held_out
             )
             self._parts = cut(self.training_labels.targets, self._train_index.keys, self.held_out, self.train)
             self.train_count, self.held_out_count = self._parts.train_count, self._parts.held_out_count
@@ -239,7 +239,7 @@ class ShardDataModule(LightningDataModule):
     def stream_state(self) -> StreamState:
         """What the order of the training depends on."""
         assert self.train_manifest is not None
-        digest, noise = self.train_manifest.digest, None if self.noise is None else self.noise.describe()
+        digest, noise = self.train_manifest.digest, None if self.noise is None else self.noise.compared()
         labels = (self.labels, noise, self.held_out)
         return StreamState.of(digest, *labels, self.shuffle, self.batch_size, self._ranks())
 

@@ -9,7 +9,7 @@ until 120 batches of the training were done, since the file before. A row is a s
     predicted  int32    class of the largest logit; -1 where a logit was not finite
     loss       float32  cross entropy of the logits against the target, whatever loss trained
     margin     float32  the target's logit minus the largest other
-    ratio:<layer>:<normaliser>  float16  of each layer whose ratios depend on the sample
+    ratio:<layer>:<normaliser>  float32  of each layer whose ratios depend on the sample
 
 all of the images as they were trained on, before the step's update. The schema's metadata are JSON values: epoch, set,
 manifest (digest), labels (column), noise, held_out, classes, seed.
@@ -22,7 +22,6 @@ import importlib
 import itertools
 import json
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +35,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = "dynamics"
-SAMPLE_COLUMNS = ("row", "step", "target", "predicted", "loss", "margin")
 _CODED = ["step", "target", "predicted"]  # with few values each; the others' dictionaries would only cost time
 _NAME = re.compile(r"epoch=(\d{5,})/rank=(\d{5,})-step=(\d{8,})\.parquet")
+_REMAINS = re.compile(r"epoch=\d{5,}/\.rank=\d{5,}-step=\d{8,}\.parquet\.\w+")  # of `replacing`, cut off
+_EPOCH = re.compile(r"epoch=\d{5,}")
 
 
 def require_pyarrow() -> None:
@@ -85,8 +85,7 @@ def write_rows(path: Path, columns: Mapping[str, NDArray[Any]], facts: Mapping[s
 
 def files_of(run: Path) -> dict[str, Path]:
     """The files of a run's record, by name, in the order of epoch, rank and step."""
-    folder = run / FOLDER
-    named = {path.relative_to(folder).as_posix(): path for path in folder.glob("epoch=*/rank=*.parquet")}
+    named = _named(run, "rank=*.parquet")
     ordered = sorted(
         (tuple(map(int, match.groups())), name) for name in named if (match := _NAME.fullmatch(name)) is not None
     )
@@ -104,21 +103,70 @@ def remove_others(run: Path, kept: Mapping[str, int]) -> None:
     for name, path in files_of(run).items():
         if name not in kept:
             path.unlink()
-    for remains in (run / FOLDER).glob("epoch=*/.rank=*"):
-        remains.unlink(missing_ok=True)
+    _remove_remains(run)
 
 
-def set_aside(run: Path) -> Path | None:
-    """Renames the record that a former training left in `run`, so that a new one does not mix with it; its new name."""
-    folder = run / FOLDER
-    if not folder.exists():
+def number_for_aside(run: Path) -> int:
+    """The number that the metrics in `run` get when they are set aside: what else is of that training gets it too."""
+    return next(k for k in itertools.count(1) if not (run / f"metrics.{k}.jsonl").exists())
+
+
+def set_aside(run: Path, number: int) -> Path | None:
+    """Renames the record that a former training left in `run`, so that a new one does not mix with it; its new folder.
+
+    That is `dynamics.<number>`, or `dynamics.<number>.2` and so on where that is taken. What is no file of a record
+    stays where it is, and with it the folder.
+    """
+    folder, files = run / FOLDER, files_of(run)
+    removed = _remove_remains(run)
+    if not files:
+        if removed:
+            _remove_empty(folder)
         return None
-    if not any(folder.rglob("*.parquet")):
-        shutil.rmtree(folder)
-        return None
-    target = next(p for k in itertools.count(1) if not (p := run / f"{FOLDER}.{k}").exists())
-    folder.rename(target)
+    names = itertools.chain([f"{FOLDER}.{number}"], (f"{FOLDER}.{number}.{k}" for k in itertools.count(2)))
+    target = next(path for name in names if not (path := run / name).exists())
+    if _is_nothing_but(folder, files):
+        folder.rename(target)
+        return target
+    for name, path in files.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target / name)
+    _remove_empty(folder)
     return target
+
+
+def _named(run: Path, pattern: str) -> dict[str, Path]:
+    """The regular files of a run's record's epochs that match `pattern`, by name within the record."""
+    folder = run / FOLDER
+    return {p.relative_to(folder).as_posix(): p for p in folder.glob(f"epoch=*/{pattern}") if p.is_file()}
+
+
+def _remove_remains(run: Path) -> bool:
+    """Removes what a process left that was killed while it wrote; whether there was anything."""
+    remains = [path for name, path in _named(run, ".rank=*").items() if _REMAINS.fullmatch(name)]
+    for path in remains:
+        path.unlink(missing_ok=True)
+    return bool(remains)
+
+
+def _is_nothing_but(folder: Path, files: Mapping[str, Path]) -> bool:
+    """Whether there is nothing in `folder` but these files and their folders."""
+    ours = {*files.values(), *(path.parent for path in files.values())}
+    return all(path in ours or _is_empty_epoch(path) for path in folder.rglob("*"))
+
+
+def _remove_empty(folder: Path) -> None:
+    """Removes the empty folders of epochs, and then `folder` itself if nothing is left in it."""
+    for path in list(folder.iterdir()):
+        if _is_empty_epoch(path):
+            path.rmdir()
+    if not any(folder.iterdir()) and not folder.is_symlink():
+        folder.rmdir()
+
+
+def _is_empty_epoch(path: Path) -> bool:
+    named = _EPOCH.fullmatch(path.name) is not None and path.parent.name == FOLDER
+    return named and path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def read_dynamics(run: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -147,13 +195,24 @@ def read_dynamics(run: Path, columns: Sequence[str] | None = None) -> pa.Table:
     for epoch, of_epoch in itertools.groupby(files, key=_epoch):
         needed = {*wanted, "row"}
         parts = [_rows(files[name], [c for c in schemas[name].names if c in needed]) for name in of_epoch]
-        table = pa.concat_tables(parts, promote_options="default").sort_by("row")
+        table = _joined(run, parts).sort_by("row")
         for name in wanted:
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(len(table), there[name]))
         number = pa.repeat(pa.scalar(epoch, pa.int32()), len(table))
         epochs.append(table.select(wanted).add_column(0, "epoch", number))
-    return pa.concat_tables(epochs)
+    return _joined(run, epochs)
+
+
+def _joined(run: Path, tables: Sequence[pa.Table]) -> pa.Table:
+    """One below the other, each column with the widest of its types."""
+    import pyarrow as pa
+
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        told = " ".join(str(error).split())
+        raise InputError(f"{run / FOLDER} has files that do not fit together: {told}: copy the run again") from None
 
 
 def dynamics_facts(run: Path) -> dict[str, Any]:
@@ -185,7 +244,10 @@ def _schema(path: Path) -> pa.Schema:
     import pyarrow.parquet as pq
 
     with _reading(path):
-        return pq.read_schema(path)
+        schema = pq.read_schema(path)
+    if "row" not in schema.names:
+        raise InputError(f"{path} has no column 'row', so is of no record: do without it, or copy the run again")
+    return schema
 
 
 def _rows(path: Path, columns: list[str]) -> pa.Table:

@@ -13,6 +13,7 @@ from torch import Tensor
 from en_bench.data.dataset import Batch
 from en_bench.data.module import ShardDataModule
 from en_bench.dynamics.measures import predictions, samples_of
+from en_bench.noise.base import labels_told
 from en_bench.tasks.metrics import WIDE
 
 OUTCOMES = ("wrong_as_given", "wrong_as_clean", "wrong_as_neither", "right_learnt", "right_missed", "unknown")
@@ -102,7 +103,8 @@ class Memorisation(Callback):
     def _tell(self, trainer: Trainer, values: dict[str, float]) -> None:
         data: Any = getattr(trainer, "datamodule", None)
         wrong = [("as given", "wrong_as_given"), ("as clean", "wrong_as_clean"), ("neither", "wrong_as_neither")]
-        told = [f"epoch {trainer.current_epoch + 1}  memory {data.train} (labels {data.labels})"]
+        labels = labels_told(data.labels, None if data.noise is None else data.noise.describe())
+        told = [f"epoch {trainer.current_epoch + 1}  memory {data.train} (labels {labels})"]
         for about, names in (("wrong", wrong), ("right", [("learnt", "right_learnt")])):
             found = [f"{word} {values[name]:.4f}" for word, name in names if name in values]
             told.append(f"{about}: " + "  ".join([*found, f"n {round(values[f'n_{about}'])}"]))

@@ -14,6 +14,7 @@ from en_bench.dynamics.files import (
     FOLDER,
     file_name,
     holds,
+    number_for_aside,
     remove_others,
     require_pyarrow,
     set_aside,
@@ -26,6 +27,7 @@ from en_bench.resume.ranks import of_all_ranks
 from en_bench.tasks.classification import ClassificationTask
 
 _STATE = "en_bench_dynamics"
+_RECORD_OF = ("manifest", "labels", "noise", "held_out")  # of a StreamState: with another one rows mean other samples
 
 
 class DynamicsRecorder(Callback):
@@ -33,7 +35,8 @@ class DynamicsRecorder(Callback):
 
     Each rank writes what it has recorded at each checkpoint, before that, and at the end of each epoch. A checkpoint
     names the files that it counts on. A training that goes on from it removes the others and records again what came
-    after, so that the record is, row by row, that of a training that was never stopped.
+    after, so that the record is, row by row, that of a training that was never stopped. Where another split, labels,
+    noise or held-out share trains from then on, the record until then is set aside.
 
     Args:
         every_n_epochs: epochs N, 2N, 3N, ... are recorded, counted from 1; None records nothing.
@@ -52,10 +55,19 @@ class DynamicsRecorder(Callback):
         self._files: dict[str, int] = {}  # of all ranks, with their bytes
         self._own: dict[str, int] = {}  # of this rank, not yet in `_files`
         self._resumes = False
+        self._saved_data: dict[str, Any] = {}  # of the checkpoint
+        self._number = 1  # of what is set aside
+
+    def check(self) -> None:
+        """Raises InputError where it is to record and there is no pyarrow."""
+        if self.every_n_epochs is not None:
+            require_pyarrow()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and self.every_n_epochs is not None:
-            require_pyarrow()
+        if stage == "fit":
+            self.check()
+            # Before a checkpoint of elsewhere sets the metrics aside, with this number.
+            self._number = number_for_aside(Path(trainer.default_root_dir))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumes:
@@ -66,17 +78,26 @@ class DynamicsRecorder(Callback):
 
     def _go_on(self, trainer: Trainer) -> None:
         """Leaves of the record what the checkpoint counts on, before any rank writes."""
-        run = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and self._files and holds(run, self._files):
+        run, changed = Path(trainer.default_root_dir), self._data_changed(trainer)
+        if trainer.is_global_zero and self._files and not changed and holds(run, self._files):
             remove_others(run, self._files)
         elif trainer.is_global_zero:
-            aside = set_aside(run)
+            aside = set_aside(run, self._number)
             if aside is not None:
-                print(f"{run / FOLDER}: what was there has become {aside.name}", flush=True)
-            if self._files:
+                why = f", as {' and '.join(changed)} changed" if changed else ""
+                print(f"{run / FOLDER}: what was there has become {aside.name}{why}", flush=True)
+            if self._files and not changed:
                 print(f"{run / FOLDER}: the dynamics of the steps before are not here", flush=True)
             self._files = {}
         self._files = trainer.strategy.broadcast(self._files)
+
+    def _data_changed(self, trainer: Trainer) -> list[str]:
+        """In what the data that train differ from those of the checkpoint such that one record cannot hold both."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ShardDataModule) or not self._saved_data:
+            return []
+        now, saved = data.stream_state().to_fields(), self._saved_data
+        return [name for name in _RECORD_OF if name in saved and saved[name] != now[name]]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         self._step.close()
@@ -107,6 +128,7 @@ class DynamicsRecorder(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._resumes = True
         self._files = dict(checkpoint.get(_STATE, {}).get("files", {}))
+        self._saved_data = dict(checkpoint.get(type(getattr(trainer, "datamodule", None)).__qualname__, {}))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._step.close()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -18,6 +17,8 @@ from en_bench.norms import Norm, watching_ratios
 _BATCHES_ON_DEVICE = 256  # after which they move to the host's memory: to move each would wait for each
 
 Columns = dict[str, NDArray[Any]]
+Tables = tuple[Tensor, Tensor]
+"""Of samples (B, ...): row, step, target and prediction, int32; loss, margin and all ratios, float32."""
 
 
 class Recording:
@@ -34,8 +35,8 @@ class Recording:
         self._layers = dict(layers)
         self._names = {layer: name for name, layer in self._layers.items()}
         self.ratios: dict[str, Tensor] = {}
-        self._batches: list[tuple[Tensor, ...]] = []  # on the device
-        self._moved: list[tuple[Tensor, ...]] = []  # in the host's memory
+        self._batches: list[Tables] = []  # on the device
+        self._moved: list[Tables] = []  # in the host's memory
 
     def __len__(self) -> int:
         """Samples."""
@@ -52,14 +53,21 @@ class Recording:
 
     def add(self, samples: Samples, step: int) -> None:
         """Records the samples of a step. Nothing waits for the device, but once in a great many steps."""
-        row, target, logits = samples
-        if len(row):
-            whole = torch.stack([row, torch.full_like(row, step), target, predictions(logits)]).int()
-            real = torch.stack([losses(logits, target), margins(logits, target)])
-            tables = [self._ratios_of(name, layer, logits) for name, layer in self._layers.items()]
-            ratios = torch.cat(tables, 1).half() if tables else logits.new_empty(len(row), 0, dtype=torch.float16)
-            self._batches.append((whole.T, real.T, ratios))
+        if len(samples.row):
+            self.keep(self.tables_of(samples, step))
         self.ratios = {}
+
+    def tables_of(self, samples: Samples, step: int) -> Tables:
+        """What is recorded of the samples of a step, and not yet kept."""
+        row, target, logits = samples
+        whole = torch.stack([row, torch.full_like(row, step), target, predictions(logits)]).int()
+        ratios = [self._ratios_of(name, layer, logits) for name, layer in self._layers.items()]
+        real = torch.stack([losses(logits, target), margins(logits, target)])
+        return whole.T, torch.cat([real.T, *ratios], 1)
+
+    def keep(self, tables: Tables) -> None:
+        """Keeps what `tables_of` made of a step, on the device until there are many."""
+        self._batches.append(tables)
         if len(self._batches) >= _BATCHES_ON_DEVICE:
             self._move()
 
@@ -73,19 +81,19 @@ class Recording:
     def _move(self) -> None:
         if self._batches:
             tables = zip(*self._batches, strict=True)
-            self._moved.append(tuple(torch.cat(parts).cpu() for parts in tables))
+            whole, real = (torch.cat(parts).cpu() for parts in tables)
+            self._moved.append((whole, real))
             self._batches = []
 
     def take(self) -> Columns:
         """The columns of all that was recorded, which is forgotten."""
         self._move()
         moved, self._moved = self._moved, []
-        whole, real, ratios = (torch.cat(parts).T.contiguous().numpy() for parts in zip(*moved, strict=True))
-        names = [ratio_column(name, kind) for name, layer in self._layers.items() for kind in layer.ratio_names]
+        whole, real = (torch.cat(parts).T.contiguous().numpy() for parts in zip(*moved, strict=True))
+        ratios = [ratio_column(name, kind) for name, layer in self._layers.items() for kind in layer.ratio_names]
         return {
             **dict(zip(("row", "step", "target", "predicted"), whole, strict=True)),
-            **dict(zip(("loss", "margin"), real, strict=True)),
-            **dict(zip(names, ratios.astype(np.float16, copy=False), strict=True)),
+            **dict(zip(("loss", "margin", *ratios), real, strict=True)),
         }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,8 +44,8 @@ class EarlyLearningRegularization(Loss):
 
     def __init__(self, strength: float = 3.0, beta: float = 0.7, in_host_memory: bool = False) -> None:
         super().__init__()
-        if not strength >= 0:
-            raise InputError(f"EarlyLearningRegularization: strength {strength} is below 0: use 0 or more")
+        if not 0 <= strength < math.inf:
+            raise InputError(f"EarlyLearningRegularization: strength {strength} is no number from 0 on: use 3, say")
         if not 0 <= beta < 1:
             raise InputError(f"EarlyLearningRegularization: beta {beta} is not 0 or more and below 1: use 0.7, say")
         self.strength, self.beta, self.in_host_memory = strength, beta, in_host_memory

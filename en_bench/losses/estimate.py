@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from en_bench.data.module import ShardDataModule
 from en_bench.data.once import each_once
 from en_bench.errors import InputError
 from en_bench.files import write_text
+from en_bench.losses.cross_entropy import CrossEntropy
 from en_bench.noise.transition import Matrix
 from en_bench.one_process import OneProcessCLI, restored
 from en_bench.resume.checkpoint import last_checkpoint
@@ -22,13 +24,28 @@ from en_bench.tasks.classification import ClassificationTask
 from en_bench.trainer import CONFIG, EnBenchTrainer
 from en_bench.training import run_training_verb
 
+_AGAINST_OUTLIERS, _SUREST = 97.0, 100.0
+_LEAST_SHARE = 0.05  # of the samples, of a class whose surest 3 % are its own
+_NAMED = 5
 
-def anchor_transitions(probability: NDArray[np.floating], percentile: float = 97.0) -> Matrix:
+
+def default_percentile(labels: NDArray[np.int32], classes: int) -> float:
+    """97 if each of the classes has 5 % of the `labels` (N,) or more, else 100.
+
+    Where a class has less than 3 %, the sample at the 97th percentile is one of another class. Patrini et al. too take
+    the maximum where classes are many.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return _AGAINST_OUTLIERS if counts.min() >= _LEAST_SHARE * len(labels) else _SUREST
+
+
+def anchor_transitions(probability: NDArray[np.floating], percentile: float) -> Matrix:
     """T[i, j] = p(label j | x_i), where x_i is the sample that is the surest of label i, but for a few.
 
     Source: Patrini et al., "Making Deep Neural Networks Robust to Label Noise", CVPR 2017, theorem 3, with the sample
     at the 97th percentile of p(label i) in the place of its maximum, as their released code does against outliers;
-    100 is the maximum. Between two samples it is the lower one.
+    100 is the maximum. Between two samples it is the lower one; of equals the one whose row is the first comes first
+    in the order, at 100 too: the last of the surest stands for the class.
 
     Args:
         probability: (N, C), what the network predicts of labels, rows summing to 1.
@@ -40,6 +57,19 @@ def anchor_transitions(probability: NDArray[np.floating], percentile: float = 97
     return np.asarray(matrix / matrix.sum(axis=1, keepdims=True))
 
 
+def doubtful(matrix: Matrix, classes: Sequence[str]) -> str | None:
+    """A line that names the classes whose label most often becomes another one; None where there is none."""
+    rows = np.flatnonzero(matrix.argmax(axis=1) != np.arange(len(matrix)))
+    if not len(rows):
+        return None
+    named = ", ".join(f"{classes[row]} ({classes[matrix[row].argmax()]})" for row in rows[:_NAMED])
+    more = ", …" if len(rows) > _NAMED else ""
+    return (
+        f"warning: {len(rows)} of {len(matrix)} classes would be called another one more often than their own name: "
+        f"{named}{more}: do not trust these rows; try another --percentile, or another epoch's checkpoint"
+    )
+
+
 class EstimatingTrainer(EnBenchTrainer):
     """The trainer of a run, with the verb for what is no training: its device, precision and options apply."""
 
@@ -49,7 +79,7 @@ class EstimatingTrainer(EnBenchTrainer):
         datamodule: ShardDataModule,
         ckpt_path: str | None = None,
         out: str | None = None,
-        percentile: float = 97.0,
+        percentile: float | None = None,
         weights_only: bool | None = None,
     ) -> None:
         """Estimates how a run's labels are wrong from what its network predicts of its training images.
@@ -59,7 +89,8 @@ class EstimatingTrainer(EnBenchTrainer):
             datamodule: where the images come from.
             ckpt_path: the checkpoint of the network (default: checkpoints/last.ckpt of RUN).
             out: the file to write, JSON, which --model.loss ForwardCorrection reads.
-            percentile: of p(label) among the images, where the one that stands for each class is; 100 is the surest.
+            percentile: of p(label) among the images, where the one that stands for each class is; 100 is the surest
+                (default: 97 if each label has 5 % of the samples or more, else 100).
             weights_only: of no effect; configurations of runs hold it.
         """
         assert isinstance(model, ClassificationTask) and ckpt_path is not None and out is not None
@@ -72,13 +103,15 @@ class EstimatingTrainer(EnBenchTrainer):
             datamodule.teardown("")
         manifest = datamodule.train_manifest
         assert manifest is not None
-        matrix = anchor_transitions(probability, percentile)
+        labels = datamodule.trained_labels
+        used = percentile if percentile is not None else default_percentile(labels[labels >= 0], len(manifest.classes))
+        matrix = anchor_transitions(probability, used)
         fields = {
             "classes": list(manifest.classes),
             "matrix": matrix.tolist(),
             "estimated": {
                 "method": "anchor points",
-                "percentile": percentile,
+                "percentile": used,
                 "n": len(probability),
                 "unreadable": unreadable,
                 "set": datamodule.train,
@@ -89,7 +122,10 @@ class EstimatingTrainer(EnBenchTrainer):
         write_text(Path(out), json.dumps(fields, ensure_ascii=False) + "\n")
         kept = float(np.diag(matrix).mean())
         print(f"{len(probability)} images of {datamodule.train}, {unreadable} unreadable")
+        print(f"the image at percentile {used:g} of p(label) stands for each class")
         print(f"a label is kept with probability {kept:.3f}, the mean over {len(matrix)} classes")
+        if doubt := doubtful(matrix, manifest.classes):
+            print(doubt)
         print(f"wrote {out}", flush=True)
 
     @torch.no_grad()
@@ -129,8 +165,15 @@ class EstimateCLI(OneProcessCLI):
         given = self.config_init.estimate
         if given.out is None:
             raise InputError("estimate needs --out, the file to write")
-        if not 0 <= given.percentile <= 100:
-            raise InputError(f"--percentile {given.percentile} is not within 0 .. 100: use 97")
+        if given.percentile is not None and not 0 <= given.percentile <= 100:
+            raise InputError(f"--percentile {given.percentile} is not within 0 .. 100: leave it out, or use 97")
+        loss = type(self.model.loss).__name__
+        if not isinstance(self.model.loss, CrossEntropy) or self.model.mixup:
+            trained = loss + (f" and --model.mixup {self.model.mixup}" if self.model.mixup else "")
+            raise InputError(
+                f"this run trains with {trained}, after which predictions are not the distribution of its labels: "
+                "estimate from a run with CrossEntropy and without mixup"
+            )
         self.datamodule.open("fit")
 
 

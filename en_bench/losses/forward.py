@@ -33,6 +33,7 @@ class ForwardCorrection(Loss):
         self.matrix = matrix
         # No buffer: it would be part of the checkpoint, narrowed with the network, and sent to all ranks in each step.
         self._log_matrix: Tensor | None = None
+        self._columns: Tensor | None = None  # (C, C), its transpose as the logits are
         self._sha256 = ""
 
     def check(self, classes: Sequence[str]) -> None:
@@ -62,11 +63,12 @@ class ForwardCorrection(Loss):
                 f"{file.name}: nothing is ever labelled '{name}', so the loss of such a label would be infinite: "
                 "give every column something above 0"
             )
-        self._log_matrix = torch.from_numpy(matrix).log()
+        self._log_matrix, self._columns = torch.from_numpy(matrix).log(), None
         self._sha256 = file.sha256
 
     def mean(self, logits: Tensor, target: Tensor, batch: BatchFacts) -> Tensor:
         assert self._log_matrix is not None, "prepare() comes before training"
-        self._log_matrix = self._log_matrix.to(logits.device)
-        seen = self._log_matrix.to(logits.dtype).T[target]  # (B, C), log T[i, y] of each i
+        if self._columns is None or self._columns.device != logits.device or self._columns.dtype != logits.dtype:
+            self._columns = self._log_matrix.T.to(logits.device, logits.dtype).contiguous()
+        seen = self._columns[target]  # (B, C), log T[i, y] of each i
         return -torch.logsumexp(logits.log_softmax(1) + seen, 1).mean()

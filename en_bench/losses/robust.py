@@ -64,7 +64,8 @@ class SymmetricCrossEntropy(Loss):
 
     def __init__(self, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0) -> None:
         super().__init__()
-        if alpha < 0 or beta < 0 or alpha + beta == 0 or not -math.inf < A < 0:
+        weights = 0 <= alpha < math.inf and 0 <= beta < math.inf and alpha + beta > 0
+        if not weights or not -math.inf < A < 0:
             raise InputError(
                 f"SymmetricCrossEntropy: alpha {alpha}, beta {beta}, A {A}: use weights of 0 or more, not both 0, and "
                 "an A below 0"

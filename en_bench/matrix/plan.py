@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
+from en_bench.matrix.label_files import changed_files
 from en_bench.matrix.overlays import Config, Overlay, merge, read_overlay
 from en_bench.matrix.records import Json, Record
 from en_bench.matrix.spec import Spec
@@ -26,6 +27,7 @@ _NO_IDENTITY = (
     ("checkpoint", "every_n_steps"),
     ("checkpoint", "every_minutes"),
     ("dynamics", "every_n_epochs"),
+    ("dynamics", "ratios"),
     ("trainer", "default_root_dir"),
     ("trainer", "logger"),
     ("trainer", "enable_progress_bar"),
@@ -147,7 +149,8 @@ def _planned(cell: Cell, record: Record | None, targets: Mapping[str, Json], dig
 
 
 def fit_is_stale(fit: Json, digests: Digests) -> bool:
-    return any(is_stale(fit[part], digests) for part in ("train", "val") if part in fit)
+    """Whether a set, or a file of a transition matrix or class map, that a training read is no longer what it was."""
+    return any(is_stale(fit[part], digests) for part in ("train", "val") if part in fit) or bool(changed_files(fit))
 
 
 def is_stale(counted: Json, digests: Digests) -> bool:

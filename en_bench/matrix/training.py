@@ -8,6 +8,7 @@ from pathlib import Path
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
+from en_bench.matrix.label_files import label_files
 from en_bench.matrix.plan import Cell, Digests, without_places
 from en_bench.matrix.records import Json, check_fit, read_json
 
@@ -47,7 +48,7 @@ def validated_targets(run: Path) -> dict[str, Json]:
 
 
 def mark_started(run: Path, cell: Cell, digests: Digests) -> None:
-    """Note whose training begins in `run`, and on which sets."""
+    """Note whose training begins in `run`, on which sets and with which files of its loss and noise."""
     write_json(run / _STARTED, _start_of(cell, digests))
 
 
@@ -57,7 +58,7 @@ def unmark_started(run: Path) -> None:
 
 
 def was_cut_off(run: Path, cell: Cell, digests: Digests) -> bool:
-    """Whether `run` holds a training of this cell, on the sets that are here now, that can go on."""
+    """Whether `run` holds a training of this cell, on the sets and files that are here now, that can go on."""
     if (run / FIT).exists() or not checkpoint_path(run).is_file():
         return False
     try:
@@ -69,7 +70,8 @@ def was_cut_off(run: Path, cell: Cell, digests: Digests) -> bool:
 def _start_of(cell: Cell, digests: Digests) -> Json:
     data = cell.config.get("data")
     names = [str(data[key]) for key in ("train", "val") if key in data] if isinstance(data, Mapping) else []
-    return {"id": cell.id, "digests": {name: digests(name) for name in names}}
+    files = label_files(cell.config)
+    return {"id": cell.id, "digests": {name: digests(name) for name in names}, **({"files": files} if files else {})}
 
 
 def make_room(run: Path) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,16 +93,36 @@ class Noise(ABC):
         """Kind, arguments and seed, for records: equal descriptions make equal labels."""
         return {"kind": self.kind, **self.arguments(), "seed": self.seed}
 
+    def compared(self) -> dict[str, Any]:
+        """The description without names of files, whose bytes it has the sha256 of: a file may be renamed."""
+        return {name: _without_name(value) for name, value in self.describe().items()}
+
     def __str__(self) -> str:
-        alone = ("rate", self.kind)  # whose names would tell nothing
-        told = [
-            _plain(value) if name in alone else f"{name} {_plain(value)}" for name, value in self.arguments().items()
-        ]
-        return f"{' '.join([self.kind, *told])} (seed {self.seed})"
+        return told(self.describe())
 
     def _draws(self, keys: Keys, count: int) -> NDArray[np.float64]:
         """`count` uniform numbers for each key, (N, count)."""
         return draws(keys, self.seed, _STREAM, count)
+
+
+def _without_name(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"file", "sha256"}:  # else classes may be called so
+        return {"sha256": value["sha256"]}
+    return value
+
+
+def told(description: Mapping[str, Any]) -> str:
+    """What `describe` gave, in a few words: `symmetric 0.4 (seed 0)`."""
+    kind, seed = description["kind"], description["seed"]
+    alone = ("rate", kind)  # whose names would tell nothing
+    arguments = {name: _plain(value) for name, value in description.items() if name not in ("kind", "seed")}
+    words = [value if name in alone else f"{name} {value}" for name, value in arguments.items()]
+    return f"{' '.join([kind, *words])} (seed {seed})"
+
+
+def labels_told(column: str, description: Mapping[str, Any] | None) -> str:
+    """Which labels train: the column, and what `describe` gave of noise that was added to it, if any."""
+    return column if description is None else f"{column} + {told(description)}"
 
 
 def _plain(value: Any) -> str:

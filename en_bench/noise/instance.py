@@ -31,7 +31,7 @@ class InstanceNoise(Noise):
     Source: Xia et al., "Part-dependent label noise: towards instance-dependent label noise" (NeurIPS 2020), algorithm
     2; pixels from 0 to 255 as in the authors' released code, where softmax picks one class nearly always: similar
     images of one class are mistaken for the same other one. The mean rate is `rate`, but for rates near 0 and 1, which
-    the truncation moves inwards (0.205 at 0.2, 0.400 at 0.4). Weights are rounded to 1/4096.
+    the truncation moves inwards (0.206 at 0.2, 0.400 at 0.4). Weights are rounded to 1/4096.
 
     x is the whole image reduced to 32x32 RGB by `small_image`. Labels are those of other machines as long as images are
     decoded to the same pixels, as libjpeg-turbo and PNG do. Every image is read and decoded once when a run starts, in

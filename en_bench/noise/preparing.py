@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from en_bench.data.images import Encoded, UnreadableImage
+from en_bench.data.info import CLEAN
 from en_bench.data.manifest import GIVEN
 from en_bench.data.pool import fill_all
 from en_bench.data.progress import Progress
@@ -27,7 +28,7 @@ from en_bench.noise.small_images import SIDE, small_image
 _FLAG = "--label-noise"
 _COLUMN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _CHUNK = 256  # images that a worker reduces at a time
-_TRUTH = {"true": True, "false": False}
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def add_noise_option(parser: argparse.ArgumentParser) -> None:
 def parse_noisy_column(text: str) -> NoisyColumn:
     """Reads `KIND,NAME=VALUE,...`: arguments of the noise, `from` (given) and `column` (kind and percent).
 
-    Raises InputError for what is no such text, and as the noise does.
+    The percent of a rate that is not whole has `_` for its point: symmetric40_5.
+
+    Raises InputError for what is no such text, for a column `clean`, which tells what is wrong, and as the noise does.
     """
     kind, *pairs = (part.strip() for part in text.split(","))
     values: dict[str, Any] = {}
@@ -77,7 +80,10 @@ def parse_noisy_column(text: str) -> NoisyColumn:
         noise.validate()
     except (TypeError, ValueError) as error:  # an argument too many or too few, or no number
         raise InputError(f"{_FLAG} {text}: {str(error).rpartition('__init__() ')[2]}: correct its arguments") from None
-    column = column or f"{kind}{round(100 * noise.rate) if hasattr(noise, 'rate') else ''}"
+    percent = f"{100 * noise.rate:g}".replace(".", "_") if hasattr(noise, "rate") else ""
+    column = column or f"{kind}{percent}"
+    if column == CLEAN:
+        raise InputError(f"{_FLAG} {text}: column {CLEAN} tells which labels are wrong: give another column=")
     if not _COLUMN.fullmatch(column):
         raise InputError(f"{_FLAG} {text}: {column!r} cannot name a column: use letters, digits, '_' and '-'")
     return NoisyColumn(column, base, noise)
@@ -93,7 +99,11 @@ def _parse(text: str) -> NoisyColumn:
 def _value(name: str, text: str) -> Any:
     if name == "rate":
         return float(text)
-    return int(text) if name == "seed" else _TRUTH.get(text.lower(), text)
+    if name == "include_own":
+        if text.lower() not in _TRUTH:
+            raise ValueError(f"include_own={text} is neither true nor false")
+        return _TRUTH[text.lower()]
+    return int(text) if name == "seed" else text
 
 
 def with_noise(

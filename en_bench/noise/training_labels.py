@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from en_bench.data.held_out import is_held_out
 from en_bench.data.index import Index
+from en_bench.data.info import CLEAN
 from en_bench.data.manifest import Manifest
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.targets import Targets, training_targets
@@ -15,7 +20,6 @@ from en_bench.noise.base import Labels, Noise
 from en_bench.noise.small_images import read_small_images
 from en_bench.noise.transition import transition_counts
 
-CLEAN = "clean"
 _MOST_CLASSES = 100  # whose matrix of counts is written out: with a thousand it would be a million numbers
 
 
@@ -28,62 +32,74 @@ class TrainingLabels:
         noise: that was added to it, if any.
         stored: (N,) the column as it is stored, -1 where unknown.
         targets: (N,) with the noise: these train.
-        clean: (N,) column `clean`, None where the set has none. It only measures.
+        measured_by: a column, and its labels (N,), that tell which of those that train are wrong; None where nothing
+            does. It only measures. It is `clean`; in a set without it, the column that noise was added to, now or when
+            the set was prepared.
         classes: names.
         known: what the manifest says of the noise of the column.
+        held_out: (N,) which samples never train.
     """
 
     column: str
     noise: Noise | None
     stored: Labels
     targets: Targets
-    clean: Labels | None
+    measured_by: tuple[str, Labels] | None
     classes: tuple[str, ...]
     known: Mapping[str, Any] | None
-
-    @property
-    def measured_by(self) -> tuple[str, Labels] | None:
-        """The column, and its labels (N,), that tell which of those that train are wrong; None where nothing does.
-
-        That is `clean`; in a set without it, the labels that noise was made of.
-        """
-        if self.clean is not None and (self.noise is not None or self.column != CLEAN):
-            return CLEAN, self.clean
-        return (self.column, self.stored) if self.noise is not None else None
+    held_out: NDArray[np.bool_]
 
     def facts(self) -> dict[str, Any]:
         """For the record.
 
         `labels`, `stored` (what the manifest says of the column's noise) and `made` (kind, arguments and seed of what
         was added) say what trains; `changed` is what was made of the stored labels, and `wrong` how those that train
-        differ from the clean ones. Each of these two has n, the samples whose two labels are known, count, rate, and
-        the matrix of counts, from row to column. None stands for what there is not.
+        differ from those of the column `measured_by`. Each of these two has n, the samples that train and whose two
+        labels are known, count, rate, and the matrix of counts, from row to column; `held_out` has both for the samples
+        that are held out. None stands for what there is not.
         """
-        changed = None if self.noise is None else _differences(self.stored, self.targets, self.classes)
-        wrong = None
-        if self.clean is not None and (self.noise is not None or self.column != CLEAN):
-            wrong = _differences(self.clean, self.targets, self.classes)
-        made = None if self.noise is None else self.noise.describe()
-        stored = None if self.known is None else dict(self.known)
-        return {"labels": self.column, "made": made, "stored": stored, "changed": changed, "wrong": wrong}
+        return {
+            "labels": self.column,
+            "made": None if self.noise is None else self.noise.describe(),
+            "stored": None if self.known is None else dict(self.known),
+            "measured_by": None if self.measured_by is None else self.measured_by[0],
+            **self._errors(~self.held_out),
+            "held_out": self._errors(self.held_out) if self.held_out.any() else None,
+        }
+
+    def _errors(self, part: NDArray[np.bool_]) -> dict[str, Any]:
+        """`changed` and `wrong` of a part (N,) of the samples."""
+        after = self.targets[part]
+        before = {
+            "changed": None if self.noise is None else self.stored[part],
+            "wrong": None if self.measured_by is None else self.measured_by[1][part],
+        }
+        return {
+            name: None if labels is None else _differences(labels, after, self.classes)
+            for name, labels in before.items()
+        }
 
     def line(self) -> str | None:
         """What a training says of its labels when it starts; None where they are stored and none is known as wrong."""
-        facts = self.facts()
-        changed, wrong = facts["changed"], facts["wrong"]
+        errors = self._errors(~self.held_out)
+        changed, wrong = errors["changed"], errors["wrong"]
         told = []
         if changed is not None:
             told.append(f"{_percent(changed)} of {changed['n']:,} changed")
         if wrong is not None and wrong["count"] and (changed is None or wrong["count"] != changed["count"]):
-            told.append(f"{_percent(wrong)} of {wrong['n']:,} are not the clean ones")
+            assert self.measured_by is not None
+            than = "are not the clean ones" if self.measured_by[0] == CLEAN else f"differ from {self.measured_by[0]}"
+            told.append(f"{_percent(wrong)} of {wrong['n']:,} {than}")
         made = f" + {self.noise}" if self.noise is not None else ""
         return f"labels: {self.column}{made}: {', '.join(told)}" if told else None
 
 
 def load_training_labels(
-    manifest: Manifest, index: Index, column: str, noise: Noise | None, cache: ShardCache
+    manifest: Manifest, index: Index, column: str, noise: Noise | None, cache: ShardCache, share: float = 0.0
 ) -> TrainingLabels:
     """Column `column` of the split, with `noise`. Noise that needs images reads them, far ones through `cache`.
+
+    `share` is that of the held-out part.
 
     Raises InputError for a column that cannot train, and for noise that cannot be made with the set's classes.
     """
@@ -92,9 +108,12 @@ def load_training_labels(
     if noise is not None:
         images = partial(read_small_images, manifest, index, cache)
         targets = noise.apply(stored, index.keys, manifest.classes, images)
-    return TrainingLabels(
-        column, noise, stored, targets, index.labels.get(CLEAN), manifest.classes, manifest.noise.get(column)
-    )
+    known = manifest.noise.get(column)
+    origins = (CLEAN, str((known or {}).get("from")), column)
+    origin = next(name for name in origins if name in index.labels)
+    measured_by = (origin, index.labels[origin]) if noise is not None or origin != column else None
+    held_out = is_held_out(index.keys, share)
+    return TrainingLabels(column, noise, stored, targets, measured_by, manifest.classes, known, held_out)
 
 
 def _differences(before: Labels, after: Labels, classes: Sequence[str]) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def read_transition(path: str) -> TransitionFile:
 
 
 def _npy(content: bytes) -> tuple[Matrix, None]:
-    values = np.load(io.BytesIO(content), allow_pickle=False)
+    # Not `load`, which takes other formats for what they are, whatever the file is called.
+    values = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     if values.dtype.kind not in "fiu":
         raise ValueError(f"values of type {values.dtype}")
     return values.astype(np.float64), None

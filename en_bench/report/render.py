@@ -12,7 +12,7 @@ from en_bench.files import write_text
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.records import Results
 from en_bench.matrix.spec import Spec
-from en_bench.report.tables import METRICS, Entry, Table, build_table
+from en_bench.report.tables import METRICS, Entry, Table, build_table, label_rate, trained_labels
 
 _COUNTED = ("set", "labels", "n", "unreadable", "whole_set", "digest")  # of a validation
 _COST = ("seconds", "images_per_second", "parameters", "peak_memory_bytes")
@@ -24,6 +24,7 @@ _OWN = {  # columns of what a training says of its own accuracies
     "selected_epoch": ("selected", "epoch"),
     "selected_held_out_top1": ("selected", "held_out"),
 }
+_LABELS = ("train_labels", "labels_changed", "labels_wrong")  # that train, and which share of them
 _MEANS = "mean ± 95 % interval by Student's t (number of seeds; no interval below 3)"
 
 
@@ -143,7 +144,8 @@ _SUMMARY = ["mean", "sd", "half_width_95", "seeds", "part", *(state.value for st
 def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
     """One row per cell and validation set, with every metric, the costs of the training and the origin of the numbers.
 
-    The result of a stale or failed validation is left empty; `state` says why.
+    The result of a stale or failed validation is left empty, as are the accuracies that a training says of itself where
+    nothing of it holds; `state` says why.
     """
     found = {
         name
@@ -154,11 +156,14 @@ def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
     }
     metrics = [*METRICS, *sorted(found - set(METRICS))]
     head = ["id", "state", "train", "norm", "seed", "validate", *_COUNTED]
-    rows: list[list[Any]] = [[*head, *metrics, *_COST, *_OWN, "epochs", "device", "commit", "dirty", "reason"]]
+    rows: list[list[Any]] = [
+        [*head, *metrics, *_COST, *_OWN, *_LABELS, "epochs", "device", "commit", "dirty", "reason"]
+    ]
     for item in planned:
         fit = item.record.fit if item.record is not None else {}
         reason = item.record.reason if item.record is not None else None
         commit = fit.get("commit") or {}
+        own = (fit.get("accuracies") or {}) if item.fresh else {}
         for label in spec.validate:
             result = item.result(label) or {"metrics": {}}
             rows.append(
@@ -166,7 +171,8 @@ def cells_csv(spec: Spec, planned: Sequence[PlannedCell]) -> str:
                 + [result.get(key) for key in _COUNTED]
                 + [_number(result["metrics"], name) for name in metrics]
                 + [fit.get("cost", {}).get(name) for name in _COST]
-                + [((fit.get("accuracies") or {}).get(name) or {}).get(key) for name, key in _OWN.values()]
+                + [(own.get(name) or {}).get(key) for name, key in _OWN.values()]
+                + [trained_labels(fit), label_rate(fit, "changed"), label_rate(fit, "wrong")]
                 + [fit.get("epochs"), fit.get("device"), commit.get("sha"), commit.get("dirty"), reason]
             )
     return _csv(rows)

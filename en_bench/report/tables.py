@@ -12,6 +12,7 @@ from en_bench.matrix.plan import PlannedCell, State, count_states
 from en_bench.matrix.records import covers_set
 from en_bench.matrix.spec import Spec
 from en_bench.matrix.stats import Summary, summarise
+from en_bench.noise.base import labels_told
 
 
 @dataclass(frozen=True)
@@ -207,12 +208,12 @@ def _notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterable[tuple[str, st
     for label in spec.train:
         yield (
             f"trained on {label}",
-            _mixed(_set(fit.get("train", {})) for item, fit in fits if item.cell.train == label),
+            _mixed(_set(fit.get("train", {}), _of_training(fit)) for item, fit in fits if item.cell.train == label),
         )
     for label in spec.train:
         held_out = [fit["held_out"] for item, fit in fits if item.cell.train == label and fit.get("held_out")]
         if held_out:
-            yield f"held out of {label}", _mixed(f"share {part['share']}, n {part['n']}" for part in held_out)
+            yield f"held out of {label}", _mixed(map(_held_out, held_out))
     for label in spec.validate:
         yield f"validated on {label}", _mixed(_set(result) for result in results[label])
     everything = runs + [result for found in results.values() for result in found]
@@ -230,12 +231,37 @@ def _notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterable[tuple[str, st
     yield "cells", count_states(planned) + (f" ({stale} of the missing are stale)" if stale else "")
 
 
-def _set(part: Mapping[str, Any]) -> str:
+def trained_labels(fit: Mapping[str, Any]) -> str | None:
+    """The labels of a training: their column and the noise that was made, `given + symmetric 0.4 (seed 0)`."""
+    column: str | None = fit.get("train", {}).get("labels")
+    return None if column is None else labels_told(column, (fit.get("noise") or {}).get("made"))
+
+
+def label_rate(fit: Mapping[str, Any], name: str) -> float | None:
+    """Which share of the labels of a training was `changed` by made noise, or is `wrong` by the clean ones."""
+    differences: Mapping[str, Any] | None = (fit.get("noise") or {}).get(name)
+    return differences["rate"] if differences else None
+
+
+def _of_training(fit: Mapping[str, Any]) -> str:
+    rates = {name: rate for name in ("changed", "wrong") if (rate := label_rate(fit, name))}
+    if rates.get("wrong") == rates.get("changed"):
+        rates.pop("wrong", None)  # it says the same
+    told = [f"{100 * rate:.2f} % {name}" for name, rate in rates.items()]
+    return (trained_labels(fit) or "?") + (f" ({', '.join(told)})" if told else "")
+
+
+def _held_out(part: Mapping[str, Any]) -> str:
+    spoilt = ", some of which had trained before: they select nothing" if part.get("trained_before") else ""
+    return f"share {part['share']}, n {part['n']}{spoilt}"
+
+
+def _set(part: Mapping[str, Any], labels: str | None = None) -> str:
     digest = str(part.get("digest") or "?").removeprefix("sha256:")[:8]
     part_of = "" if covers_set(part) else f" ({PART})"
     unreadable = f" ({part['unreadable']} unreadable, skipped)" if part.get("unreadable") else ""
     n = f"n {part.get('n', '?')}{unreadable}"
-    return f"{part.get('set', '?')}, {n}, labels {part.get('labels', '?')}, digest {digest}{part_of}"
+    return f"{part.get('set', '?')}, {n}, labels {labels or part.get('labels', '?')}, digest {digest}{part_of}"
 
 
 def _versions(versions: object) -> str:

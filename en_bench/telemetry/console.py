@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from en_bench.data.module import ShardDataModule
 from en_bench.duration import duration
+from en_bench.noise.base import labels_told
 
 
 class ConsoleLines(Callback):
@@ -56,8 +57,9 @@ class ConsoleLines(Callback):
             return
         count = data.val_manifest.count
         self._print_scores(trainer, "val", f"val {data.val} (labels {data.val_column})", count)
-        of_training = f"held out of {data.train} (labels {data.labels})"
-        self._print_scores(trainer, "held_out", of_training, data.held_out_count)
+        if data.held_out_count:
+            labels = labels_told(data.labels, None if data.noise is None else data.noise.describe())
+            self._print_scores(trainer, "held_out", f"held out of {data.train} (labels {labels})", data.held_out_count)
 
     def _print_scores(self, trainer: Trainer, prefix: str, where: str, count: int | None) -> None:
         """The line of one validation set, which holds `count` samples; nothing where it was not scored."""

@@ -1,5 +1,7 @@
 """Cliff's delta by hand, against all pairs, and its intervals and p values against other ways to them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
@@ -135,3 +137,21 @@ def test_nothing_to_compare():
     clean = np.zeros(4, np.int32)
     assert compare(iter([layer(np.full((4, 2), 0.5, np.float32))]), clean, clean, "test", 10) is None
     assert compare(iter([]), clean, clean, "test", 10) is None
+
+
+def test_a_layer_without_ratios_is_left_out_and_the_others_stay():
+    clean = np.zeros(6, np.int32)
+    given = np.array([1, 1, 0, 0, 0, 0], np.int32)
+    share = np.array([0.9, 0.8, 0.1, 0.2, 0.3, np.nan], np.float32)
+    whole, none, only_right = share.copy(), np.full(6, np.nan, np.float32), share.copy()
+    only_right[:2], whole[1], whole[5] = np.nan, np.nan, 0.5
+    layers = [
+        dataclasses.replace(layer(np.stack([x, 1 - x], 1)), layer=name)
+        for name, x in (("none", none), ("first", share), ("last", whole), ("only right", only_right))
+    ]
+    report = compare(iter(layers), clean, given, "test", 0)
+    assert report is not None and report.left_out == ("none", "only right")
+    assert list(dict.fromkeys(effect.layer for effect in report.effects)) == ["first", "last"]
+    assert (report.wrong, report.right) == (2, 4)  # of both layers together
+    assert {(e.layer, e.pairs) for e in report.effects if e.within == "all"} == {("first", 6), ("last", 4)}
+    assert compare(iter([layers[0], layers[3]]), clean, given, "test", 0) is None

@@ -16,11 +16,13 @@ from en_bench.dynamics.files import files_of, write_rows
 from en_bench.errors import InputError
 from tests.dynamics.runs import noisy_arguments
 
+FIRST = "epoch=00000/rank=00000-step=00000002.parquet"
+
 
 def made(run: Path, epoch: int, rank: int, step: int, rows: list[int], **more: list[float]) -> Path:
     path = run / "dynamics" / f"epoch={epoch:05d}" / f"rank={rank:05d}-step={step:08d}.parquet"
     columns = {"row": np.array(rows, np.int32), "loss": np.array(rows, np.float32) + epoch}
-    write_rows(path, {**columns, **{k: np.array(v, np.float16) for k, v in more.items()}}, {"epoch": epoch, "seed": 7})
+    write_rows(path, {**columns, **{k: np.array(v, np.float32) for k, v in more.items()}}, {"epoch": epoch, "seed": 7})
     return path
 
 
@@ -77,15 +79,39 @@ def test_no_record_and_a_damaged_one(tmp_path):
             read_dynamics(tmp_path)
 
 
+def test_a_file_of_something_else_is_told(tmp_path):
+    made(tmp_path, 0, 0, 1, [1])
+    other = tmp_path / "dynamics" / "epoch=00000" / "rank=00001-step=00000001.parquet"
+    write_rows(other, {"loss": np.zeros(3, np.float32)}, {})
+    with pytest.raises(InputError, match=r"rank=00001-step=00000001.parquet has no column 'row', .*: do without it"):
+        read_dynamics(tmp_path)
+    write_rows(other, {"row": np.array(["a"])}, {})
+    with pytest.raises(InputError, match=r"dynamics has files that do not fit together: .*: copy the run again"):
+        read_dynamics(tmp_path)
+
+
+def test_ratios_of_other_widths_come_as_the_widest(tmp_path):
+    path = made(tmp_path, 0, 0, 1, [0])
+    rows, half = np.array([0], np.int32), np.array([0.25], np.float16)
+    write_rows(path, {"row": rows, "ratio:a:in": half}, {})
+    made(tmp_path, 1, 0, 2, [0], **{"ratio:a:in": [1 / 3]})
+    table = read_dynamics(tmp_path, ["ratio:a:in"])
+    assert str(table.schema.field("ratio:a:in").type) == "float"
+    assert table["ratio:a:in"].to_pylist() == [0.25, float(np.float32(1 / 3))]
+
+
+def test_what_the_documentation_says_of_other_readers(tmp_path):
+    made(tmp_path, 0, 0, 1, [0])
+    made(tmp_path, 1, 0, 2, [0], **{"ratio:a:in": [1 / 3]})
+    assert "ratio:a:in" not in pq.read_table(tmp_path / "dynamics").column_names
+    assert "ratio:a:in" in read_dynamics(tmp_path).column_names
+
+
 def test_the_files_are_small_and_say_what_they_are(undisturbed):
     path = next(iter(files_of(undisturbed).values()))
     schema = pq.read_schema(path)
     assert [str(schema.field(name).type) for name in ("row", "step", "target", "predicted")] == ["int32"] * 4
-    assert [str(schema.field(name).type) for name in ("loss", "margin", "ratio:bn1:in")] == [
-        "float",
-        "float",
-        "halffloat",
-    ]
+    assert [str(schema.field(name).type) for name in ("loss", "margin", "ratio:bn1:in")] == ["float"] * 3
     assert schema.metadata[b"epoch"] == b"0" and schema.metadata[b"labels"] == b'"given"'
 
 
@@ -93,8 +119,14 @@ def test_without_pyarrow_the_cure_is_named_and_nothing_else_needs_it(noisy, tmp_
     for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert main(noisy_arguments(noisy, tmp_path / "run")) == 1
+    run = tmp_path / "run"
+    left = [run / "metrics.jsonl", run / "checkpoints" / "last.ckpt", run / "dynamics" / FIRST]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"of a training that was cut off")
+    assert main(noisy_arguments(noisy, run, "--ckpt_path", "null")) == 1
     assert "pip install 'en_bench[noise]'" in capsys.readouterr().err
+    assert all(path.exists() for path in left), "nothing is moved before it is refused"
     off = ("--dynamics.every_n_epochs", "null", "--trainer.max_steps", 1)
     assert main(noisy_arguments(noisy, tmp_path / "off", *off)) == 0
 

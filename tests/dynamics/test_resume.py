@@ -76,36 +76,6 @@ def test_epochs_that_max_steps_cut_short_are_counted_as_a_whole_when_continued(n
     assert len(table) == 384 and sorted(set(table["step"].to_pylist())) == list(range(12))
 
 
-def test_a_new_training_sets_the_record_of_another_one_aside(noisy, tmp_path):
-    run = tmp_path / "run"
-    with pytest.raises(Killed):
-        main(noisy_arguments(noisy, run, kill="batch 0 2", by="raise"))
-    before = {name: path.read_bytes() for name, path in files_of(run).items()}
-    assert before
-    off = ("--ckpt_path", "null", "--trainer.max_steps", 1, "--dynamics.every_n_epochs", "null")
-    assert main(noisy_arguments(noisy, run, *off)) == 0
-    assert not (run / "dynamics").exists()
-    assert {p.relative_to(run / "dynamics.1").as_posix(): p.read_bytes() for p in run.glob("dynamics.1/*/*")} == before
-
-
-def test_a_checkpoint_of_elsewhere_does_not_touch_another_record(noisy, tmp_path, capsys):
-    run, other = tmp_path / "run", tmp_path / "other"
-    for folder in (run, other):
-        with pytest.raises(Killed):
-            main(noisy_arguments(noisy, folder, "--data.seed", len(folder.name), kill="batch 0 2", by="raise"))
-    before = {path.read_bytes() for path in files_of(other).values()}
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    seed = ("--data.seed", 3, "--trainer.max_steps", 4)
-    assert main(noisy_arguments(noisy, other, *seed, "--ckpt_path", checkpoint)) == 0
-    out = capsys.readouterr().out
-    assert "what was there has become dynamics.1" in out and "the dynamics of the steps before are not here" in out
-    assert {path.read_bytes() for path in other.glob("dynamics.1/*/*")} == before
-    assert set(read_dynamics(other)["step"].to_pylist()) == {2, 3}
-    assert list(torch.load(other / "checkpoints" / "last.ckpt", weights_only=True)["en_bench_dynamics"]["files"]) == [
-        "epoch=00000/rank=00000-step=00000004.parquet"
-    ]
-
-
 def test_another_normaliser_of_ratios_later(noisy, tmp_path):
     """What is recorded may change when a training goes on: a column that a part lacks is null there."""
     run = tmp_path / "run"

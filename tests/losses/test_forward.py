@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from en_bench.errors import InputError
-from en_bench.losses import ForwardCorrection, TrainingFacts
+from en_bench.losses import BatchFacts, ForwardCorrection, TrainingFacts
 
 CLASSES = ["dark", "grey", "bright"]
 T = [[0.8, 0.1, 0.1], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]]
@@ -50,6 +50,21 @@ def test_json_and_npy_are_the_same(tmp_path):
 def test_matrices_that_do_not_fit(tmp_path, fields, words):
     with pytest.raises(InputError, match=words):
         ForwardCorrection(written(tmp_path, fields)).check(CLASSES)
+
+
+def test_the_matrix_is_moved_once_and_again_for_another_precision(tmp_path):
+    """It keeps its digits: a loss in float64 after one in float32 is that of a fresh loss."""
+    path = written(tmp_path, {"matrix": T})
+    batch = BatchFacts(torch.arange(4), 0, 0)
+    logits, target = torch.randn(4, 3, dtype=torch.float64, generator=torch.manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    used, fresh = ForwardCorrection(path), ForwardCorrection(path)
+    for loss in (used, fresh):
+        loss.check(CLASSES)
+    used(logits.float(), target, batch)
+    moved = used._columns
+    used(logits.float(), target, batch)
+    assert used._columns is moved and moved is not None
+    assert used(logits, target, batch) == fresh(logits, target, batch)
 
 
 def test_no_pickle(tmp_path):

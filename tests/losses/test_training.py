@@ -94,6 +94,8 @@ def test_a_run_with_a_loss_validates_with_plain_scores_and_without_its_matrix(sh
     [
         (("--model.loss", "GeneralizedCrossEntropy", "--model.loss.q", 2), "q 2.0 is not above 0 and at most 1"),
         (("--model.loss", "GeneralisedCrossEntropy"), "did you mean GeneralizedCrossEntropy"),
+        (("--model.loss.q", 0.5), "--model.loss.q is an option of a class: give --model.loss too, such as Generalized"),
+        (("--model.loss.qq", 0.5), "SymmetricCrossEntropy has that option"),
         (("--model.loss", "Bootstrapping", "--model.loss.hart", "true"), "Bootstrapping has no option hart"),
         ((*ELR, *MIXUP), "EarlyLearningRegularization cannot train on mixed images: leave --model.mixup out"),
         (("--model.mixup", -1), "--model.mixup -1.0 is no alpha"),
@@ -145,7 +147,7 @@ def test_early_learning_killed_and_continued(shards, tmp_path):
     assert run(arguments(shards, tmp_path / "undisturbed", *options), tmp_path) == 0
     target = killed_and_continued(shards, tmp_path, "batch 1 3", options, options)
     assert_same(what_is_left(target), what_is_left(tmp_path / "undisturbed"))
-    table = what_is_left(target).others[-1]["early_learning"]
+    table = what_is_left(target).others["tables"]["early_learning"]
     assert (table["written"] >= 0).sum() >= 192 and table["values"].sum(1).max() <= 1 + 1e-6
 
 

@@ -232,6 +232,7 @@ def test_descriptions_tell_kinds_arguments_and_seeds_apart(skewed):
     [
         (lambda: SymmetricNoise(1.5).validate(), "1.5 is not a rate: use 0 to 1"),
         (lambda: PairNoise(-0.1).validate(), "-0.1 is not a rate"),
+        (lambda: SymmetricNoise(float("nan")).validate(), "nan is not a rate"),
         (lambda: SymmetricNoise(0.1, seed=-1).validate(), "-1 is not a seed"),
         (lambda: InstanceNoise(0).validate(), "leave it out"),
         (lambda: SymmetricNoise(0.1).check(("only",)), "one class has no other"),
@@ -274,5 +275,19 @@ def test_numpy_files_without_pickles(tmp_path):
     np.save(tmp_path / "T.npy", np.array([[0.25, 0.75], [0, 1]], dtype=np.float32))
     assert MatrixNoise(str(tmp_path / "T.npy")).transition(("a", "b")).tolist() == [[0.25, 0.75], [0, 1]]
     np.save(tmp_path / "object.npy", np.array([[1, None], [0, 1]], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="no transition matrix"):
-        MatrixNoise(str(tmp_path / "object.npy")).validate()
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", np.eye(2))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    for name in ("object", "empty", "several"):
+        with pytest.raises(InputError, match=r"^[^\n]*no transition matrix[^\n]*$"):
+            MatrixNoise(str(tmp_path / f"{name}.npy")).validate()
+
+
+def test_equal_bytes_under_another_name_compare_as_equal(tmp_path):
+    for name, row in (("a", "0.5, 0.5"), ("b", "0.5, 0.5"), ("other", "0.4, 0.6")):
+        (tmp_path / f"{name}.json").write_text(f"[[{row}], [0, 1]]")
+        (tmp_path / f"{name}.csv").write_text(f"source,target\ncat,{name if name == 'other' else 'dog'}\n")
+    for make in (lambda name: MatrixNoise(f"{name}.json"), lambda name: PairNoise(0.1, f"{name}.csv")):
+        a, b, other = (make(str(tmp_path / name)) for name in ("a", "b", "other"))
+        assert a.compared() == b.compared() != other.compared()
+        assert a.describe() != b.describe() and "b." in str(b), "records name the file"

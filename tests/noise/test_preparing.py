@@ -20,7 +20,7 @@ from en_bench.data.transforms import CenterCrop
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
 from en_bench.noise.base import Noise
-from en_bench.noise.conditional import MatrixNoise
+from en_bench.noise.conditional import MatrixNoise, SymmetricNoise
 from en_bench.noise.preparing import NoisyColumn, parse_noisy_column, with_noise
 from en_bench.noise.training_labels import load_training_labels
 from tests.noise.made import labelled_split
@@ -79,6 +79,15 @@ def test_preparing_and_reading_make_the_very_same_labels(raw, specs, tmp_path, c
         )
         data.open("fit")
         assert np.array_equal(data.training_labels.targets, labels[column]), column
+        stored = ShardDataModule(
+            "train", "val", CenterCrop(32), CenterCrop(32), str(tmp_path / "pets"), labels=column, batch_size=8
+        )
+        stored.open("fit")
+        assert stored.training_labels.measured_by[0] == "given", "which the column was made from"
+        wrong = stored.training_labels.facts()["wrong"]
+        assert wrong == data.training_labels.facts()["wrong"]
+        assert wrong["rate"] == pytest.approx(manifest.noise[column]["realised"]) and wrong["count"] > 0
+        assert stored.training_labels.line().endswith(f"{100 * wrong['rate']:.2f} % of 72 differ from given")
         differing = (labels[column] != labels["given"]).mean()
         assert 0 < differing < 0.8
         assert manifest.noise[column] == {**made.describe(), "realised": differing}
@@ -141,12 +150,29 @@ def test_workers_change_no_label(raw, specs, tmp_path):
         ("symmetric,rate=1.4", "1.4 is not a rate"),
         ("symmetric,rate", "write each argument once, as name=value"),
         ("symmetric,rate=0.4,column=a b", "'a b' cannot name a column"),
+        ("symmetric,rate=0.4,column=clean", "column clean tells which labels are wrong: give another column="),
+        ("symmetric,rate=0.4,include_own=maybe", "include_own=maybe is neither true nor false"),
+        ("symmetric,rate=nan", "nan is not a rate"),
     ],
 )
 def test_what_cannot_be_understood(text, message):
     with pytest.raises(InputError) as told:
         parse_noisy_column(text)
     assert message in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [("true", True), ("Yes", True), ("1", True), ("false", False), ("no", False), ("0", False)],
+)
+def test_whether_the_own_class_is_included(text, own):
+    noise = parse_noisy_column(f"symmetric,rate=0.4,include_own={text}").noise
+    assert noise.arguments() == SymmetricNoise(0.4, include_own=own).arguments()
+
+
+def test_columns_of_different_rates_have_different_names():
+    names = [parse_noisy_column(f"symmetric,rate={rate}").column for rate in (0.4, 0.405, 0.29, 1, 0.0005)]
+    assert names == ["symmetric40", "symmetric40_5", "symmetric29", "symmetric100", "symmetric0_05"]
 
 
 @pytest.mark.parametrize(

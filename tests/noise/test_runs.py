@@ -17,7 +17,7 @@ from en_bench.data.manifest import load_manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.data.samplers import TrainSampler
 from en_bench.data.transforms import CenterCrop
-from en_bench.noise.conditional import PairNoise, SymmetricNoise
+from en_bench.noise.conditional import MatrixNoise, PairNoise, SymmetricNoise
 from en_bench.noise.instance import InstanceNoise
 from en_bench.noise.small_images import read_small_images
 from tests.noise.made import garble, labelled_sets
@@ -57,8 +57,10 @@ def test_a_training_tells_and_records_its_noise(sets, tmp_path, capsys):
         "labels": "given",
         "made": {"kind": "symmetric", "rate": 0.4, "seed": 0},
         "stored": None,
+        "measured_by": "clean",
         "changed": counted,
         "wrong": counted,
+        "held_out": None,
     }
     told = f"labels: given + symmetric 0.4 (seed 0): {count / 2:.2f} % of 200 changed"
     assert told in capsys.readouterr().out.splitlines()
@@ -85,9 +87,30 @@ def test_real_noise_is_measured_too_and_noise_on_top_of_it(sets, tmp_path, capsy
 
 def test_without_noise_nothing_is_said(sets):
     data = module(sets, labels="clean")
-    none = {"made": None, "stored": None, "changed": None, "wrong": None}
+    none = dict.fromkeys(("made", "stored", "measured_by", "changed", "wrong", "held_out"))
     assert data.training_labels.facts() == {"labels": "clean", **none}
     assert data.training_labels.line() is None
+    data.teardown("fit")
+
+
+def test_what_trains_and_what_is_held_out_are_counted_apart(sets):
+    data = module(sets, labels="human", noise=SymmetricNoise(0.4), held_out=0.3)
+    index = load_manifest(sets / "a" / "train").load_index()
+    facts = data.training_labels.facts()
+    for found, targets in ((facts, data.trained_labels), (facts["held_out"], data.held_out_labels)):
+        pairs = [
+            (a, b, c)
+            for a, b, c in zip(*map(list, (index.labels["human"], targets, index.labels["clean"])), strict=True)
+            if b >= 0
+        ]
+        for name, before in (("changed", 0), ("wrong", 2)):
+            count = sum(pair[before] != pair[1] for pair in pairs)
+            assert (found[name]["n"], found[name]["count"]) == (len(pairs), count) and 0 < count < len(pairs)
+            assert found[name]["rate"] == count / len(pairs)
+            assert sum(map(sum, found[name]["matrix"])) == len(pairs)
+    assert facts["changed"]["n"] == data.train_count and facts["held_out"]["wrong"]["n"] == data.held_out_count
+    assert data.train_count + data.held_out_count == 180
+    assert f"of {data.train_count} changed" in data.training_labels.line()
     data.teardown("fit")
 
 
@@ -125,6 +148,20 @@ def test_a_checkpoint_of_other_noise_is_refused(sets, tmp_path, capsys):
         assert '"rate": 0.4, "seed": 0}: give the --data.noise it was trained with' in told
 
 
+def test_a_file_of_noise_may_be_renamed(sets, tmp_path):
+    found = []
+    for name, kept in (("a", 0.5), ("b", 0.5), ("other", 0.8)):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps((np.full((3, 3), (1 - kept) / 2) + np.eye(3) * (3 * kept - 1) / 2).tolist())
+        )
+        data = module(sets, noise=MatrixNoise(str(tmp_path / f"{name}.json")))
+        found.append(data.stream_state())
+        assert data.training_labels.facts()["made"]["matrix"]["file"] == f"{name}.json"
+        data.teardown("fit")
+    a, b, other = found
+    assert b.differences(a.to_fields()) == [] and len(other.differences(a.to_fields())) == 1
+
+
 def test_noise_that_cannot_be_made_is_one_line(sets, tmp_path, capsys):
     for options, message in (
         (
@@ -133,8 +170,10 @@ def test_noise_that_cannot_be_made_is_one_line(sets, tmp_path, capsys):
         ),
         (["SymmetricNoise", "--data.noise.rate", "4"], "4.0 is not a rate: use 0 to 1"),
         (["MatrixNoise", "--data.noise.matrix", "none.json"], "none.json: No such file"),
+        (["SymetricNoise", "--data.noise.rate", "0.4"], "no class SymetricNoise: did you mean SymmetricNoise"),
+        (["null", "--data.noise.rate", "0.4"], "--data.noise.rate is an option of a class: give --data.noise too"),
     ):
-        assert main(arguments(sets, tmp_path / "run", "--data.noise", *options)) == 1
+        assert main(arguments(sets, tmp_path / "run", "--data.noise", *options)) in (1, 2)
         (told,) = capsys.readouterr().err.splitlines()
         assert message in told and "Traceback" not in told
 

@@ -98,6 +98,42 @@ def test_csv_by_training_set_and_by_cell(spec: Spec, said: Sequence[PlannedCell]
     assert (tmp_path / "tables/accuracies.csv").read_text() == accuracies_csv(build_table(spec, said))
 
 
+def test_cells_that_do_not_hold_have_no_accuracies(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    rows = list(csv.DictReader(io.StringIO(cells_csv(spec, said))))
+    stale = [row for row in rows if row["state"] == "stale"]
+    assert stale and {row["last_epoch_top1"] + row["oracle_top1"] + row["oracle_epoch"] for row in stale} == {""}
+    assert all(row["last_epoch_top1"] for row in rows if row["state"] == "done")
+
+
+def test_the_labels_that_trained_are_named_with_their_noise(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    made = {"kind": "symmetric", "rate": 0.4, "seed": 0}
+
+    def noise(changed: float | None, wrong: float | None) -> dict[str, Any]:
+        rates = {"changed": changed, "wrong": wrong}
+        found = {name: None if rate is None else {"n": 1000, "rate": rate} for name, rate in rates.items()}
+        return {"labels": "given", "made": made if changed else None, **found}
+
+    def notes(changed: float | None, wrong: float | None) -> str:
+        table = build_table(spec, [saying(item, noise=noise(changed, wrong)) for item in said])
+        return dict(table.notes)["trained on handwritten"]
+
+    assert ", labels given + symmetric 0.4 (seed 0) (40.12 % changed), digest" in notes(0.4012, 0.4012)
+    assert ", labels given + symmetric 0.4 (seed 0) (40.12 % changed, 51.00 % wrong), digest" in notes(0.4012, 0.51)
+    assert ", labels given (40.21 % wrong), digest" in notes(None, 0.4021)
+    assert ", labels given, digest" in notes(None, 0.0)
+    cells = [saying(item, noise=noise(0.4012, 0.51)) for item in said]
+    first = next(csv.DictReader(io.StringIO(cells_csv(spec, cells))))
+    assert first["train_labels"] == "given + symmetric 0.4 (seed 0)"
+    assert (first["labels_changed"], first["labels_wrong"]) == ("0.4012", "0.51")
+
+
+def test_a_held_out_part_that_had_trained_is_said_to_be_one(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    spoilt = {"share": 0.1, "n": 140, "trained_before": True}
+    table = build_table(spec, [saying(said[0], held_out=spoilt), *said[1:]])
+    told = dict(table.notes)["held out of handwritten"]
+    assert told == "share 0.1, n 140, some of which had trained before: they select nothing; share 0.1, n 140"
+
+
 def test_records_of_former_versions_have_none(spec: Spec, planned: Sequence[PlannedCell], tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/accuracies.csv").write_text("of records that are no more")

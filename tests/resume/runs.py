@@ -77,10 +77,11 @@ def what_is_left(run: Path, ranks: int = 1) -> Left:
         [json.loads(line) for line in lines],
         json.loads((run / "fit.json").read_text()),
         [[json.loads(line) for line in trace] for trace in traces],
-        [
-            *(saved.get(key) for key in ("current_model_state", "averaging_state", "en_bench_sample_tables")),
-            saved["callbacks"]["EpochScores"],
-        ],
+        {
+            **{key: saved.get(key) for key in ("current_model_state", "averaging_state")},
+            "tables": saved.get("en_bench_sample_tables"),
+            "scores": saved["callbacks"]["EpochScores"],
+        },
     )
 
 

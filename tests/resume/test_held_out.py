@@ -25,7 +25,7 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(shards, tmp_path
     assert main(arguments(shards, folder, *HELD_OUT, kill=point, by="raise")) == 0
     left = what_is_left(folder)
     assert_same(left, undisturbed)
-    assert set(left.others[-1]["by_epoch"]) == {1, 2}
+    assert set(left.others["scores"]["by_epoch"]) == {1, 2}
     assert [line["held_out/n"] for line in left.metrics if "held_out/n" in line] == [
         undisturbed.fit["held_out"]["n"]
     ] * 2

@@ -52,7 +52,7 @@ def test_an_average_of_the_weights_goes_on_too(shards, tmp_path, point):
     assert main(arguments(shards, runs[0], kill=point, by="raise", averaged=True)) == 0
     assert main(arguments(shards, runs[1], averaged=True)) == 0
     assert_same(what_is_left(runs[0]), what_is_left(runs[1]))
-    assert what_is_left(runs[0]).others[0] is not None
+    assert what_is_left(runs[0]).others["current_model_state"] is not None
 
 
 @pytest.mark.parametrize("interval", [2, 4])
