@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,10 @@ REPO = Path(__file__).resolve().parents[1]
 
 # Compiling the tables of each kind of normaliser takes seconds: the tests that are about it ask for it.
 os.environ.setdefault("EN_BENCH_NORMS", "eager")
+
+# A shell that starts the suite in the background lets it, and all that it starts, ignore interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def coloured_png(label: int, seed: int, size: int = 32) -> bytes:
