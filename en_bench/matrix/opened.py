@@ -1,0 +1,41 @@
+"""A matrix as a command finds it: its specification, where its results lie, and which data are here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from en_bench.errors import InputError
+from en_bench.matrix.plan import Digests, PlannedCell, manifest_digests, plan
+from en_bench.matrix.records import Results
+from en_bench.matrix.spec import Spec, load_spec
+
+
+@dataclass(frozen=True)
+class OpenedMatrix:
+    """`data_root` is what the user gave, None if nothing: it is passed on as such."""
+
+    spec: Spec
+    results: Results
+    digests: Digests
+    data_root: Path | None = None
+
+    def planned(self) -> list[PlannedCell]:
+        """Every cell with its state; warns of files that are no records."""
+        records, warnings = self.results.load()
+        for warning in warnings:
+            print(f"en-bench: warning: {warning}", file=sys.stderr)
+        return plan(self.spec, records, self.digests)
+
+
+def open_matrix(args: argparse.Namespace) -> OpenedMatrix:
+    """What the arguments SPEC, --results and --data-root name; InputError for what is none."""
+    spec = load_spec(args.spec)
+    for folder in (args.results, args.results / spec.name):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--results {args.results}: {folder} is a file: give a folder")
+    digests = manifest_digests(args.data_root or Path(os.environ.get("EN_BENCH_SHARDS") or "data"))
+    return OpenedMatrix(spec, Results(args.results / spec.name), digests, args.data_root)
