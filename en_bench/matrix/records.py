@@ -10,6 +10,7 @@ from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.files import write_json
+from en_bench.matrix.collection import collection_paused
 
 FORMAT, VERSION = "en_bench.record", 1
 
@@ -154,6 +155,10 @@ class Results:
 
     def load(self) -> tuple[dict[str, Record], list[str]]:
         """All readable records by id, and one line of warning for each file that is none (so its cell is missing)."""
+        with collection_paused():
+            return self._load()
+
+    def _load(self) -> tuple[dict[str, Record], list[str]]:
         records: dict[str, Record] = {}
         warnings: list[str] = []
         folder = self.folder / "records"

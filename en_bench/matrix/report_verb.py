@@ -6,11 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from en_bench.matrix.collection import collection_paused
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.process import Execute
 
 
+@collection_paused()
 def report_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Prints the table and writes the files of all tables. Returns the exit code."""
     matrix = open_matrix(args)
@@ -18,6 +20,7 @@ def report_verb(args: argparse.Namespace, execute: Execute) -> int:
     return 0
 
 
+@collection_paused()
 def page_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Writes the page. Returns the exit code."""
     matrix = open_matrix(args)

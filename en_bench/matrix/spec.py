@@ -4,15 +4,16 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
+from en_bench.matrix.cost_given import seconds_in_spec
 from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
 
 METRICS = ("top1", "top5", "nll", "ece")
-_KEYS = ("name", "title", "base", "norms", "train", "validate", "seeds", "metric")
+_KEYS = ("name", "title", "base", "norms", "train", "validate", "seeds", "metric", "seconds_per_step")
 _TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
 _VALIDATED_ON = ("val", "val_labels")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -34,6 +35,7 @@ class Spec:
     validate: dict[str, Overlays]
     seeds: tuple[int, ...]
     metric: str
+    seconds_per_step: dict[str, float] = field(default_factory=dict)
 
     def target(self, label: str) -> dict[str, str]:
         """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`."""
@@ -61,6 +63,7 @@ def load_spec(path: Path) -> Spec:
         validate=_validate(raw.get("validate", list(train)), train, path),
         seeds=_seeds(raw["seeds"], path),
         metric=_metric(raw.get("metric", METRICS[0]), path),
+        seconds_per_step=seconds_in_spec(raw.get("seconds_per_step", {}), f"{path}: seconds_per_step"),
     )
     _check_norms(spec)
     _check_data(spec)
