@@ -19,9 +19,10 @@ Sizes = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class Amount:
-    """Of one cell: a step is a batch on every rank. `watched` are the images validated while it trains, `after` those
-    of each validation that follows, by label."""
+    """Of one cell: a step is a batch on every rank, `epoch` the steps of an epoch. `watched` are the images validated
+    while it trains, `after` those of each validation that follows, by label."""
 
+    epoch: int
     steps: int
     watched: int
     after: Mapping[str, int]
@@ -86,6 +87,7 @@ def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unkn
     limit = trainer.get("limit_val_batches")
     per_validation = _limited_samples(found[str(data["val"])] + held_out, limit, data, ranks)
     return Amount(
+        epoch,
         steps,
         _validations(trainer, steps, epoch) * per_validation,
         {label: _limited_samples(found[name], limit, data, ranks) for label, name in targets.items()},

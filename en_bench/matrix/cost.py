@@ -166,9 +166,9 @@ class Disk:
 
 
 def disk_of(cost: Cost, folder: Path, is_over: Callable[[PlannedCell], bool], slots: int) -> Disk:
-    """What the checkpoints of a matrix take in `folder`, which need not exist yet; none is to come of cells that are over.
+    """What the checkpoints of a matrix take in `folder`, which need not exist yet.
 
-    While a checkpoint is replaced the old one stays beside it, once for each slot.
+    None is to come of cells that are over. In each slot one that is replaced stays until the new one is whole.
     """
     to_come = [
         size

@@ -41,7 +41,8 @@ def seconds_for(cell: Cell, given: Mapping[str, float]) -> float | None:
     """What is given for a cell: by its normaliser's label, else by the last pattern that "norm/train/seed" matches."""
     if cell.norm in given:
         return given[cell.norm]
-    return next((given[pattern] for pattern in reversed(given) if fnmatchcase(str(cell), pattern)), None)
+    matching = [seconds for pattern, seconds in given.items() if fnmatchcase(str(cell), pattern)]
+    return matching[-1] if matching else None
 
 
 def check_given(given: Mapping[str, float], cells: Sequence[Cell]) -> None:

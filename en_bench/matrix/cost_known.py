@@ -133,24 +133,23 @@ def of_record(record: Record, results: Results) -> Measured | None:
 
 def read_probes(results: Results) -> list[Measured]:
     """The probes of a matrix; a file that is none counts as none."""
-    try:
-        raw = read_json(results.folder / PROBE)
-        if raw.get("format") != _PROBE_FORMAT:
-            return []
-        return [_from_json(probe) for probe in raw["probes"]]
-    except (InputError, KeyError, TypeError, ValueError):
-        return []
+    return [measured for measured, _ in _probes(results)]
 
 
 def keep_probe(results: Results, measured: Measured, conditions: Json) -> Path:
     """Add a probe to the file of a matrix, in the place of an earlier one of its shape on the device."""
     path = results.folder / PROBE
-    try:
-        kept = [p for p in read_json(path)["probes"] if not _same(_from_json(p), measured)]
-    except (InputError, KeyError, TypeError, ValueError):
-        kept = []
+    kept = [raw for found, raw in _probes(results) if not _same(found, measured)]
     write_json(path, {"format": _PROBE_FORMAT, "probes": [*kept, {**asdict(measured), "conditions": conditions}]})
     return path
+
+
+def _probes(results: Results) -> list[tuple[Measured, Json]]:
+    try:
+        raw = read_json(results.folder / PROBE)
+        return [(_from_json(probe), probe) for probe in raw["probes"]] if raw.get("format") == _PROBE_FORMAT else []
+    except (InputError, KeyError, TypeError, ValueError):
+        return []
 
 
 def _same(one: Measured, other: Measured) -> bool:

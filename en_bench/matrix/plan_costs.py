@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from en_bench.matrix.amount import set_sizes
+from en_bench.matrix.amount import Sizes, Unknown, set_sizes
 from en_bench.matrix.commands import checkpoint_path
-from en_bench.matrix.cost import Cost, Disk, Rest, cost_of, disk_of
+from en_bench.matrix.cost import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
 from en_bench.matrix.cost_known import Known
 from en_bench.matrix.opened import OpenedMatrix
-from en_bench.matrix.plan import PlannedCell, State
+from en_bench.matrix.plan import Cell, PlannedCell, State
+from en_bench.matrix.records import Record
 from en_bench.matrix.run import outstanding
 
 
-def known_costs(matrix: OpenedMatrix, planned: list[PlannedCell], device: str = "*") -> Known:
-    """What records and probes tell of devices whose name matches a pattern."""
-    return Known(matrix.results, [item.record for item in planned if item.record is not None], device)
+def matrix_cost(
+    matrix: OpenedMatrix,
+    everything: Sequence[PlannedCell],
+    planned: Sequence[PlannedCell],
+    given: Mapping[str, float],
+    device: str = "*",
+) -> Cost:
+    """What the `planned` cells cost, and what is left of them.
+
+    Known is what the records of `everything` tell, then those of other matrices, then probes, of devices whose name
+    matches a pattern; `given` seconds per step come before all.
+    """
+    known = Known(matrix.results, _records(everything), device)
+    return cost_of(matrix.spec, planned, known, sizes_of(matrix, everything), lambda item: _rest(matrix, item), given)
 
 
-def matrix_cost(matrix: OpenedMatrix, planned: list[PlannedCell], known: Known, given: Mapping[str, float]) -> Cost:
-    """What the planned cells cost, and what is left of them."""
-    records = [item.record for item in planned if item.record is not None]
-    sizes = set_sizes(matrix.shards, records)
-    return cost_of(matrix.spec, planned, known, sizes, lambda item: _rest(matrix, item), given)
+def not_known(cost: Cost) -> list[Cell]:
+    """The cells that are not done and of which nothing tells what a step takes."""
+    pairs = zip(cost.planned, cost.cells, strict=True)
+    return [
+        item.cell
+        for item, one in pairs
+        if item.state is not State.DONE and isinstance(one, Unknown) and one.reason == NO_RATE
+    ]
+
+
+def sizes_of(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> Sizes:
+    """The samples of sets, by their manifests, else by the records."""
+    return set_sizes(matrix.shards, _records(planned))
+
+
+def _records(planned: Sequence[PlannedCell]) -> list[Record]:
+    return [item.record for item in planned if item.record is not None]
 
 
 def checkpoint_disk(matrix: OpenedMatrix, cost: Cost, slots: int) -> Disk:

@@ -33,7 +33,7 @@ def summary_lines(
     yield f"the whole: {_hours(cost, [True] * len(planned))}"
     to_do = [item.state is not State.DONE for item in planned]
     yield f"the rest: {_hours(cost, to_do, rest=True)}"
-    if any(to_do):
+    if any(cell.rest.total for cell in cost.known()):
         yield _wall(cost, slots)
     yield _disk(disk, len(planned), folder)
     if not disk.fits:
