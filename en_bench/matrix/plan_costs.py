@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from en_bench.matrix.amount import Sizes, Unknown, set_sizes
+from en_bench.matrix.cell_run import outstanding
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
 from en_bench.matrix.cost_known import Known
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import Cell, PlannedCell, State
 from en_bench.matrix.records import Record
-from en_bench.matrix.run import outstanding
 
 
 def matrix_cost(
