@@ -21,7 +21,8 @@ class Record:
     """The outcome of one cell.
 
     `fit` is what the training wrote (empty where it failed), `validate` what each validation wrote, by label, and
-    `targets` the settings that selected the validation set at the time, by label. `overlays` is the merged
+    `targets` the settings that selected the validation set at the time, by label; `adapted` what each validation wrote
+    after the running moments were recalibrated. `overlays` is the merged
     configuration, `log` the log's path below the matrix's folder.
     """
 
@@ -37,6 +38,7 @@ class Record:
     fit: Json = field(default_factory=dict)
     validate: Mapping[str, Json] = field(default_factory=dict)
     targets: Mapping[str, Json] = field(default_factory=dict)
+    adapted: Mapping[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -51,6 +53,7 @@ class Record:
             "fit": self.fit,
             "validate": self.validate,
             "targets": self.targets,
+            **({"adapted": self.adapted} if self.adapted else {}),
             "log": self.log,
         }
 
@@ -67,6 +70,9 @@ class Record:
         for label in validate:
             check_validation(_mapping(validate, label))
         targets = _mapping(raw, "targets")
+        adapted = _mapping(raw, "adapted") if "adapted" in raw else {}
+        for label in adapted:
+            check_validation(_mapping(adapted, label))
         reason = raw.get("reason")
         return Record(
             id=_typed(raw, "id", str),
@@ -81,6 +87,7 @@ class Record:
             fit=fit,
             validate=validate,
             targets={label: _mapping(targets, label) for label in targets},
+            adapted=adapted,
         )
 
 
