@@ -74,6 +74,7 @@ def validation_facts(trainer: EnBenchTrainer, data: ShardDataModule, checkpoint:
     assert data.val_manifest is not None
     metrics = {name.removeprefix("val/"): value for name, value in _metrics(trainer).items()}
     facts = _set_facts(data.val, data.val_manifest, data.val_column)
+    recalibrated = getattr(trainer.lightning_module, "recalibrated", None)
     n = round(metrics.pop("n", None) or 0)
     unreadable = round(metrics.pop("unreadable", None) or 0)
     if n == 0:
@@ -85,6 +86,7 @@ def validation_facts(trainer: EnBenchTrainer, data: ShardDataModule, checkpoint:
         "whole_set": n == facts["n"],
         "classes_digest": classes_digest(data.classes),
         "checkpoint": checkpoint,
+        **({"recalibrated": recalibrated} if recalibrated is not None else {}),
         "metrics": metrics,
     }
 
