@@ -18,10 +18,10 @@ _SECONDS_TO_LIST = 20.0
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one process: its name for people, and the GPU that is its own, None where there are none."""
+    """A place for one process: its name for people, and the GPUs that it has, if there are any."""
 
     name: str
-    gpu: str | None = None
+    gpus: tuple[str, ...] = ()
 
 
 def choose_gpus(wanted: str | None) -> tuple[str, ...] | None:
@@ -70,23 +70,24 @@ def _visible() -> tuple[str, ...]:
 
 
 def make_slots(number: int | None, gpus: Sequence[str] | None) -> list[Slot]:
-    """`number` slots, by default one per GPU, else one. More slots than GPUs share them."""
+    """`number` slots, by default one per GPU, else one. Fewer slots than GPUs share them out, more share each."""
     if not gpus:
         return [Slot(str(index + 1)) for index in range(number or 1)]
     number = number or len(gpus)
-    shared = number > len(gpus)
-    slots = []
-    for index in range(number):
-        gpu = gpus[index % len(gpus)]
-        slots.append(Slot(f"GPU {gpu} {'abcdefghijklmnopqrstuvwxyz'[index // len(gpus) % 26]}" if shared else f"GPU {gpu}", gpu))
-    return slots
+    if number > len(gpus):
+        shared = [(gpus[index % len(gpus)], index // len(gpus) + 1) for index in range(number)]
+        return [Slot(f"GPU {gpu} #{place}", (gpu,)) for gpu, place in shared]
+    each, more = divmod(len(gpus), number)
+    ends = [each * (index + 1) + min(more, index + 1) for index in range(number)]
+    groups = [tuple(gpus[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+    return [Slot(f"GPU {','.join(group)}", group) for group in groups]
 
 
 def slot_environment(slots: Sequence[Slot], gpus: Sequence[str] | None, threads: int | None) -> dict[str, str]:
     """What a process in these slots is to find in its environment beside what there is."""
     own: dict[str, str] = {}
     if gpus is not None:
-        own[VISIBLE] = ",".join(slot.gpu for slot in slots if slot.gpu is not None)
+        own[VISIBLE] = ",".join(gpu for slot in slots for gpu in slot.gpus)
         own["CUDA_DEVICE_ORDER"] = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the numbers of nvidia-smi
     if threads is not None:
         own[_THREADS] = str(threads)
@@ -104,29 +105,35 @@ def default_threads(slots: int, environment: Mapping[str, str] = os.environ) -> 
 def devices_wanted(config: Config) -> int | None:
     """How many devices a cell's training takes; None for all there are."""
     trainer = config.get("trainer")
-    devices = trainer.get("devices") if isinstance(trainer, dict) else None
+    devices: object = trainer.get("devices") if isinstance(trainer, dict) else None
     if isinstance(devices, str):
-        if "," in devices:
-            devices = [int(part) for part in devices.split(",") if part.strip().isdecimal()]
-        elif devices.strip().isdecimal():
-            devices = int(devices)
-    if isinstance(devices, list) and devices and all(isinstance(index, int) for index in devices):
-        return max(len(devices), *(index + 1 for index in devices))  # they count what is visible
+        parts = [part.strip() for part in devices.split(",") if part.strip()]
+        numbers = [int(part) for part in parts if part.isdecimal()]
+        if "," not in devices and numbers:
+            devices = numbers[0]
+        elif len(numbers) == len(parts):
+            devices = numbers
+    if isinstance(devices, list) and devices:
+        # They count what is visible: index 2 needs three.
+        return max(len(devices), *(index + 1 for index in devices if isinstance(index, int)))
     return devices if isinstance(devices, int) and devices > 0 else None
 
 
 def fitting_slots(slots: Sequence[Slot], free: Sequence[int], wanted: int | None) -> tuple[int, ...] | None:
-    """Which of the `free` slots a cell gets that wants so many devices; None if it has to wait.
+    """Which of the `free` slots, the first that do, a cell gets that wants so many devices; None if it has to wait.
 
-    GPUs that are shared by slots count once. A cell that wants more than there are gets all, and says what it lacks.
+    GPUs that are shared by slots count once; without GPUs each slot counts as a device. A cell that wants more than
+    there are gets all, and says itself what it lacks.
     """
-    distinct = {slot.gpu for slot in slots} if slots[0].gpu is not None else set()
-    most = len(distinct) or len(slots)
+    everything = {gpu for slot in slots for gpu in slot.gpus}
     if wanted is None:
-        wanted = most if distinct else 1  # without GPUs Lightning takes one process
-    wanted = min(wanted, most)
-    chosen: dict[str | int, int] = {}
+        wanted = len(everything) or 1  # without GPUs Lightning takes one process
+    wanted = min(wanted, len(everything) or len(slots))
+    chosen: list[int] = []
+    have: set[str | int] = set()
     for index in free:
-        chosen.setdefault(slots[index].gpu or index, index)
-    found = tuple(chosen.values())[:wanted]
-    return found if len(found) == wanted else None
+        own: set[str | int] = set(slots[index].gpus) or {index}
+        if have.isdisjoint(own) and len(have) < wanted:
+            chosen.append(index)
+            have |= own
+    return tuple(sorted(chosen)) if len(have) >= wanted else None

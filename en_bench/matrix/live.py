@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 MINUTES_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_TABLES = 1.0
 _SILENT_SECONDS = 60.0
 _UNKNOWN = "-"
 
@@ -89,6 +92,7 @@ def _told(progress: Progress | None, metric: str) -> tuple[str, str, str, str]:
     return epoch, rate, told, _UNKNOWN if progress.seconds_left is None else duration(progress.seconds_left)
 
 
+_MOST_LINES = 16
 _COLUMNS = ("cell", "on", "epoch", "images/s", "score", "time left", "runs for")
 
 
@@ -121,14 +125,9 @@ class Screen:
     def __init__(self, stream: TextIO | None = None, minutes: float = MINUTES_BETWEEN_LINES) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._seconds = minutes * 60
-        self._told = time.monotonic()
+        self._told = time.monotonic()  # when a view was shown last
         self._live: Live | None = None
         self._console: Console | None = None
-
-    @property
-    def is_live(self) -> bool:
-        """Whether views are to be shown every second."""
-        return self._live is not None
 
     def __enter__(self) -> Screen:
         if is_terminal(self._stream):
@@ -152,13 +151,16 @@ class Screen:
         else:
             print(line, file=self._stream, flush=True)
 
-    def show(self, view: View) -> None:
-        """Draws the table anew; not on a terminal: says now and then what runs."""
+    def show(self, view: Callable[[], View]) -> None:
+        """Draws the table anew, if a second has passed; not on a terminal: says now and then what runs."""
+        now = time.monotonic()
+        if now - self._told < (self._seconds if self._live is None else _SECONDS_BETWEEN_TABLES):
+            return
+        self._told = now
         if self._live is not None and self._console is not None:
-            self._live.update(table(view, self._console.height), refresh=True)
-        elif time.monotonic() - self._told >= self._seconds:
-            self._told = time.monotonic()
-            for line in plain(view):
+            self._live.update(table(view(), self._console.height), refresh=True)
+        else:
+            for line in plain(view()):
                 self.say(line)
 
 
@@ -169,7 +171,24 @@ def plain(view: View) -> list[str]:
     return [view.counts(), *shown, *more]
 
 
-_MOST_LINES = 16
+@contextmanager
+def now_and_then(view: Callable[[], View], minutes: float = MINUTES_BETWEEN_LINES) -> Iterator[None]:
+    """Says every so many minutes what runs, from beside a process that works itself, its output going elsewhere."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(minutes * 60):
+            for line in plain(view()):
+                print(line, file=stream, flush=True)
+
+    with open(os.dup(1), "w", encoding="utf-8", closefd=True) as stream:
+        thread = threading.Thread(target=tell, name="live", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def is_terminal(stream: TextIO) -> bool:
