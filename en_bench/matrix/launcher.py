@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 
 from en_bench.errors import InputError
@@ -78,7 +79,7 @@ class LocalLauncher:
                 self._assign(tally, tied, selector)
             if not any(member.item for member in self._crew) and (obeyed or not tally.another_round()):
                 return
-            self.screen.show(tally.view)
+            self.screen.show(partial(tally.view, stopping=bool(obeyed)))
             selector.select(_SECONDS_TO_LOOK)
             for member in list(self._crew):
                 self._hear(member, tally, selector, stopping=bool(obeyed))

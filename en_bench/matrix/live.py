@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -27,25 +27,50 @@ _UNKNOWN = "-"
 
 @dataclass(frozen=True)
 class Row:
-    """A cell that runs: `where` is its slot, GPU or job, `seconds` how long it has been running."""
+    """A cell that runs: `where` is its slot, GPU or job, `seconds` how long it has been running.
+
+    `progress` is what its commands told last; `at_work` is False between two of them, when that does not go on.
+    """
 
     cell: str
     where: str
     seconds: float
     progress: Progress | None
+    at_work: bool = True
 
     def columns(self, metric: str) -> tuple[str, ...]:
-        """Cell, where, epoch, rate, score and time left."""
-        epoch, rate, score, left = _told(self.progress, metric)
-        return self.cell, self.where, epoch, rate, score, left, duration(self.seconds)
+        """Cell, where, epoch, images/s, score, time left, and the time so far."""
+        return self.cell, self.where, *self._told(metric), duration(self.seconds)
 
     def line(self, metric: str) -> str:
         """The same in a few words."""
-        epoch, rate, score, left = _told(self.progress, metric)
+        epoch, rate, score, left = self._told(metric)
         if self.progress is None:
-            return f"{self.cell} {epoch} for {duration(self.seconds)}"
+            return f"{self.where}: {self.cell} {epoch} for {duration(self.seconds)}"
         named = epoch if self.progress.command == "validate" else f"epoch {epoch}"
-        return f"{self.cell} {named}, {rate} images/s, {metric} {score}, time left {left}"
+        return f"{self.where}: {self.cell} {named}, {rate} images/s, {metric} {score}, time left {left}"
+
+    def _told(self, metric: str) -> tuple[str, str, str, str]:
+        progress = self.progress
+        if progress is None:
+            return "starts", _UNKNOWN, _UNKNOWN, _UNKNOWN
+        if progress.command == "validate":
+            epoch = "validates"
+        else:
+            epoch = str(progress.epoch) + ("" if progress.epochs is None else f"/{progress.epochs}")
+            epoch += " val" if progress.phase == "validate" else ""
+        score = progress.scores.get(metric)
+        if score is None:
+            told = "nan" if metric in progress.scores else _UNKNOWN
+        else:
+            told = f"{score:.3f}" if metric == "nll" else f"{100 * score:.1f}"
+        if not self.at_work:
+            return epoch, _UNKNOWN, told, _UNKNOWN
+        rate = _UNKNOWN if progress.images_per_second is None else f"{progress.images_per_second:.0f}"
+        silent = time.time() - progress.time
+        if silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs
+            return epoch, rate, told, f"silent {duration(silent)}"
+        return epoch, rate, told, _UNKNOWN if progress.seconds_left is None else duration(progress.seconds_left)
 
 
 @dataclass(frozen=True)
@@ -62,34 +87,15 @@ class View:
     seconds: float
     seconds_left: float | None
     others: int = 0
+    stopping: bool = False
 
     def counts(self) -> str:
         """All cells in one line, with the time left for the whole."""
         parts = [f"done {self.done}", f"running {len(self.rows)}", f"waiting {self.waiting}"]
         parts += [f"{word} {count}" for word, count in (("failed", self.failed), ("elsewhere", self.others)) if count]
         left = "time left unknown yet" if self.seconds_left is None else f"time left {duration(self.seconds_left)}"
+        left = "stopping" if self.stopping else left
         return f"{self.name}: {', '.join(parts)} of {self.total}   {duration(self.seconds)} so far, {left}"
-
-
-def _told(progress: Progress | None, metric: str) -> tuple[str, str, str, str]:
-    """Epoch, rate, score and time left."""
-    if progress is None:
-        return "starts", _UNKNOWN, _UNKNOWN, _UNKNOWN
-    if progress.command == "validate":
-        epoch = "validates"
-    else:
-        epoch = f"{progress.epoch}/{progress.epochs}" if progress.epochs is not None else str(progress.epoch)
-        epoch += " val" if progress.phase == "validate" else ""
-    score = progress.scores.get(metric)
-    if score is None:
-        told = "nan" if metric in progress.scores else _UNKNOWN
-    else:
-        told = f"{score:.3f}" if metric == "nll" else f"{100 * score:.1f}"
-    rate = _UNKNOWN if progress.images_per_second is None else f"{progress.images_per_second:.0f}"
-    silent = time.time() - progress.time
-    if silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs
-        return epoch, rate, told, f"silent {duration(silent)}"
-    return epoch, rate, told, _UNKNOWN if progress.seconds_left is None else duration(progress.seconds_left)
 
 
 _MOST_LINES = 16
@@ -97,7 +103,7 @@ _COLUMNS = ("cell", "on", "epoch", "images/s", "score", "time left", "runs for")
 
 
 def table(view: View, height: int) -> RenderableType:
-    """The live table in at most `height` lines, however many cells run."""
+    """The live table in less than `height` lines, however many cells run."""
     from rich.table import Table
     from rich.text import Text
 
@@ -105,8 +111,8 @@ def table(view: View, height: int) -> RenderableType:
     for name in _COLUMNS:
         named = view.metric if name == "score" else name
         drawn.add_column(named, justify="left" if name in ("cell", "on", "epoch") else "right", no_wrap=True)
-    room = max(1, height - 3)  # of the head, the counts, and the line that the cursor is on
-    rows = view.rows if len(view.rows) <= room else view.rows[: room - 1]
+    room = height - 3  # without the counts, the head, and the line that the cursor is on
+    rows = view.rows if len(view.rows) <= room else view.rows[: max(0, room - 1)]
     for row in rows:
         drawn.add_row(*(Text(part) for part in row.columns(view.metric)))
     if len(rows) < len(view.rows):
@@ -114,7 +120,7 @@ def table(view: View, height: int) -> RenderableType:
     drawn_with_counts = Table.grid()
     drawn_with_counts.add_column(no_wrap=True)
     drawn_with_counts.add_row(Text(view.counts(), style="bold"))
-    if view.rows:
+    if rows:
         drawn_with_counts.add_row(drawn)
     return drawn_with_counts
 
@@ -166,7 +172,7 @@ class Screen:
 
 def plain(view: View) -> list[str]:
     """What runs, for a log: the counts and a line for each of the first few cells."""
-    shown = [f"  {row.where}: {row.line(view.metric)}" for row in view.rows[:_MOST_LINES]]
+    shown = [f"  {row.line(view.metric)}" for row in view.rows[:_MOST_LINES]]
     more = [f"  ... and {len(view.rows) - _MOST_LINES} more"] if len(view.rows) > _MOST_LINES else []
     return [view.counts(), *shown, *more]
 
@@ -178,10 +184,10 @@ def now_and_then(view: Callable[[], View], minutes: float = MINUTES_BETWEEN_LINE
 
     def tell() -> None:
         while not ended.wait(minutes * 60):
-            for line in plain(view()):
-                print(line, file=stream, flush=True)
+            with suppress(OSError):  # nobody reads it any more
+                print(*plain(view()), sep="\n", file=stream, flush=True)
 
-    with open(os.dup(1), "w", encoding="utf-8", closefd=True) as stream:
+    with open(os.dup(1), "w", encoding="utf-8") as stream:
         thread = threading.Thread(target=tell, name="live", daemon=True)
         thread.start()
         try:

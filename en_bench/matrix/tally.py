@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from en_bench.duration import duration
 from en_bench.matrix.live import Row, View
@@ -24,13 +25,40 @@ class Settled:
     seconds: float | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
+    """A cell that runs, and what its commands told last."""
+
     item: PlannedCell
     where: str
     slots: int
     began: float = field(default_factory=time.monotonic)
     since: float = field(default_factory=time.time)
+    last: Progress | None = None
+    at_work: bool = False
+    whole: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def look(self, run: Path) -> None:
+        """Reads what the command that is at work tells, if there is one that does."""
+        found = read_progress(run)
+        self.at_work = found is not None and found.time >= self.since  # an older file is of one that was killed
+        if found is None or not self.at_work:
+            return
+        if found.command == "fit" and found.seconds_left is not None:
+            self.whole = self.seconds + found.seconds_left
+        before = self.last.scores if self.last is not None else {}
+        self.last = replace(found, scores=found.scores or before)
+
+    def underway(self) -> Underway:
+        trained = self.last is not None and self.last.command == "validate"
+        return Underway(self.item.cell, self.seconds, self.whole, trained, self.slots)
+
+    def row(self) -> Row:
+        return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work)
 
 
 class Tally:
@@ -102,39 +130,34 @@ class Tally:
 
     def seconds_left(self) -> float | None:
         """Until all is done that no other runner holds, if anything tells."""
-        waiting = [(item.cell, self._slots_of(item)) for item in self.waiting]
-        return time_left(waiting, self._underway(), self._durations, self._slots)
+        return time_left(
+            [(item.cell, self._slots_of(item)) for item in self.waiting],
+            [each.underway() for each in self._look()],
+            self._durations,
+            self._slots,
+        )
 
-    def view(self) -> View:
+    def view(self, stopping: bool = False) -> View:
         """What is to be seen of it now."""
-        underway = self._underway()
         return View(
             name=self._spec.name,
             metric=self._spec.metric,
             total=self._total,
             done=self._settled - self.failed,
             failed=self.failed,
-            rows=[
-                Row(str(each.cell), running.where, each.seconds, each.progress)
-                for each, running in zip(underway, self._running.values(), strict=True)
-            ],
+            rows=[each.row() for each in self._look()],
             waiting=len(self.waiting),
             seconds=time.monotonic() - self._start,
-            seconds_left=self.seconds_left(),
+            seconds_left=None if stopping else self.seconds_left(),
             others=len(self.held),
+            stopping=stopping,
         )
 
-    def _underway(self) -> list[Underway]:
-        now = time.monotonic()
-        return [
-            Underway(each.item.cell, now - each.began, self._progress(each), each.slots)
-            for each in list(self._running.values())
-        ]
-
-    def _progress(self, running: _Running) -> Progress | None:
-        progress = read_progress(self._results.run(running.item.cell.id))
-        # An older file was left by a command that was killed.
-        return progress if progress is not None and progress.time >= running.since else None
+    def _look(self) -> list[_Running]:
+        running = list(self._running.values())
+        for each in running:
+            each.look(self._results.run(each.item.cell.id))
+        return running
 
     def _line(self, item: PlannedCell, record: Record) -> str:
         spec, cell = self._spec, item.cell

@@ -7,23 +7,21 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from en_bench.matrix.plan import Cell, PlannedCell
-from en_bench.matrix.progress import Progress
 
 
 @dataclass(frozen=True)
 class Underway:
-    """A cell that runs: for `seconds` so far, in `slots` of the slots."""
+    """A cell that runs: for `seconds` so far, in `slots` of the slots.
+
+    `whole` is all its seconds as far as its training foresaw them, the validations after it left out; None before it
+    did. `trained` is whether that training has ended.
+    """
 
     cell: Cell
     seconds: float
-    progress: Progress | None
+    whole: float | None
+    trained: bool = False
     slots: int = 1
-
-    def whole(self) -> float | None:
-        """All its seconds, as far as its training foresees them."""
-        if self.progress is None or self.progress.command != "fit" or self.progress.seconds_left is None:
-            return None
-        return self.seconds + self.progress.seconds_left
 
 
 @dataclass
@@ -54,8 +52,8 @@ class Durations:
         """
         running: dict[tuple[str, str], list[float]] = {}
         for each in underway:
-            if (whole := each.whole()) is not None:
-                running.setdefault((each.cell.norm, each.cell.train), []).append(whole)
+            if each.whole is not None:
+                running.setdefault((each.cell.norm, each.cell.train), []).append(each.whole)
         for fits in (
             lambda norm, train: (norm, train) == (cell.norm, cell.train),
             lambda norm, train: norm == cell.norm,
@@ -77,11 +75,11 @@ def time_left(
     """
     work = longest = 0.0
     for each in underway:
-        expected, whole = durations.expected(each.cell, underway), each.whole()
-        if each.progress is not None and each.progress.command == "validate":
-            left = each.progress.seconds_left or 0.0  # and perhaps another validation, which is short
-        elif whole is not None:
-            left = whole - each.seconds
+        expected = durations.expected(each.cell, underway)
+        if each.trained:
+            left = 0.0  # validations are short, and what they took is in what is expected of the cells that wait
+        elif each.whole is not None:
+            left = max(0.0, each.whole - each.seconds)
         elif expected is not None:
             left = max(0.0, expected - each.seconds)
         else:
