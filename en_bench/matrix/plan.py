@@ -72,6 +72,10 @@ class PlannedCell:
         """What the validation on set `label` wrote, if that still holds."""
         return self.record.validate[label] if self.record is not None and label in self.fresh else None
 
+    def adapted(self, label: str) -> Json | None:
+        """`result` after the running moments were recalibrated; None too where the network has none."""
+        return self.record.adapted.get(label) if self.record is not None and label in self.fresh else None
+
 
 def cell_id(config: Mapping[str, Any], seed: int) -> str:
     """16 hexadecimal digits of the SHA-256 of configuration and seed, without output paths and display."""

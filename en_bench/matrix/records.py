@@ -27,7 +27,8 @@ class Record:
     """The outcome of one cell.
 
     `fit` is what the training wrote (empty where it failed), `validate` what each validation wrote, by label, and
-    `targets` the settings that selected the validation set at the time, by label. `overlays` is the merged
+    `targets` the settings that selected the validation set at the time, by label; `adapted` what each validation wrote
+    after the running moments were recalibrated. `overlays` is the merged
     configuration, `log` the log's path below the matrix's folder.
     """
 
@@ -44,6 +45,7 @@ class Record:
     validate: Mapping[str, Json] = field(default_factory=dict)
     targets: Mapping[str, Json] = field(default_factory=dict)
     generation: int = 1
+    adapted: Mapping[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,6 +61,7 @@ class Record:
             "fit": self.fit,
             "validate": self.validate,
             "targets": self.targets,
+            **({"adapted": self.adapted} if self.adapted else {}),
             "log": self.log,
         }
 
@@ -75,6 +78,9 @@ class Record:
         for label in validate:
             check_validation(_mapping(validate, label))
         targets = _mapping(raw, "targets")
+        adapted = _mapping(raw, "adapted") if "adapted" in raw else {}
+        for label in adapted:
+            check_validation(_mapping(adapted, label))
         reason = raw.get("reason")
         return Record(
             id=_typed(raw, "id", str),
@@ -90,6 +96,7 @@ class Record:
             validate=validate,
             targets={label: _mapping(targets, label) for label in targets},
             generation=_typed(raw, "generation", int) if "generation" in raw else 1,
+            adapted=adapted,
         )
 
 
