@@ -41,6 +41,7 @@ from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.cost import CostMeter
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.metrics_file import MetricsFile, set_aside
+from en_bench.telemetry.progress import ProgressFile
 from en_bench.telemetry.unreadable import Unreadable
 from en_bench.telemetry.wandb import WandbMirror
 from en_bench.trainer import EnBenchTrainer, SaveFitConfig
@@ -140,7 +141,7 @@ class EnBenchCLI(LightningCLI):
         self.cost, self.scores, self.unreadable = CostMeter(), EpochScores(), Unreadable(folder)
         watching = [self.cost, self.scores, ConsoleLines(not terminal), self.unreadable, Memorisation(), SameLoss()]
         fixed: dict[str, Any] = {
-            "callbacks": [*(settings.callbacks or []), *watching],
+            "callbacks": [*(settings.callbacks or []), *watching, ProgressFile(folder)],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
             **flag_as_plugin(settings),
             **({} if terminal else {"enable_progress_bar": False}),
