@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from en_bench.errors import InputError
+from en_bench.tied import end_with_parent
 
 TRAINING_VERBS = {
     "fit": "one training: overlays add up (--config A --config B), every value is also a flag",
@@ -85,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
 
 def entry() -> None:
     """The console script."""
+    end_with_parent()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -12,6 +12,7 @@ from en_bench.data.manifest import Manifest, classes_digest
 from en_bench.data.module import ShardDataModule
 from en_bench.data.variant import variant
 from en_bench.errors import InputError
+from en_bench.tasks.effective_batch import EffectiveBatch
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.unreadable import Unreadable
@@ -57,6 +58,7 @@ def fit_facts(
         "epochs": epochs,
         "steps": trainer.global_step,
         "ranks": trainer.world_size,
+        "batch": EffectiveBatch(data.batch_size, trainer.world_size, trainer.accumulate_grad_batches).facts(),
         "metrics": _metrics(trainer),
         "accuracies": scores.accuracies(epochs),
         "cost": {

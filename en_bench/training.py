@@ -172,7 +172,7 @@ class EnBenchCLI(LightningCLI):
             )
         self.config_init.fit.dynamics.check()
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
-        self.model.loss.check(self.datamodule.classes)
+        self.model.check(self.datamodule, self.trainer)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             number = set_aside(folder)
             set_dynamics_aside(folder, number)

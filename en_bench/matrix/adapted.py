@@ -15,8 +15,8 @@ def parse_adapted(
     """The split of unlabelled images by validation label.
 
     `raw` maps labels of `validate` to splits (`imagenet: imagenet/train`), or lists labels that are training sets too,
-    whose own training split is taken; `trained_on` holds these by label. Raises InputError for other labels, and for those
-    in `own`, which stand for a training's own validation set: moments of its own training images are what it has.
+    whose own training split is taken; `trained_on` holds these by label. Raises InputError for other labels, and for
+    those in `own`, which stand for a training's own validation set: moments of its own training images are what it has.
     """
     if raw is None:
         return {}
