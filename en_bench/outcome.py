@@ -10,6 +10,7 @@ from typing import Any
 from en_bench import provenance
 from en_bench.data.manifest import Manifest, classes_digest
 from en_bench.data.module import ShardDataModule
+from en_bench.data.variant import variant
 from en_bench.errors import InputError
 from en_bench.tasks.effective_batch import EffectiveBatch
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
@@ -64,6 +65,7 @@ def fit_facts(
             "seconds": round(cost.seconds, 3),
             "images_per_second": cost.images_per_second,
             "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
+            "flops": cost.flops(trainer.lightning_module),
             "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),
         },
     }
@@ -103,4 +105,10 @@ def _metrics(trainer: EnBenchTrainer) -> dict[str, float | None]:
 
 
 def _set_facts(name: str, manifest: Manifest, labels: str) -> dict[str, Any]:
-    return {"set": name, "digest": manifest.digest, "n": manifest.count, "labels": labels}
+    return {
+        "set": name,
+        "digest": manifest.digest,
+        "n": manifest.count,
+        "labels": labels,
+        "variant": variant(manifest),
+    }

@@ -1,4 +1,4 @@
-"""The verbs `en-bench matrix plan|run|status|report SPEC` and `en-bench report SPEC`."""
+"""The verbs `en-bench matrix plan|run|status|report SPEC`, `en-bench matrix diff A B` and `en-bench report SPEC`."""
 
 import argparse
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from en_bench.errors import InputError
+from en_bench.matrix.diff_verb import add_diff_arguments, diff_verb
 from en_bench.matrix.plan_verb import plan_verb, status_verb
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import add_report_options, page_verb, report_verb
@@ -39,6 +40,9 @@ def add_verbs(subparsers: "Subparsers") -> None:
     _add(verbs, "status", status_verb, "count the cells by state")
     report = _add(verbs, "report", report_verb, "print the tables and write their files")
     add_report_options(report)
+    diff = verbs.add_parser("diff", help="compare two matrices' records", description="compare two matrices' records")
+    add_diff_arguments(diff)
+    diff.set_defaults(handler=partial(_told_in_one_line, diff_verb))
     _add(subparsers, "report", page_verb, "write the report's page")
 
 
