@@ -10,7 +10,9 @@ from typing import Any
 from en_bench import provenance
 from en_bench.data.manifest import Manifest, classes_digest
 from en_bench.data.module import ShardDataModule
+from en_bench.data.variant import variant
 from en_bench.errors import InputError
+from en_bench.tasks.effective_batch import EffectiveBatch
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.unreadable import Unreadable
@@ -62,6 +64,7 @@ def fit_facts(
         "epochs": epochs,
         "steps": trainer.global_step,
         "ranks": trainer.world_size,
+        "batch": EffectiveBatch(data.batch_size, trainer.world_size, trainer.accumulate_grad_batches).facts(),
         "metrics": _metrics(trainer),
         "accuracies": scores.accuracies(epochs),
         "cost": {
@@ -69,6 +72,7 @@ def fit_facts(
             "images_per_second": cost.images_per_second,
             "validation_images_per_second": validations.images_per_second,
             "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
+            "flops": cost.flops(trainer.lightning_module),
             "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),
         },
     }
@@ -81,6 +85,7 @@ def validation_facts(
     assert data.val_manifest is not None
     metrics = {name.removeprefix("val/"): value for name, value in _metrics(trainer).items()}
     facts = _set_facts(data.val, data.val_manifest, data.val_column)
+    recalibrated = getattr(trainer.lightning_module, "recalibrated", None)
     n = round(metrics.pop("n", None) or 0)
     unreadable = round(metrics.pop("unreadable", None) or 0)
     if n == 0:
@@ -92,6 +97,7 @@ def validation_facts(
         "whole_set": n == facts["n"],
         "classes_digest": classes_digest(data.classes),
         "checkpoint": checkpoint,
+        **({"recalibrated": recalibrated} if recalibrated is not None else {}),
         "metrics": metrics,
         "cost": {"seconds": round(cost.seconds, 3), "images_per_second": cost.images_per_second},
     }
@@ -109,4 +115,10 @@ def _metrics(trainer: EnBenchTrainer) -> dict[str, float | None]:
 
 
 def _set_facts(name: str, manifest: Manifest, labels: str) -> dict[str, Any]:
-    return {"set": name, "digest": manifest.digest, "n": manifest.count, "labels": labels}
+    return {
+        "set": name,
+        "digest": manifest.digest,
+        "n": manifest.count,
+        "labels": labels,
+        "variant": variant(manifest),
+    }

@@ -41,6 +41,7 @@ from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.cost import CostMeter
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.metrics_file import MetricsFile, set_aside
+from en_bench.telemetry.progress import ProgressFile
 from en_bench.telemetry.unreadable import Unreadable
 from en_bench.telemetry.validation_cost import ValidationCost
 from en_bench.telemetry.wandb import WandbMirror
@@ -150,7 +151,7 @@ class EnBenchCLI(LightningCLI):
             SameLoss(),
         ]
         fixed: dict[str, Any] = {
-            "callbacks": [*(settings.callbacks or []), *watching],
+            "callbacks": [*(settings.callbacks or []), *watching, ProgressFile(folder)],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
             **flag_as_plugin(settings),
             **({} if terminal else {"enable_progress_bar": False}),
@@ -182,7 +183,7 @@ class EnBenchCLI(LightningCLI):
             )
         self.config_init.fit.dynamics.check()
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
-        self.model.loss.check(self.datamodule.classes)
+        self.model.check(self.datamodule, self.trainer)
         if self.config_init.fit.ckpt_path is None and self._is_first_process():
             number = set_aside(folder)
             set_dynamics_aside(folder, number)

@@ -29,7 +29,8 @@ class Record:
 
     `fit` is what the training wrote (empty where it failed), `validate` what each validation wrote, by label, and
     `targets` the settings that selected the validation set at the time, by label. `overlays` is the merged
-    configuration, `log` the log's path below the matrix's folder.
+    configuration, `log` the log's path below the matrix's folder. `adapted` is what validations with running moments of
+    unlabelled images wrote, by label (`en_bench.matrix.adapting`).
     """
 
     id: str
@@ -45,6 +46,7 @@ class Record:
     validate: Mapping[str, Json] = field(default_factory=dict)
     targets: Mapping[str, Json] = field(default_factory=dict)
     generation: int = 1
+    adapted: Mapping[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +62,7 @@ class Record:
             "fit": self.fit,
             "validate": self.validate,
             "targets": self.targets,
+            "adapted": self.adapted,
             "log": self.log,
         }
 
@@ -76,6 +79,9 @@ class Record:
         for label in validate:
             check_validation(_mapping(validate, label))
         targets = _mapping(raw, "targets")
+        adapted = _mapping(raw, "adapted") if "adapted" in raw else {}  # records of former versions have none
+        for label in adapted:
+            check_adapted(_mapping(adapted, label))
         reason = raw.get("reason")
         return Record(
             id=_typed(raw, "id", str),
@@ -91,6 +97,7 @@ class Record:
             validate=validate,
             targets={label: _mapping(targets, label) for label in targets},
             generation=_typed(raw, "generation", int) if "generation" in raw else 1,
+            adapted=adapted,
         )
 
 
@@ -113,6 +120,22 @@ def check_validation(result: Json) -> None:
     _typed(result, "set", str)
     _typed(result, "n", int)
     _check_numbers(_mapping(result, "metrics"))
+
+
+def check_adapted(result: Json) -> None:
+    """Raise InputError unless `result` is of a validation with recalibrated moments, or says that there were none."""
+    if "recalibrated" in result:
+        check_validation(result)
+        _typed(_mapping(result, "recalibrated"), "set", str)
+    elif _typed(result, "normalisers", int) != 0:
+        raise InputError("normalisers were recalibrated, and nothing was validated")
+    _typed(result, "set", str)
+
+
+def check_recalibration(result: Json) -> None:
+    """Raise InputError unless `result` says which images running moments were recalibrated on."""
+    _typed(result, "set", str)
+    _typed(result, "normalisers", int)
 
 
 def covers_set(result: Json) -> bool:
