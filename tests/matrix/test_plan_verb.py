@@ -116,7 +116,9 @@ def test_a_training_that_was_cut_off_counts_from_where_it_is(
     assert planned(capsys, "--seconds-per-step", "3.84")[0].endswith("  1 min 5 s, 34.9 s left")
 
 
-def test_running_and_queued_cells_are_told(sets: dict[str, str], spec_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_and_queued_cells_are_told(
+    sets: dict[str, str], spec_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second, third = plan_cells(load_spec(spec_file))[:3]
     leases = Leases(Results(Path("results/digits")).leases)
     held, queued = leases.take(first.id), leases.take(second.id, holder={"kind": "elsewhere", "host": "cluster"})
