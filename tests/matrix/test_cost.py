@@ -42,6 +42,7 @@ def test_wall_time_of_slots_that_take_the_next_cell(seconds: list[float], slots:
 
 def test_a_cell_on_several_devices_waits_for_all_of_them() -> None:
     assert of_cells(one(3), one(1), one(2, ranks=2), one(1)).wall_time(2) == 6  # 3 and 1, then both for 2, then 1
+    assert of_cells(one(3), one(1), one(2, ranks=2)).wall_time(2) == 5
     assert of_cells(one(1), one(1, ranks=4)).wall_time(3) is None
 
 

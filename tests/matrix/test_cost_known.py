@@ -57,7 +57,7 @@ def test_validations_tell_their_own_speed(spec: Spec, cell: Cell, results: Resul
 
 def test_the_device_that_was_used_last_unless_one_is_asked_for(spec: Spec, results: Results) -> None:
     first, second = plan_cells(spec)[:2]
-    records = [costed(spec, first, 64.0, device="CPU", finished="2026-02"), costed(spec, second, 128.0)]
+    records = [costed(spec, second, 128.0), costed(spec, first, 64.0, device="CPU", finished="2026-02")]
     shape = shape_of(first.config)
     found = [Known(results, records, device).rate(shape) for device in ("*", "H*", "none")]
     assert [rate and (rate.step, rate.source) for rate in found] == [
