@@ -70,7 +70,7 @@ class Row:
         else:
             told = f"{score:.3f}" if metric == "nll" else f"{100 * score:.1f}"
         if not self.at_work:
-            return epoch, _UNKNOWN, told, _UNKNOWN
+            return f"{epoch} ...", _UNKNOWN, told, _UNKNOWN
         rate = _UNKNOWN if progress.images_per_second is None else f"{progress.images_per_second:.0f}"
         silent = time.time() - progress.time
         if silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs

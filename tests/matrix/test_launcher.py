@@ -56,6 +56,9 @@ def test_slots_share_the_cells(
     spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAKE_SECONDS", "0.05")
+    first = plan_cells(load_spec(spec_file))[0]
+    RESULTS.run(first.id).mkdir(parents=True)
+    (RESULTS.run(first.id) / "fit.json").write_text("{}")
     assert launch(spec_file, "--slots", "2", "--threads", "3") == 0
     commands = [tuple(json.loads(line)) for line in (tmp_path / "trace").read_text().splitlines()]
     assert len(commands) == len(set(commands)) == 8 * 3
@@ -64,6 +67,9 @@ def test_slots_share_the_cells(
     assert str(os.getpid()) not in {place.split()[0] for place in places}
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "digits: 8 cells, 0 of them done"
+    # What a process prints comes whole.
+    moved = f"{first.id} held a training that is not this cell's or no longer valid: moved to {first.id}.set-aside-1"
+    assert out.count(f"{first}: {moved}") == 1
     lines = [line for line in out if line.startswith("[")]
     assert [line[:6] for line in lines] == [f"[{number}/8] " for number in range(1, 9)]
     assert re.fullmatch(

@@ -51,7 +51,7 @@ def test_between_its_commands_a_cell_keeps_what_it_has_told(tally: Tally) -> Non
     tally.view()
     (run / "progress.json").unlink()
     (row,) = tally.view().rows
-    assert row.columns("top1")[2:6] == ("3/10", "-", "50.0", "-")
+    assert row.columns("top1")[2:6] == ("3/10 ...", "-", "50.0", "-")
     write_progress(run, progress(command="validate", phase="validate", epoch=None, epochs=None, scores={}))
     (row,) = tally.view().rows
     assert row.columns("top1")[2:6] == ("validates", "812", "50.0", "33.0 s")
