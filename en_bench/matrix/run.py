@@ -100,7 +100,7 @@ class Runner:
         spec = self.cells.spec
         targets = {label: spec.target(label) for label in spec.validate}
         # Planned anew: a runner that was killed before it wrote the record may have left more than there was.
-        fresh = plan_cell(item.cell, item.record, targets, self.cells.digests)
+        fresh = plan_cell(item.cell, item.record, targets, self.cells.digests, spec.adapted)
         return self.cells.run(fresh, lease.number)
 
 
