@@ -167,3 +167,13 @@ def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, 
     for cell, record in found.items():
         assert record.status == "done"
         assert numbers(record.to_json()) == numbers(expected[cell].to_json())
+
+
+def test_a_cell_of_two_devices_runs_in_two_slots(shards: Path, tmp_path: Path) -> None:
+    text = SPEC.format(experiments=REPO / "experiments").replace("seeds: [0, 1]", "seeds: [0]")
+    (tmp_path / "toy.yaml").write_text(text.replace("max_epochs: 5,", "max_epochs: 1, devices: 2,"))
+    run = Launched(tmp_path, shards, "--slots", "2", terminal=True)
+    assert run.end() == 0, run.output.decode()
+    assert re.search(r"BatchNorm/a/0 +1, 2 +\S", run.output.decode())
+    (record,) = Results(tmp_path / "results/toy").load()[0].values()
+    assert record.fit["ranks"] == 2
