@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from en_bench.errors import InputError
 from en_bench.stop import STOPPED, asked_to_stop, stoppable
+from en_bench.tied import end_with_parent
 
 TRAINING_VERBS = {
     "fit": "one training: overlays add up (--config A --config B), every value is also a flag",
@@ -103,6 +104,7 @@ def _run(arguments: list[str]) -> int:
 
 def entry() -> None:
     """The console script."""
+    end_with_parent()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

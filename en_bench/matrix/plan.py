@@ -127,10 +127,11 @@ def plan_cells(spec: Spec) -> list[Cell]:
 def plan(spec: Spec, records: Mapping[str, Record], digests: Digests) -> list[PlannedCell]:
     """Every cell of `spec` with its state."""
     targets = {label: spec.target(label) for label in spec.validate}
-    return [_planned(cell, records.get(cell.id), targets, digests) for cell in plan_cells(spec)]
+    return [plan_cell(cell, records.get(cell.id), targets, digests) for cell in plan_cells(spec)]
 
 
-def _planned(cell: Cell, record: Record | None, targets: Mapping[str, Json], digests: Digests) -> PlannedCell:
+def plan_cell(cell: Cell, record: Record | None, targets: Mapping[str, Json], digests: Digests) -> PlannedCell:
+    """A cell with its state by its record. `targets` are the settings that select each label's validation set."""
     if record is None:
         return PlannedCell(cell, State.MISSING, None, frozenset())
     present = {label for label in targets if label in record.validate and record.targets.get(label) == targets[label]}

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import FrameType
 
 from en_bench.errors import InputError
+from en_bench.lease_guard import LeaseLost
 from en_bench.resume.interrupt import TERMINAL
+from en_bench.tied import tie
 
 Execute = Callable[[list[str]], None]
 """Runs the arguments of one `en-bench` command in this process; raises where it fails."""
@@ -28,7 +30,7 @@ _SECONDS_TO_CLAIM = 10.0
 def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
     """Run a command in this warm process. Returns None, or the reason of its failure in one line.
 
-    Raises KeyboardInterrupt after an interrupt, also where the command turned it into something else.
+    Raises KeyboardInterrupt after an interrupt, also where the command turned it into something else, and LeaseLost.
     """
     with _output_to(log), _noticing_interrupt() as interrupted:
         try:
@@ -36,6 +38,8 @@ def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
             reason = None
         except SystemExit as error:
             reason = _exit_reason(error.code, log)
+        except LeaseLost:
+            raise
         except Exception as error:
             _flush()
             with log.open("a", encoding="utf-8") as stream:
@@ -47,20 +51,17 @@ def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
     return reason
 
 
-def run_isolated(argv: Sequence[str], log: Path, claim: int) -> str | None:
-    """Run a command in a process of its own, as `run_here` does in this one.
-
-    The child holds the file descriptor `claim` too: if this process is killed, no other runner starts before the child
-    has ended.
-    """
-    with log.open("ab") as stream:
+def run_isolated(argv: Sequence[str], log: Path) -> str | None:
+    """Run a command in a process of its own, as `run_here` does in this one. If this process is killed, it ends too."""
+    with log.open("ab") as stream, tie() as tied:
         child = subprocess.Popen(
             [sys.executable, "-m", "en_bench", *argv],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # with the ranks it starts, it is stopped as one group
-            pass_fds=(claim,),
+            pass_fds=tied.descriptors,
+            env=tied.environment,
         )
         try:
             code = child.wait()
@@ -82,8 +83,8 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def claim_folder(folder: Path, cure: str = "wait for its end, or give this one its own --results") -> Iterator[int]:
-    """Hold `folder` alone (yields the lock's file descriptor); InputError if another runner works in it."""
+def claim_folder(folder: Path, cure: str) -> Iterator[None]:
+    """Hold `folder` alone; InputError if another command works in it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -96,7 +97,7 @@ def claim_folder(folder: Path, cure: str = "wait for its end, or give this one i
                 if time.monotonic() > deadline:
                     raise InputError(f"another run is at work in {folder}: {cure}") from None
                 time.sleep(0.1)
-        yield handle
+        yield
     finally:
         os.close(handle)
 

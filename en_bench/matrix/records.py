@@ -1,5 +1,10 @@
-"""Records: what is known of a cell, one JSON file each, written whole or not at all."""
+"""Records: what is known of a cell, one JSON file each, written whole or not at all.
 
+Whoever runs a cell does so under a numbered lease, and its number is the generation of the record that comes of it. A
+generation is written once, by whoever creates its file; the highest one counts.
+"""
+
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +14,8 @@ from types import UnionType
 from typing import Any
 
 from en_bench.errors import InputError
-from en_bench.files import write_json
+from en_bench.files import create
+from en_bench.lease_guard import LeaseLost
 
 FORMAT, VERSION = "en_bench.record", 1
 
@@ -37,12 +43,14 @@ class Record:
     fit: Json = field(default_factory=dict)
     validate: Mapping[str, Json] = field(default_factory=dict)
     targets: Mapping[str, Json] = field(default_factory=dict)
+    generation: int = 1
 
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "version": VERSION,
             "id": self.id,
+            "generation": self.generation,
             "spec": self.spec,
             "status": self.status,
             "reason": self.reason,
@@ -81,6 +89,7 @@ class Record:
             fit=fit,
             validate=validate,
             targets={label: _mapping(targets, label) for label in targets},
+            generation=_typed(raw, "generation", int) if "generation" in raw else 1,
         )
 
 
@@ -131,7 +140,10 @@ def _typed(raw: Json, key: str, kind: type | UnionType) -> Any:
 
 @dataclass(frozen=True)
 class Results:
-    """The folder of one matrix: `records/<id>.json`, `runs/<id>/`, `tables/` and `report.html`."""
+    """The folder of one matrix: `records/`, `leases/`, `runs/<id>/`, `tables/` and `report.html`.
+
+    The record of generation 1 is `records/<id>.json`, that of generation n `records/<id>.<n>.json`.
+    """
 
     folder: Path
 
@@ -143,32 +155,85 @@ class Results:
     def report(self) -> Path:
         return self.folder / "report.html"
 
+    @property
+    def leases(self) -> Path:
+        return self.folder / "leases"
+
+    @property
+    def records(self) -> Path:
+        return self.folder / "records"
+
     def run(self, cell_id: str) -> Path:
         return self.folder / "runs" / cell_id
 
-    def record(self, cell_id: str) -> Path:
-        return self.folder / "records" / f"{cell_id}.json"
+    def record(self, cell_id: str, generation: int = 1) -> Path:
+        return self.records / (f"{cell_id}.json" if generation == 1 else f"{cell_id}.{generation}.json")
 
     def save(self, record: Record) -> None:
-        write_json(self.record(record.id), record.to_json())
+        """Write a record; those of lower generations go. Raises LeaseLost if there is one of its generation already."""
+        path = self.record(record.id, record.generation)
+        text = json.dumps(record.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            create(path, text.encode())
+        except FileExistsError:
+            raise LeaseLost(f"{path} is there already: nothing is written") from None
+        for generation, lower in self._files().get(record.id, []):
+            if generation < record.generation:
+                lower.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Record], list[str]]:
         """All readable records by id, and one line of warning for each file that is none (so its cell is missing)."""
         records: dict[str, Record] = {}
         warnings: list[str] = []
-        folder = self.folder / "records"
-        # Path.glob would pass over a folder that cannot be read, and all cells would seem missing.
-        names = sorted(os.listdir(folder)) if folder.exists() else []
-        for path in (folder / name for name in names if name.endswith(".json")):
-            try:
-                record = Record.from_json(read_json(path))
-                if record.id != path.stem:
-                    raise InputError(f"it holds the record of cell {record.id}")
-            except InputError as error:
-                warnings.append(f"{path}: ignored, its cell counts as missing: {error}")
-            else:
-                records[record.id] = record
+        for cell_id, files in self._files().items():
+            for path in (path for _, path in sorted(files, reverse=True)):
+                try:
+                    records[cell_id] = _read(path, cell_id)
+                    break
+                except _RemovedError:
+                    continue
+                except InputError as error:
+                    warnings.append(f"{path}: ignored, its cell counts as missing: {error}")
         return records, warnings
+
+    def find(self, cell_id: str) -> Record | None:
+        """The readable record of one cell."""
+        for _, path in sorted(self._files().get(cell_id, []), reverse=True):
+            with contextlib.suppress(InputError):
+                return _read(path, cell_id)
+        return None
+
+    def generation(self, cell_id: str) -> int:
+        """The highest generation of which there is a file, 0 if there is none."""
+        return max((generation for generation, _ in self._files().get(cell_id, [])), default=0)
+
+    def _files(self) -> dict[str, list[tuple[int, Path]]]:
+        """(generation, path) of all records by id."""
+        # Path.glob would pass over a folder that cannot be read, and all cells would seem missing.
+        names = sorted(os.listdir(self.records)) if self.records.exists() else []
+        found: dict[str, list[tuple[int, Path]]] = {}
+        for name in names:
+            stem, dot, rest = name.removesuffix(".json").partition(".")
+            if name.endswith(".json") and stem and (rest.isdecimal() or not dot):
+                found.setdefault(stem, []).append((int(rest) if dot else 1, self.records / name))
+        return found
+
+
+class _RemovedError(InputError):
+    """A record that is gone since the folder was listed: one of a higher generation has replaced it."""
+
+
+def _read(path: Path, cell_id: str) -> Record:
+    try:
+        raw = read_json(path)
+    except InputError:
+        if not path.exists():
+            raise _RemovedError(str(path)) from None
+        raise
+    record = Record.from_json(raw)
+    if record.id != cell_id:
+        raise InputError(f"it holds the record of cell {record.id}")
+    return record
 
 
 def read_json(path: Path) -> dict[str, Any]:

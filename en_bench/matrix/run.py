@@ -1,183 +1,135 @@
-"""Running a matrix: what is not done yet, cell by cell; a cell that fails is recorded and the next one starts."""
+"""Running a matrix: what is not done yet, cell by cell; a cell that fails is recorded and the next one starts.
 
-import shlex
+Any number of runners share a matrix, in processes, on machines: each takes the next cell that nobody holds.
+"""
+
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from en_bench.duration import duration
 from en_bench.errors import InputError
-from en_bench.matrix.commands import checkpoint_path, fit_command, result_path, validate_command
-from en_bench.matrix.overlays import Config, shown
-from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale, is_stale, overlay_change, plan
-from en_bench.matrix.process import Execute, claim_folder, one_line, run_here, run_isolated
-from en_bench.matrix.records import Json, Record, Results, check_fit, check_validation, covers_set, read_json
+from en_bench.lease_guard import LeaseLost
+from en_bench.matrix.cell_run import CellRun
+from en_bench.matrix.lease import Lease, Leases
+from en_bench.matrix.overlays import shown
+from en_bench.matrix.plan import Cell, PlannedCell, State, plan, plan_cell
+from en_bench.matrix.records import Record, covers_set
 from en_bench.matrix.spec import Spec
-from en_bench.matrix.training import (
-    FIT,
-    LOG,
-    claim_training,
-    finished_fit,
-    make_room,
-    mark_started,
-    unmark_started,
-    validated_targets,
-    was_cut_off,
-)
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a cell still needs: the training or not, and the validations."""
+@dataclass
+class _Progress:
+    """Of one runner: how many cells of how many are settled, by it or by others."""
 
-    fit: bool
-    labels: tuple[str, ...]
+    total: int
+    left: int
+    start: float = field(default_factory=time.monotonic)
+    ran: int = 0
+    failed: int = 0
+
+    def settle(self, record: Record) -> None:
+        self.left -= 1
+        self.failed += record.status == "failed"
+
+    def number(self) -> str:
+        return f"[{self.total - self.left:{len(str(self.total))}d}/{self.total}]"
+
+    def time_left(self) -> str:
+        return duration((time.monotonic() - self.start) / max(self.ran, 1) * self.left)
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs cells of `spec` into `results`.
+    """Runs the cells of a matrix that are not done and that nobody else runs."""
 
-    `data_root` is what the user gave, and is passed on; `isolate` gives each command a process of its own (cells that
-    may use several devices always get one, because Lightning starts further ranks by executing the command again).
-    """
+    cells: CellRun
+    leases: Leases
 
-    spec: Spec
-    execute: Execute
-    results: Results
-    digests: Digests
-    data_root: Path | None = None
-    isolate: bool = False
-
-    def run(self, only: str = "*") -> int:
-        """Run what is missing of the cells whose "norm/train/seed" matches `only`.
+    def run(self, only: str = "*", cell_id: str | None = None) -> int:
+        """Run what is missing of the cells whose "norm/train/seed" matches `only`, or of one.
 
         Returns 0, 1 if a cell failed, 130 if interrupted.
         """
-        with claim_folder(self.results.folder) as claim:
-            records, _ = self.results.load()
-            planned = select(plan(self.spec, records, self.digests), only, self.spec)
-            todo = [item for item in planned if item.state is not State.DONE]
-            print(f"{self.spec.name}: {len(planned)} cells, {len(planned) - len(todo)} of them done", flush=True)
-            try:
-                return self._run_all(todo, len(planned), claim)
-            except KeyboardInterrupt:
-                print("interrupted: finished cells are kept, the same command continues", flush=True)
-                return INTERRUPTED
+        spec = self.cells.spec
+        records, _ = self.cells.results.load()
+        planned = select(plan(spec, records, self.cells.digests), only, spec, cell_id)
+        todo = [item for item in planned if item.state is not State.DONE]
+        print(f"{spec.name}: {len(planned)} cells, {len(planned) - len(todo)} of them done", flush=True)
+        try:
+            return self._run_all(todo, _Progress(len(planned), len(todo)))
+        except KeyboardInterrupt:
+            print("interrupted: finished cells are kept, the same command continues", flush=True)
+            return INTERRUPTED
 
-    def _run_all(self, todo: Sequence[PlannedCell], total: int, claim: int) -> int:
-        failed = 0
-        start = time.monotonic()
-        for index, item in enumerate(todo):
-            began = time.monotonic()
-            record = self._run_cell(item, claim)
-            now = time.monotonic()
-            failed += record.status == "failed"
-            left = len(todo) - index - 1
-            number = f"{total - left:{len(str(total))}d}/{total}"
-            spent = f"{duration(now - began)}   time left {duration((now - start) / (index + 1) * left)}"
-            print(f"[{number}] {self._line(item.cell, record)}   {spent}", flush=True)
-        return 1 if failed else 0
+    def _run_all(self, todo: Sequence[PlannedCell], progress: _Progress) -> int:
+        waiting = list(todo)
+        while waiting:
+            held = [item for item in waiting if not self._settle(item, progress)]
+            if len(held) == len(waiting):
+                break
+            waiting = held  # others may have ended meanwhile, well or not
+        for item in waiting:
+            holder = self.leases.holder(item.cell.id)
+            print(f"{item.cell}: left to {holder.told() if holder else 'another runner'}", flush=True)
+        return 1 if progress.failed else 0
+
+    def _settle(self, item: PlannedCell, progress: _Progress) -> bool:
+        """Run a cell, or find that another runner has; False if one is at it."""
+        generation = item.record.generation if item.record is not None else 0
+        results, cell_id = self.cells.results, item.cell.id
+        lease = self.leases.take(cell_id, after=results.generation(cell_id))
+        if lease is None:
+            return False
+        began = time.monotonic()
+        try:
+            with lease:
+                record = results.find(cell_id)
+                if record is not None and record.generation > generation:
+                    progress.settle(record)
+                    return True
+                record = self._run(item, lease)
+        except LeaseLost as lost:
+            print(f"{item.cell}: {lost}", flush=True)
+            return False
+        progress.ran += 1
+        progress.settle(record)
+        spent = f"{duration(time.monotonic() - began)}   time left {progress.time_left()}"
+        print(f"{progress.number()} {self._line(item.cell, record)}   {spent}", flush=True)
+        return True
+
+    def _run(self, item: PlannedCell, lease: Lease) -> Record:
+        spec = self.cells.spec
+        targets = {label: spec.target(label) for label in spec.validate}
+        # Planned anew: a runner that was killed before it wrote the record may have left more than there was.
+        fresh = plan_cell(item.cell, item.record, targets, self.cells.digests)
+        return self.cells.run(fresh, lease.number)
 
     def _line(self, cell: Cell, record: Record) -> str:
-        norms, trains = max(map(len, self.spec.norms)), max(map(len, self.spec.train))
+        spec = self.cells.spec
+        norms, trains = max(map(len, spec.norms)), max(map(len, spec.train))
         name = f"{cell.norm:<{norms}}  {cell.train:<{trains}}  seed {cell.seed}"
         if record.status == "failed":
-            return f"{name}   FAILED: {record.reason} (log: {shown(self.results.folder / record.log)})"
-        scale = 1 if self.spec.metric == "nll" else 100
+            return f"{name}   FAILED: {record.reason} (log: {shown(self.cells.results.folder / record.log)})"
+        scale = 1 if spec.metric == "nll" else 100
         scores = []
-        for label in self.spec.validate:
-            value = record.validate[label]["metrics"].get(self.spec.metric)
+        for label in spec.validate:
+            value = record.validate[label]["metrics"].get(spec.metric)
             part = "" if covers_set(record.validate[label]) else " PART"
             scores.append(f"{label} {'nan' if value is None else f'{value * scale:.1f}'}{part}")
         return f"{name}   {'  '.join(scores)}"
 
-    def _run_cell(self, item: PlannedCell, claim: int) -> Record:
-        cell, run = item.cell, self.results.run(item.cell.id)
-        work = outstanding(self.spec, item, self.results, self.digests)
-        reason = self._train(cell, run, claim) if work.fit else None
-        if reason is None:
-            reason = self._validate(cell, work.labels, run, claim)
-        targets = validated_targets(run)
-        record = Record(
-            id=cell.id,
-            spec=self.spec.name,
-            status="failed" if reason else "done",
-            norm=cell.norm,
-            train=cell.train,
-            seed=cell.seed,
-            overlays=cell.config,
-            log=str((run / LOG).relative_to(self.results.folder)),
-            reason=reason,
-            fit=finished_fit(run, cell) or {},
-            validate={label: result for label in targets if (result := _written_result(run, label)) is not None},
-            targets=targets,
-        )
-        self.results.save(record)
-        return record
 
-    def _train(self, cell: Cell, run: Path, claim: int) -> str | None:
-        """Train a cell in a folder made clear for it; the reason why that failed, if it did."""
-        reason = overlay_change(cell)
-        if reason is None:
-            goes_on = was_cut_off(run, cell, self.digests)
-            if goes_on:
-                told: str | None = "goes on where it was cut off"
-            else:
-                told = make_room(run)
-                mark_started(run, cell, self.digests)
-            if told is not None:
-                print(f"{cell}: {told}", flush=True)
-                _note(run, told)
-            argv = fit_command(cell, run, self.data_root)
-            # The command reads the overlays itself, moments after they were compared.
-            reason = self._perform(cell, argv, run / FIT, check_fit, claim) or overlay_change(cell)
-            if reason is not None and goes_on:
-                unmark_started(run)  # the checkpoint may be the reason: the next run begins anew
-        if reason is not None:
-            _note(run, reason)
-        return reason
-
-    def _validate(self, cell: Cell, labels: Sequence[str], run: Path, claim: int) -> str | None:
-        """Validate the training in `run` on some sets up to the first that fails; the reason why, if one does."""
-        for label in labels:
-            result_path(run, label).unlink(missing_ok=True)
-        # Results of validation sets that the specification no longer names stay, with what selected them.
-        targets = validated_targets(run) | {label: self.spec.target(label) for label in self.spec.validate}
-        claim_training(run, cell, targets)
-        for label in labels:
-            argv = validate_command(self.spec, label, run, self.data_root)
-            reason = self._perform(cell, argv, result_path(run, label), check_validation, claim)
-            if reason is not None:
-                return reason
-        return None
-
-    def _perform(
-        self, cell: Cell, argv: list[str], output: Path, check: Callable[[Json], None], claim: int
-    ) -> str | None:
-        """Run a command of a cell and look at what it has written; the reason of a failure, if it is one."""
-        log = self.results.run(cell.id) / LOG
-        with log.open("a", encoding="utf-8") as stream:
-            stream.write(f"$ {shlex.join(['en-bench', *argv])}\n")
-        if self.isolate or needs_own_process(cell.config):
-            reason = run_isolated(argv, log, claim)
-        else:
-            reason = run_here(self.execute, argv, log)
-        if reason is not None:
-            return reason
-        try:
-            check(read_json(output))
-        except InputError as error:
-            return one_line(f"{argv[0]} ended well but left no usable {output.name}: {error}")
-        return None
-
-
-def select(planned: Sequence[PlannedCell], only: str, spec: Spec) -> list[PlannedCell]:
-    """The cells whose "norm/train/seed" matches a shell pattern; InputError if there are none."""
+def select(planned: Sequence[PlannedCell], only: str, spec: Spec, cell_id: str | None = None) -> list[PlannedCell]:
+    """The cells whose "norm/train/seed" matches a shell pattern, or the one with an id; InputError for none."""
+    if cell_id is not None:
+        chosen = [item for item in planned if item.cell.id == cell_id]
+        if not chosen:
+            raise InputError(f"--cell {cell_id}: no cell of {spec.path} has this id: its overlays may have changed")
+        return chosen
     chosen = [item for item in planned if fnmatchcase(str(item.cell), only)]
     if not chosen:
         raise InputError(
@@ -185,45 +137,3 @@ def select(planned: Sequence[PlannedCell], only: str, spec: Spec) -> list[Planne
             f"such as {planned[0].cell}"
         )
     return chosen
-
-
-def outstanding(spec: Spec, item: PlannedCell, results: Results, digests: Digests) -> Work:
-    """What a cell needs beyond what lies in its run's folder, whether or not there is a record of it."""
-    if item.state is State.DONE:
-        return Work(False, ())
-    run = results.run(item.cell.id)
-    fit = finished_fit(run, item.cell)
-    if fit is None or not checkpoint_path(run).is_file() or fit_is_stale(fit, digests):
-        return Work(True, tuple(spec.validate))
-    targets = validated_targets(run)
-
-    def is_there(label: str) -> bool:
-        result = _written_result(run, label)
-        return result is not None and targets.get(label) == spec.target(label) and not is_stale(result, digests)
-
-    return Work(False, tuple(label for label in spec.validate if not is_there(label)))
-
-
-def needs_own_process(config: Config) -> bool:
-    """Whether a training may use more than one device, node or process: all but those that ask for a single device."""
-    trainer = config.get("trainer")
-    if not isinstance(trainer, dict):
-        return True
-    # Without a number of devices Lightning takes all there are.
-    several = trainer.get("devices") not in (1, "1", [0]) or trainer.get("num_nodes", 1) != 1
-    return several or any(name in str(trainer.get("strategy")).lower() for name in ("ddp", "fsdp", "deepspeed"))
-
-
-def _note(run: Path, text: str) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOG).open("a", encoding="utf-8") as stream:
-        stream.write(f"# {text}\n")
-
-
-def _written_result(run: Path, label: str) -> Json | None:
-    try:
-        result = read_json(result_path(run, label))
-        check_validation(result)
-    except InputError:
-        return None
-    return result

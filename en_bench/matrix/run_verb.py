@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 
+from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.commands import cell_commands
+from en_bench.matrix.lease import Leases
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import print_table, write_page
@@ -18,9 +20,9 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     if args.dry_run:
         _print_commands(matrix, args.only)
         return 0
-    runner = Runner(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
     matrix.planned()  # warns of files that are no records before anything runs
-    code = runner.run(args.only)
+    cells = CellRun(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
+    code = Runner(cells, Leases(matrix.results.leases)).run(args.only)
     if code != INTERRUPTED:
         planned = matrix.planned()
         print()

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from en_bench.files import write_bytes
+from en_bench.lease_guard import require_lease
 
 NAME = "metrics.jsonl"
 _MARK_BYTES = 4096  # of the file's end that a mark remembers
@@ -52,6 +53,7 @@ class MetricsFile(Logger):
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         epoch = values.pop("epoch", None)
         line = {"step": step, "epoch": None if epoch is None else int(epoch), **values}
+        require_lease()
         self._folder.mkdir(parents=True, exist_ok=True)
         with self.experiment.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

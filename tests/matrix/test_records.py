@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from en_bench.lease_guard import LeaseLost
 from en_bench.matrix.records import Record, Results
 
 
@@ -75,3 +76,19 @@ def test_damaged_record_is_a_warning_that_names_the_file(damage: Any, tmp_path: 
 
 def test_no_folder_means_no_records(tmp_path: Path) -> None:
     assert Results(tmp_path / "none").load() == ({}, [])
+
+
+def test_the_highest_generation_counts_and_is_written_once(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    failed = record(status="failed", reason="a full disk")
+    results.save(failed)
+    results.save(record(generation=3))
+    assert [path.name for path in results.records.iterdir()] == [f"{failed.id}.3.json"]
+    with pytest.raises(LeaseLost, match=r"\.3\.json is there already"):
+        results.save(record(status="failed", reason="late", generation=3))
+    results.save(record(status="failed", reason="late", generation=2))  # of one that was asleep
+    assert results.find(failed.id) == results.load()[0][failed.id] == record(generation=3)
+    results.record(failed.id, 3).write_text("{")
+    records, (warning,) = results.load()
+    assert records[failed.id].generation == 2 and f"{failed.id}.3.json: ignored" in warning
+    assert results.generation(failed.id) == 3

@@ -1,22 +1,22 @@
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from en_bench.errors import InputError
+from en_bench.matrix.cell_run import CellRun, needs_own_process
 from en_bench.matrix.commands import cell_commands
+from en_bench.matrix.lease import Leases
 from en_bench.matrix.overlays import Config
 from en_bench.matrix.plan import Digests, manifest_digests, plan, plan_cells
-from en_bench.matrix.process import claim_folder
+from en_bench.matrix.process import Execute
 from en_bench.matrix.records import Results
-from en_bench.matrix.run import INTERRUPTED, Runner, needs_own_process
+from en_bench.matrix.run import INTERRUPTED, Runner
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import mark_started
 from tests.matrix import fake_execute
@@ -34,9 +34,15 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "trace"
 
 
+def runner(
+    spec_file: Path, execute: Execute = fake_execute.execute, digests: Digests = nowhere, isolate: bool = False
+) -> Runner:
+    results = Results(RESULTS)
+    return Runner(CellRun(load_spec(spec_file), execute, results, digests, isolate=isolate), Leases(results.leases))
+
+
 def run(spec_file: Path, digests: Digests = nowhere, only: str = "*", isolate: bool = False) -> int:
-    runner = Runner(load_spec(spec_file), fake_execute.execute, Results(RESULTS), digests, isolate=isolate)
-    return runner.run(only)
+    return runner(spec_file, fake_execute.execute, digests, isolate).run(only)
 
 
 def verbs(trace: Path) -> list[str]:
@@ -284,9 +290,9 @@ def test_a_training_goes_on_after_a_failure_and_begins_anew_after_two(
 
 
 def test_overlay_edited_before_a_training_starts_fails_its_cells(spec_file: Path, trace: Path) -> None:
-    runner = Runner(load_spec(spec_file), fake_execute.execute, Results(RESULTS), nowhere)
+    planned = runner(spec_file)
     (spec_file.parent / "norm/en.yaml").write_text("norm: {class_path: en_bench.norms.GroupNorm}\n")
-    assert runner.run("*/typeset/0") == 1
+    assert planned.run("*/typeset/0") == 1
     assert verbs(trace) == ["fit", "validate", "validate"]
     record = next(r for r in Results(RESULTS).load()[0].values() if r.norm == "ExemplarNorm")
     assert record.reason == "experiments/norm/en.yaml changed since this run was planned: start it again"
@@ -305,8 +311,7 @@ def test_overlay_edited_while_a_training_starts_is_not_recorded_under_the_old_id
         overlay.write_text("norm: {class_path: en_bench.norms.GroupNorm}\n")
         fake_execute.execute(argv)
 
-    spec = load_spec(spec_file)
-    assert Runner(spec, edit_and_execute, Results(RESULTS), nowhere).run("ExemplarNorm/typeset/0") == 1
+    assert runner(spec_file, edit_and_execute).run("ExemplarNorm/typeset/0") == 1
     assert verbs(trace) == ["fit"]
     (record,) = Results(RESULTS).load()[0].values()
     assert record.reason == "experiments/norm/en.yaml changed since this run was planned: start it again"
@@ -318,16 +323,16 @@ def test_overlay_edited_while_a_training_starts_is_not_recorded_under_the_old_id
 
 
 def test_overlay_edited_where_it_makes_no_other_experiment_goes_on(spec_file: Path) -> None:
-    runner = Runner(load_spec(spec_file), fake_execute.execute, Results(RESULTS), nowhere)
+    planned = runner(spec_file)
     base = spec_file.parent / "base.yaml"
     base.write_text(base.read_text().replace("workers: 2", "workers: 3"))
-    assert runner.run("BatchNorm/typeset/0") == 0
+    assert planned.run("BatchNorm/typeset/0") == 0
 
 
 def test_removed_overlay_fails_its_cells(spec_file: Path) -> None:
-    runner = Runner(load_spec(spec_file), fake_execute.execute, Results(RESULTS), nowhere)
+    planned = runner(spec_file)
     (spec_file.parent / "norm/en.yaml").unlink()
-    assert runner.run("ExemplarNorm/typeset/0") == 1
+    assert planned.run("ExemplarNorm/typeset/0") == 1
     (record,) = Results(RESULTS).load()[0].values()
     assert record.reason == "experiments/norm/en.yaml: no such file"
 
@@ -362,7 +367,9 @@ def test_damaged_record_is_made_again_from_what_is_there(spec_file: Path, trace:
     verbs(trace)
     assert run(spec_file, only="BatchNorm/typeset/*") == 0
     assert verbs(trace) == []
-    assert damaged.read_text() == whole
+    (record,) = RESULTS.glob(f"records/{damaged.stem}*.json")
+    assert record.name == f"{damaged.stem}.2.json" and not damaged.exists()
+    assert record.read_text() == whole.replace('"generation": 1', '"generation": 2')
 
 
 def test_killed_half_way_and_started_again(spec_file: Path, trace: Path) -> None:
@@ -408,8 +415,7 @@ def test_interrupt_that_a_command_turns_into_an_exit_is_still_one(spec_file: Pat
             sys.exit(1)
 
     before = signal.getsignal(signal.SIGINT)
-    runner = Runner(load_spec(spec_file), as_lightning_does, Results(RESULTS), nowhere)
-    assert runner.run() == INTERRUPTED
+    assert runner(spec_file, as_lightning_does).run() == INTERRUPTED
     assert signal.getsignal(signal.SIGINT) is before
     assert Results(RESULTS).load() == ({}, [])
 
@@ -423,21 +429,6 @@ def test_output_goes_to_the_log_and_only_lines_to_the_terminal(spec_file: Path) 
     log = next(RESULTS.glob("runs/*/log.txt")).read_text()
     assert log.count("a line of a logging handler") == log.count("a line of a library") == 3
     assert log.startswith("$ en-bench fit --config experiments/base.yaml --config experiments/recipe/digits.yaml ")
-
-
-def test_one_runner_at_a_time(spec_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("en_bench.matrix.process._SECONDS_TO_CLAIM", 0.3)
-    RESULTS.mkdir(parents=True)
-    with (RESULTS / ".lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another run is at work in results/digits"):
-            run(spec_file)
-        fcntl.flock(other, fcntl.LOCK_UN)
-        with claim_folder(RESULTS), pytest.raises(InputError, match="another run is at work"):
-            run(spec_file)
-        fcntl.flock(other, fcntl.LOCK_EX)
-        threading.Timer(0.1, fcntl.flock, (other, fcntl.LOCK_UN)).start()
-        assert run(spec_file, only="BatchNorm/typeset/0") == 0
 
 
 def test_pattern_that_matches_nothing(spec_file: Path) -> None:

@@ -164,6 +164,6 @@ def test_overfitting_on_purpose_has_another_option(shards, tmp_path, capsys):
 def test_one_training_a_folder(shards, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     monkeypatch.setattr(process, "_SECONDS_TO_CLAIM", 0.1)
-    with claim_folder(run):
+    with claim_folder(run, "wait"):
         assert main(arguments(shards, run)) == 1
     assert f"another run is at work in {run}: wait for its end, or choose another folder" in capsys.readouterr().err

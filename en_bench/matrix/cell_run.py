@@ -1,0 +1,181 @@
+"""One cell: what it still needs of training and validations, command by command, and the record of it."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from en_bench.errors import InputError
+from en_bench.lease_guard import require_lease
+from en_bench.matrix.commands import checkpoint_path, fit_command, result_path, validate_command
+from en_bench.matrix.overlays import Config
+from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale, is_stale, overlay_change
+from en_bench.matrix.process import Execute, one_line, run_here, run_isolated
+from en_bench.matrix.records import Json, Record, Results, check_fit, check_validation, read_json
+from en_bench.matrix.spec import Spec
+from en_bench.matrix.training import (
+    FIT,
+    LOG,
+    claim_training,
+    finished_fit,
+    make_room,
+    mark_started,
+    unmark_started,
+    validated_targets,
+    was_cut_off,
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a cell still needs: the training or not, and the validations."""
+
+    fit: bool
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """Runs cells of `spec` into `results`, one at a time, each under a lease that the caller holds.
+
+    `data_root` is what the user gave, and is passed on; `isolate` gives each command a process of its own (cells that
+    may use several devices always get one, because Lightning starts further ranks by executing the command again).
+    """
+
+    spec: Spec
+    execute: Execute
+    results: Results
+    digests: Digests
+    data_root: Path | None = None
+    isolate: bool = False
+
+    def run(self, item: PlannedCell, generation: int) -> Record:
+        """Run what the cell needs, and save the record. Raises LeaseLost once somebody else has taken it over."""
+        cell, run = item.cell, self.results.run(item.cell.id)
+        work = outstanding(self.spec, item, self.results, self.digests)
+        reason = self._train(cell, run) if work.fit else None
+        if reason is None:
+            reason = self._validate(cell, work.labels, run)
+        return self.record(cell, generation, reason)
+
+    def record(self, cell: Cell, generation: int, reason: str | None = None) -> Record:
+        """Save what lies in the cell's folder as its record: done, or failed for a `reason`."""
+        run = self.results.run(cell.id)
+        targets = validated_targets(run)
+        record = Record(
+            id=cell.id,
+            spec=self.spec.name,
+            status="failed" if reason else "done",
+            norm=cell.norm,
+            train=cell.train,
+            seed=cell.seed,
+            overlays=cell.config,
+            log=str((run / LOG).relative_to(self.results.folder)),
+            reason=reason,
+            fit=finished_fit(run, cell) or {},
+            validate={label: result for label in targets if (result := _written_result(run, label)) is not None},
+            targets=targets,
+            generation=generation,
+        )
+        self.results.save(record)
+        return record
+
+    def _train(self, cell: Cell, run: Path) -> str | None:
+        """Train a cell in a folder made clear for it; the reason why that failed, if it did."""
+        reason = overlay_change(cell)
+        if reason is None:
+            require_lease()
+            goes_on = was_cut_off(run, cell, self.digests)
+            if goes_on:
+                told: str | None = "goes on where it was cut off"
+            else:
+                told = make_room(run)
+                mark_started(run, cell, self.digests)
+            if told is not None:
+                print(f"{cell}: {told}", flush=True)
+                _note(run, told)
+            argv = fit_command(cell, run, self.data_root)
+            # The command reads the overlays itself, moments after they were compared.
+            reason = self._perform(cell, argv, run / FIT, check_fit) or overlay_change(cell)
+            require_lease()
+            if reason is not None and goes_on:
+                unmark_started(run)  # the checkpoint may be the reason: the next run begins anew
+        if reason is not None:
+            _note(run, reason)
+        return reason
+
+    def _validate(self, cell: Cell, labels: Sequence[str], run: Path) -> str | None:
+        """Validate the training in `run` on some sets up to the first that fails; the reason why, if one does."""
+        require_lease()
+        for label in labels:
+            result_path(run, label).unlink(missing_ok=True)
+        # Results of validation sets that the specification no longer names stay, with what selected them.
+        targets = validated_targets(run) | {label: self.spec.target(label) for label in self.spec.validate}
+        claim_training(run, cell, targets)
+        for label in labels:
+            argv = validate_command(self.spec, label, run, self.data_root)
+            reason = self._perform(cell, argv, result_path(run, label), check_validation)
+            if reason is not None:
+                return reason
+        return None
+
+    def _perform(self, cell: Cell, argv: list[str], output: Path, check: Callable[[Json], None]) -> str | None:
+        """Run a command of a cell and look at what it has written; the reason of a failure, if it is one."""
+        require_lease()
+        log = self.results.run(cell.id) / LOG
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(f"$ {shlex.join(['en-bench', *argv])}\n")
+        if self.isolate or needs_own_process(cell.config):
+            reason = run_isolated(argv, log)
+        else:
+            reason = run_here(self.execute, argv, log)
+        if reason is not None:
+            return reason
+        try:
+            check(read_json(output))
+        except InputError as error:
+            return one_line(f"{argv[0]} ended well but left no usable {output.name}: {error}")
+        return None
+
+
+def outstanding(spec: Spec, item: PlannedCell, results: Results, digests: Digests) -> Work:
+    """What a cell needs beyond what lies in its run's folder, whether or not there is a record of it."""
+    if item.state is State.DONE:
+        return Work(False, ())
+    run = results.run(item.cell.id)
+    fit = finished_fit(run, item.cell)
+    if fit is None or not checkpoint_path(run).is_file() or fit_is_stale(fit, digests):
+        return Work(True, tuple(spec.validate))
+    targets = validated_targets(run)
+
+    def is_there(label: str) -> bool:
+        result = _written_result(run, label)
+        return result is not None and targets.get(label) == spec.target(label) and not is_stale(result, digests)
+
+    return Work(False, tuple(label for label in spec.validate if not is_there(label)))
+
+
+def needs_own_process(config: Config) -> bool:
+    """Whether a training may use more than one device, node or process: all but those that ask for a single device."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict):
+        return True
+    # Without a number of devices Lightning takes all there are.
+    several = trainer.get("devices") not in (1, "1", [0]) or trainer.get("num_nodes", 1) != 1
+    return several or any(name in str(trainer.get("strategy")).lower() for name in ("ddp", "fsdp", "deepspeed"))
+
+
+def _note(run: Path, text: str) -> None:
+    require_lease()
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOG).open("a", encoding="utf-8") as stream:
+        stream.write(f"# {text}\n")
+
+
+def _written_result(run: Path, label: str) -> Json | None:
+    try:
+        result = read_json(result_path(run, label))
+        check_validation(result)
+    except InputError:
+        return None
+    return result

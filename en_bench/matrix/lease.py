@@ -1,0 +1,239 @@
+"""Leases: at most one process works on a cell, also on a shared folder where locks do not work.
+
+The leases of a cell are numbered. Number n + 1 is taken by creating its file, which succeeds for one, and only once
+number n was given back or its holder is dead: its process is gone, or it has been silent for too long. A holder that
+was silent and wakes up finds number n + 1, and writes nothing (`en_bench.lease_guard`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from en_bench.files import create, write_json
+from en_bench.lease_guard import LEASE, LeaseLost, numbers, require
+from en_bench.matrix.processes import is_running, this_machine, this_process
+
+FORMAT, VERSION = "en_bench.lease", 1
+BEAT_SECONDS, EXPIRES_SECONDS = 15.0, 120.0
+
+Holder = Mapping[str, Any]
+"""Who holds a lease: `kind` (`local`, ...), `host`, and what the kind needs to tell whether the holder lives."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A lease as its file tells it. `silence` is how many seconds ago its holder last gave a sign of life."""
+
+    cell: str
+    number: int
+    holder: Holder
+    released: bool
+    silence: float
+    expires_seconds: float
+
+    def told(self) -> str:
+        """By whom, in a few words."""
+        who = (
+            f"process {self.holder['pid']} on {self.holder['host']}" if "pid" in self.holder else str(dict(self.holder))
+        )
+        return str(self.holder.get("told", who))
+
+
+Judge = Callable[[Found], bool]
+"""Whether the holder of a lease lives."""
+
+
+def lives(found: Found) -> bool:
+    """Judges a holder of kind `local`."""
+    if found.silence > found.expires_seconds:
+        return False  # stopped, or cut off from the folder
+    here = found.holder.get("machine") == this_machine()
+    return not here or is_running(found.holder.get("process"))
+
+
+@dataclass(frozen=True)
+class Leases:
+    """The leases of a matrix, in `folder`/<cell id>/<number>.json.
+
+    `judges` tell for further kinds of holders whether they live. A holder of a kind that nobody here can judge lives.
+    """
+
+    folder: Path
+    judges: Mapping[str, Judge] = field(default_factory=dict)
+    beat_seconds: float = BEAT_SECONDS
+    expires_seconds: float = EXPIRES_SECONDS
+
+    def find(self, cell: str) -> Found | None:
+        """The last lease of a cell, which may have been given back."""
+        number = max(numbers(self.folder / cell), default=0)
+        return self._read(cell, number) if number else None
+
+    def holder(self, cell: str) -> Found | None:
+        """The lease of a cell that somebody alive holds; None if it can be taken."""
+        found = self.find(cell)
+        return found if found is not None and not found.released and self._lives(found) else None
+
+    def take(self, cell: str, after: int = 0, holder: Holder | None = None) -> Lease | None:
+        """The next lease of a cell, with a number above `after`; None if somebody holds it or was faster."""
+        found = self.find(cell)
+        if found is not None and not found.released and self._lives(found):
+            return None
+        number = max(0 if found is None else found.number, after) + 1
+        lease = Lease(self, cell, number, {**(local_holder() if holder is None else holder)})
+        lease.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            create(lease.path, json.dumps(lease.to_json(), indent=1).encode())
+        except FileExistsError:
+            return None
+        for lower in numbers(lease.path.parent):
+            if lower < number:
+                lease.path.with_name(f"{lower}.json").unlink(missing_ok=True)
+        return lease
+
+    def adopt(self, cell: str, token: str) -> Lease | None:
+        """The last lease of a cell, if it is the one with this token and not given back: to be held by this process."""
+        number = max(numbers(self.folder / cell), default=0)
+        raw = self._raw(cell, number)
+        if raw is None or raw.get("token") != token or raw.get("released"):
+            return None
+        lease = Lease(self, cell, number, {**raw["holder"], **local_holder(), "kind": raw["holder"]["kind"]}, token)
+        lease.rewrite()
+        return lease
+
+    def _lives(self, found: Found) -> bool:
+        kind = str(found.holder.get("kind"))
+        judge = lives if kind == "local" else self.judges.get(kind)
+        return judge is None or judge(found)
+
+    def _read(self, cell: str, number: int) -> Found | None:
+        path = self.folder / cell / f"{number}.json"
+        raw = self._raw(cell, number)
+        try:
+            silence = self._now() - path.stat().st_mtime
+        except FileNotFoundError:  # removed since the folder was listed: by a higher one
+            return self.find(cell)
+        if raw is None:  # half written, where files cannot be linked: its holder is just about to be told
+            return Found(cell, number, {"kind": "local", "told": "somebody"}, False, silence, self.expires_seconds)
+        expires = float(raw.get("expires_seconds", self.expires_seconds))
+        return Found(cell, number, raw["holder"], bool(raw.get("released")), silence, expires)
+
+    def _raw(self, cell: str, number: int) -> dict[str, Any] | None:
+        try:
+            raw = json.loads((self.folder / cell / f"{number}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(raw, dict) and raw.get("format") == FORMAT and isinstance(raw.get("holder"), dict)
+        return raw if whole else None
+
+    def _now(self) -> float:
+        """By the clock that dates the files: that of a file server may differ from ours."""
+        probe = self.folder / f".clock.{uuid.uuid4().hex}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime
+        except OSError:  # a full disk, or a folder that can only be read
+            return time.time()
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+
+
+@dataclass
+class Lease:
+    """A cell that is ours. Entered, it beats; left, it is given back."""
+
+    leases: Leases
+    cell: str
+    number: int
+    holder: Holder
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    released: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _before: str | None = None
+
+    @property
+    def path(self) -> Path:
+        return (self.leases.folder / self.cell / f"{self.number}.json").absolute()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "cell": self.cell,
+            "number": self.number,
+            "token": self.token,
+            "holder": dict(self.holder),
+            "beat_seconds": self.leases.beat_seconds,
+            "expires_seconds": self.leases.expires_seconds,
+            "released": self.released,
+        }
+
+    def require(self) -> None:
+        """Raises LeaseLost if somebody else has taken the cell over."""
+        require(self.path)
+
+    def rewrite(self) -> None:
+        """Writes what is known of the holder. Raises LeaseLost."""
+        self.require()
+        write_json(self.path, self.to_json())
+
+    def give_back(self) -> None:
+        """Lets others take the cell at once. Nothing happens to a lease that was lost."""
+        self.released = True
+        try:
+            self.rewrite()
+        except LeaseLost:
+            return
+        except OSError:  # a full disk: then without a trace of its number
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def __enter__(self) -> Lease:
+        self._before = os.environ.get(LEASE)
+        os.environ[LEASE] = str(self.path)
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._ended.set()
+        assert self._thread is not None
+        self._thread.join()
+        os.environ.pop(LEASE)
+        if self._before is not None:
+            os.environ[LEASE] = self._before
+        self.give_back()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self.leases.beat_seconds):
+            try:
+                self.require()
+                os.utime(self.path)  # needs no room on the disk
+            except LeaseLost:
+                return
+            except OSError:
+                continue  # a file server that is away comes back, or the lease is lost
+
+
+def local_holder() -> dict[str, Any]:
+    """This process as a holder."""
+    return {
+        "kind": "local",
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine": this_machine(),
+        "process": this_process(),
+    }
