@@ -20,7 +20,6 @@ class StopAsked(KeyboardInterrupt):
 
 
 class _Request:
-
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
 

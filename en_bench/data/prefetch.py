@@ -11,8 +11,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import signal
 import select
+import signal
 import subprocess
 import sys
 import tempfile

@@ -1,4 +1,4 @@
-"""Ctrl-C, or a signal that asks for a stop: the step that is under way ends, and is saved, before the training stops."""
+"""Ctrl-C, or a signal that asks for a stop: the step under way ends, and is saved, before the training stops."""
 
 from __future__ import annotations
 

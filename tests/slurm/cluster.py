@@ -52,9 +52,9 @@ JobAcctGatherType=jobacct_gather/none
 KillWait=10
 SlurmdParameters=config_overrides
 SlurmctldParameters=preempt_send_user_signal
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
-PartitionName=high Nodes={host} Default=NO MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} Sockets=1 CoresPerSocket={cpus} ThreadsPerCore=1
+PartitionName=main Nodes={host} Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
+PartitionName=high Nodes={host} Default=NO State=UP PriorityTier=10 PreemptMode=off
 """
 
 
