@@ -11,6 +11,7 @@ _NO_NEWS = (
     ".*does not have many workers.*",
     ".*training batches.*is smaller than the logging interval.*",
     ".*your dataloader is not resumable.*",  # ours is, by its position alone
+    ".*`srun` command is available on your system but is not used.*",  # one process is what the command asked for
     # Our loaders stack whole batches themselves, and DDP's own sampler is not wanted.
     ".*Trying to infer the `batch_size`.*",
 )
