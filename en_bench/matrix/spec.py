@@ -4,15 +4,16 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
+from en_bench.matrix.slurm_options import SlurmSection, parse_slurm
 
 METRICS = ("top1", "top5", "nll", "ece")
-_KEYS = ("name", "title", "base", "norms", "train", "validate", "seeds", "metric")
+_KEYS = ("name", "title", "base", "norms", "train", "validate", "seeds", "metric", "slurm")
 _TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
 _VALIDATED_ON = ("val", "val_labels")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -34,6 +35,7 @@ class Spec:
     validate: dict[str, Overlays]
     seeds: tuple[int, ...]
     metric: str
+    slurm: SlurmSection = field(default_factory=SlurmSection)
 
     def target(self, label: str) -> dict[str, str]:
         """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`."""
@@ -61,6 +63,7 @@ def load_spec(path: Path) -> Spec:
         validate=_validate(raw.get("validate", list(train)), train, path),
         seeds=_seeds(raw["seeds"], path),
         metric=_metric(raw.get("metric", METRICS[0]), path),
+        slurm=parse_slurm(raw.get("slurm", {}), f"{path}: slurm"),
     )
     _check_norms(spec)
     _check_data(spec)
