@@ -7,6 +7,7 @@ import argparse
 from en_bench.matrix.opened import open_matrix
 from en_bench.matrix.plan import PlannedCell, State, count_states
 from en_bench.matrix.process import Execute
+from en_bench.matrix.slurm_status import slurm_lines
 
 
 def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
@@ -27,7 +28,10 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
 
 def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
-    planned = open_matrix(args).planned()
+    matrix = open_matrix(args)
+    planned = matrix.planned()
+    for line in slurm_lines(matrix, planned):
+        print(line)
     for state in State:
         names = [item for item in planned if item.state is state]
         if state is State.FAILED:

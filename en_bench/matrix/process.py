@@ -17,7 +17,7 @@ from types import FrameType
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
 from en_bench.resume.interrupt import TERMINAL
-from en_bench.stop import asked_to_stop
+from en_bench.stop import STOPPED, StopAsked, asked_to_stop
 from en_bench.tied import tie
 
 Execute = Callable[[list[str]], None]
@@ -74,6 +74,8 @@ def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) ->
         except BaseException:
             _stop(child)
             raise
+    if code == STOPPED:
+        raise StopAsked("a signal to the command")
     return _exit_reason(code, log)
 
 

@@ -65,6 +65,19 @@ class Runner:
             print("interrupted: finished cells are kept, the same command continues", flush=True)
             return INTERRUPTED
 
+    def run_leased(self, lease: Lease) -> int:
+        """Run the cell of a lease that is held already. Returns 0, or 1 if it failed; an interrupt passes through."""
+        spec, results = self.cells.spec, self.cells.results
+        records, _ = results.load()
+        (item,) = select(plan(spec, records, self.cells.digests), "*", spec, lease.cell)
+        with lease:
+            if item.record is not None and item.record.generation >= lease.number:
+                record = item.record  # it was killed after it had written the record
+            else:
+                record = self._run(item, lease)
+        print(self.line(item.cell, record), flush=True)
+        return 1 if record.status == "failed" else 0
+
     def _run_all(self, todo: Sequence[PlannedCell], progress: _Progress) -> int:
         waiting = list(todo)
         while waiting:
@@ -98,7 +111,7 @@ class Runner:
         progress.ran += 1
         progress.settle(record)
         spent = f"{duration(time.monotonic() - began)}   time left {progress.time_left()}"
-        print(f"{progress.number()} {self._line(item.cell, record)}   {spent}", flush=True)
+        print(f"{progress.number()} {self.line(item.cell, record)}   {spent}", flush=True)
         return True
 
     def _run(self, item: PlannedCell, lease: Lease) -> Record:
@@ -108,7 +121,8 @@ class Runner:
         fresh = plan_cell(item.cell, item.record, targets, self.cells.digests)
         return self.cells.run(fresh, lease.number)
 
-    def _line(self, cell: Cell, record: Record) -> str:
+    def line(self, cell: Cell, record: Record) -> str:
+        """Cell and outcome, as a runner tells them."""
         spec = self.cells.spec
         norms, trains = max(map(len, spec.norms)), max(map(len, spec.train))
         name = f"{cell.norm:<{norms}}  {cell.train:<{trains}}  seed {cell.seed}"

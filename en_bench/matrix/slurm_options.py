@@ -70,7 +70,7 @@ class SlurmSection:
         for pattern, settings in self.by_pattern.items():
             if fnmatchcase(str(cell), pattern):
                 found |= settings
-        options = _options(found | flags)
+        options = _options({**found, **flags})
         nodes, tasks, gpus = _ranks(cell, options)
         return Shape(replace(options, gpus_per_node=gpus), nodes, tasks)
 

@@ -1,0 +1,99 @@
+"""`en-bench matrix run --launcher slurm`: submits what nobody holds, and watches it if asked to."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from en_bench.errors import InputError
+from en_bench.matrix.opened import OpenedMatrix
+from en_bench.matrix.plan import Cell, PlannedCell, State
+from en_bench.matrix.run import INTERRUPTED, Runner, select
+from en_bench.matrix.slurm_leases import KIND, SlurmJudge, leases_of
+from en_bench.matrix.slurm_options import Shape
+from en_bench.matrix.slurm_submit import by_shape, script, slurm_folder, submit
+
+_SECONDS_BETWEEN_LOOKS = 5.0
+
+
+def launch(matrix: OpenedMatrix, only: str, flags: Mapping[str, Any]) -> list[Cell]:
+    """Submits the missing cells that match `only` and that nobody holds. Returns all that are to come.
+
+    Raises InputError where Slurm does not answer, or refuses.
+    """
+    planned = select(matrix.planned(), only, matrix.spec)
+    todo = [item for item in planned if item.state is not State.DONE]
+    print(f"{matrix.spec.name}: {len(planned)} cells, {len(planned) - len(todo)} of them done", flush=True)
+    judge = SlurmJudge()
+    leases = leases_of(matrix.results, judge)
+    free, holders = [], Counter[str]()
+    for item in todo:
+        holder = leases.holder(item.cell.id)
+        if holder is not None:
+            holders[holder.told().partition("_")[0] if holder.holder.get("kind") == KIND else holder.told()] += 1
+            continue
+        last = leases.find(item.cell.id)
+        if last is not None and not last.released and last.holder.get("kind") == KIND and not _has_record(item, last):
+            print(f"{item.cell}: {last.told()} ended without a record: submitted again", flush=True)
+        free.append(item)
+    if judge.unreachable is not None:
+        raise InputError(
+            f"{judge.unreachable}: nothing was submitted; jobs that run go on, try again when Slurm answers"
+        )
+    for told, count in holders.items():
+        print(f"{count} cell{'s' if count > 1 else ''} left to {told}", flush=True)
+    for submitted in submit(free, matrix, leases, flags):
+        cells = submitted.cells
+        print(f"Slurm job {submitted.array}: {len(cells)} cells ({_told(submitted.shape)})", flush=True)
+    if todo:
+        print(f"logs: {slurm_folder(matrix.results)}   en-bench matrix status tells how far they are", flush=True)
+    return [item.cell for item in todo]
+
+
+def print_scripts(matrix: OpenedMatrix, only: str, flags: Mapping[str, Any]) -> None:
+    """What sbatch would be given for the cells that are not done."""
+    todo = [item for item in select(matrix.planned(), only, matrix.spec) if item.state is not State.DONE]
+    for shape, group in by_shape(todo, matrix, flags):
+        print(f"# {len(group)} cells: {' '.join(str(item.cell) for item in group)}")
+        print(script(shape, len(group), matrix))
+
+
+def watch(matrix: OpenedMatrix, runner: Runner, cells: Sequence[Cell]) -> int:
+    """Tells of each cell when its record is there, until none is to come. Returns 0, 1 (failed or lost), or 130."""
+    waiting, wrong = {cell.id: cell for cell in cells}, 0
+    try:
+        while waiting:
+            leases = leases_of(matrix.results)  # asks Slurm anew
+            held = {cell_id for cell_id in waiting if leases.holder(cell_id) is not None}
+            for cell_id in waiting.keys() - held:  # in that order: a record is written before its lease is given back
+                cell, record = waiting.pop(cell_id), matrix.results.find(cell_id)
+                last = leases.find(cell_id)
+                if record is None or (last is not None and not last.released and record.generation < last.number):
+                    wrong += 1
+                    print(f"{cell}: {last.told() if last else 'its job'} ended without a record", flush=True)
+                else:
+                    wrong += record.status == "failed"
+                    print(f"[{len(cells) - len(waiting)}/{len(cells)}] {runner.line(cell, record)}", flush=True)
+            if waiting:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+    except KeyboardInterrupt:
+        print("no longer watched: the jobs go on, and the same command watches again", flush=True)
+        return INTERRUPTED
+    return 1 if wrong else 0
+
+
+def _has_record(item: PlannedCell, last: Any) -> bool:
+    return item.record is not None and item.record.generation >= last.number
+
+
+def _told(shape: Shape) -> str:
+    options = shape.options
+    parts = [
+        f"{shape.nodes} node{'s' if shape.nodes > 1 else ''} x {shape.tasks_per_node} tasks",
+        *([f"{options.gpus_per_node} GPUs per node"] if options.gpus_per_node else []),
+        *([f"partition {options.partition}"] if options.partition else []),
+        *([f"{options.minutes} minutes"] if options.minutes else []),
+    ]
+    return ", ".join(parts)
