@@ -32,7 +32,8 @@ def launch(matrix: OpenedMatrix, only: str, flags: Mapping[str, Any]) -> list[Ce
     for item in todo:
         holder = leases.holder(item.cell.id)
         if holder is not None:
-            holders[holder.told().partition("_")[0] if holder.holder.get("kind") == KIND else holder.told()] += 1
+            job = str(holder.holder.get("job", ""))
+            holders[f"Slurm job {job.partition('_')[0]}" if job else holder.told()] += 1
             continue
         last = leases.find(item.cell.id)
         if last is not None and not last.released and last.holder.get("kind") == KIND and not _has_record(item, last):

@@ -5,6 +5,8 @@ What a job runs is our own command (`slurm_job`): neither submitit's pickles nor
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import sys
 import uuid
@@ -138,7 +140,8 @@ def _sbatch(executor: SlurmExecutor, command: str) -> str:
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     try:
-        return str(executor._submit_command(command).job_id)
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it too
+            return str(executor._submit_command(command).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
         raise InputError(f"sbatch refused the jobs: {'; '.join(lines) or error}") from None

@@ -73,6 +73,7 @@ class Cluster:
         self.folder = folder
         self.configuration = folder / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._forgotten: set[str] = set()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -133,10 +134,24 @@ class Cluster:
                 daemon.wait()
 
     def clear(self) -> None:
-        """Cancels all jobs and waits until none is left."""
-        self.ask("scancel", "--signal=KILL", "--full", "--user=root")
-        self.ask("scancel", "--user=root")
-        until(lambda: self.ask("squeue", "-h") == "", 60, lambda: self.ask("squeue"))
+        """Cancels all jobs and waits until none is left; `jobs` forgets them."""
+
+        def none_is_left() -> bool:
+            self.ask("scancel", "--signal=KILL", "--full", "--user=root")
+            self.ask("scancel", "--user=root")  # refused while a job is just being queued again
+            return self.ask("squeue", "-h") == ""
+
+        until(none_is_left, 60, lambda: self.ask("squeue"))
+        self._forgotten = {fields["JobId"] for fields in self._all_jobs().values()}
+
+    def start_now(self, number: str) -> None:
+        """Starts a job that was queued for later, as one that was queued again is: in two minutes."""
+
+        def it_runs() -> bool:
+            self.ask("scontrol", "update", f"jobid={number}", "starttime=now")  # refused while its last run ends
+            return self.jobs()[number]["JobState"] in ("RUNNING", "COMPLETED", "FAILED")
+
+        until(it_runs, 60, self._said)
 
     def ask(self, *command: str) -> str:
         """What a program of Slurm prints; nothing if it fails."""
@@ -146,12 +161,17 @@ class Cluster:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def jobs(self) -> dict[str, dict[str, str]]:
-        """All jobs that the controller remembers, those that have ended too, by `ARRAY_TASK` or number."""
+        """All jobs since the last `clear`, those that have ended too, by `ARRAY_TASK` or number."""
+        return {name: job for name, job in self._all_jobs().items() if job["JobId"] not in self._forgotten}
+
+    def _all_jobs(self) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}
         for line in self.ask("scontrol", "-o", "show", "jobs").splitlines():
             fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
-            array = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}" if "ArrayTaskId" in fields else fields["JobId"]
-            found[array] = fields
+            for task in _tasks(fields.get("ArrayTaskId", "")):
+                found[f"{fields['ArrayJobId']}_{task}"] = fields
+            if "ArrayTaskId" not in fields:
+                found[fields["JobId"]] = fields
         return found
 
     def _start(self, program: str, *arguments: str) -> None:
@@ -185,6 +205,12 @@ def kill(process: int, number: signal.Signals) -> None:
         os.kill(process, number)
     except ProcessLookupError:
         return
+
+
+def _tasks(ranges: str) -> list[int]:
+    """Of tasks that wait, such as `0-2,4%3`."""
+    parts = [part.partition("-") for part in ranges.partition("%")[0].split(",") if part]
+    return [task for first, _, last in parts for task in range(int(first), int(last or first) + 1)]
 
 
 def _path(program: str) -> str:
