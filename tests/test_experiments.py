@@ -76,6 +76,7 @@ def test_the_imagenet_recipe_runs_in_small(tmp_path):
         "trainer.accelerator": "cpu",
         "trainer.max_epochs": 1,
         "trainer.limit_train_batches": 1,
+        "model.lr_batch": 2,
         "data.workers": 0,
         "data.batch_size": 2,
         "data.val_batch_size": 5,

@@ -8,24 +8,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from en_bench.errors import InputError
+from en_bench.matrix.lease import Found, Leases
+from en_bench.matrix.live import Screen
 from en_bench.matrix.opened import OpenedMatrix
-from en_bench.matrix.plan import Cell, PlannedCell, State
-from en_bench.matrix.run import INTERRUPTED, Runner, select
+from en_bench.matrix.plan import PlannedCell, State
+from en_bench.matrix.run import INTERRUPTED, select
 from en_bench.matrix.slurm_leases import KIND, SlurmJudge, leases_of
 from en_bench.matrix.slurm_options import Shape
 from en_bench.matrix.slurm_submit import by_shape, script, slurm_folder, submit
+from en_bench.matrix.tally import Settled, Tally
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 
 
-def launch(matrix: OpenedMatrix, only: str, flags: Mapping[str, Any]) -> list[Cell]:
-    """Submits the missing cells that match `only` and that nobody holds. Returns all that are to come.
+def launch(matrix: OpenedMatrix, planned: Sequence[PlannedCell], flags: Mapping[str, Any]) -> None:
+    """Submits those of the cells that are not done and that nobody holds.
 
     Raises InputError where Slurm does not answer, or refuses.
     """
-    planned = select(matrix.planned(), only, matrix.spec)
     todo = [item for item in planned if item.state is not State.DONE]
-    print(f"{matrix.spec.name}: {len(planned)} cells, {len(planned) - len(todo)} of them done", flush=True)
+    print(Tally(matrix.spec, matrix.results, planned).head(), flush=True)
     judge = SlurmJudge()
     leases = leases_of(matrix.results, judge)
     free, holders = [], Counter[str]()
@@ -50,7 +52,6 @@ def launch(matrix: OpenedMatrix, only: str, flags: Mapping[str, Any]) -> list[Ce
         print(f"Slurm job {submitted.array}: {len(cells)} cells ({_told(submitted.shape)})", flush=True)
     if todo:
         print(f"logs: {slurm_folder(matrix.results)}   en-bench matrix status tells how far they are", flush=True)
-    return [item.cell for item in todo]
 
 
 def print_scripts(matrix: OpenedMatrix, only: str, flags: Mapping[str, Any]) -> None:
@@ -61,31 +62,46 @@ def print_scripts(matrix: OpenedMatrix, only: str, flags: Mapping[str, Any]) -> 
         print(script(shape, len(group), matrix))
 
 
-def watch(matrix: OpenedMatrix, runner: Runner, cells: Sequence[Cell]) -> int:
+def watch(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> int:
     """Tells of each cell when its record is there, until none is to come. Returns 0, 1 (failed or lost), or 130."""
-    waiting, wrong = {cell.id: cell for cell in cells}, 0
+    tally, lost = Tally(matrix.spec, matrix.results, planned), 0
+    waiting = list(tally.waiting)
     try:
-        while waiting:
-            leases = leases_of(matrix.results)  # asks Slurm anew
-            held = {cell_id for cell_id in waiting if leases.holder(cell_id) is not None}
-            for cell_id in waiting.keys() - held:  # in that order: a record is written before its lease is given back
-                cell, record = waiting.pop(cell_id), matrix.results.find(cell_id)
-                last = leases.find(cell_id)
-                if record is None or (last is not None and not last.released and record.generation < last.number):
-                    wrong += 1
-                    print(f"{cell}: {last.told() if last else 'its job'} ended without a record", flush=True)
-                else:
-                    wrong += record.status == "failed"
-                    print(f"[{len(cells) - len(waiting)}/{len(cells)}] {runner.line(cell, record)}", flush=True)
-            if waiting:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        with Screen() as screen:
+            while waiting:
+                judge = SlurmJudge()  # asks Slurm anew
+                leases = leases_of(matrix.results, judge)
+                held = {item.cell.id: leases.holder(item.cell.id) for item in waiting}
+                for item in list(waiting):
+                    found = held[item.cell.id]
+                    job = judge.job(found) if found is not None and found.holder.get("kind") == KIND else None
+                    if item in tally.waiting and (found is None or (job is not None and job.runs)):
+                        tally.begin(item, job.number if job is not None else "")
+                    if found is None:
+                        waiting.remove(item)
+                        lost += not _end(item, matrix, leases, tally, screen)
+                screen.show(tally.view)
+                if waiting:
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
     except KeyboardInterrupt:
         print("no longer watched: the jobs go on, and the same command watches again", flush=True)
         return INTERRUPTED
-    return 1 if wrong else 0
+    return 1 if lost or tally.failed else 0
 
 
-def _has_record(item: PlannedCell, last: Any) -> bool:
+def _end(item: PlannedCell, matrix: OpenedMatrix, leases: Leases, tally: Tally, screen: Screen) -> bool:
+    """Nobody holds the cell any more: tells what has become of it; False if its job has left no record."""
+    record, last = matrix.results.find(item.cell.id), leases.find(item.cell.id)
+    if record is None or (last is not None and not last.released and record.generation < last.number):
+        tally.leave(item)
+        screen.say(f"{item.cell}: {last.told() if last else 'its job'} ended without a record")
+        return False
+    line = tally.settle(item, Settled(record, float(record.fit.get("cost", {}).get("seconds", 0.0))))
+    screen.say(str(line))
+    return True
+
+
+def _has_record(item: PlannedCell, last: Found) -> bool:
     return item.record is not None and item.record.generation >= last.number
 
 

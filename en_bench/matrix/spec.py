@@ -1,19 +1,27 @@
 """The specification of a matrix: which normalisers, training sets, validation sets and seeds."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
+from en_bench.matrix.adapted import parse_adapted
+from en_bench.matrix.closest import did_you_mean
+from en_bench.matrix.cost_given import seconds_in_spec
+from en_bench.matrix.metrics import METRICS
 from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
+from en_bench.matrix.reported import Labels, Reported, parse_reported
 from en_bench.matrix.slurm_options import SlurmSection, parse_slurm
+from en_bench.matrix.tuning import parse_tuning
 
-METRICS = ("top1", "top5", "nll", "ece")
-_KEYS = ("name", "title", "base", "norms", "train", "validate", "seeds", "metric", "slurm")
+_KEYS = (
+    *("name", "title", "base", "norms", "train", "validate", "seeds", "metric"),
+    *("adapted", "reported", "tuning", "baseline", "seconds_per_step", "slurm"),
+)
+_OWN = "own"  # the validation set that each training has itself
 _TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
 _VALIDATED_ON = ("val", "val_labels")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -24,7 +32,13 @@ Overlays = tuple[Overlay, ...]
 
 @dataclass(frozen=True)
 class Spec:
-    """A matrix. `norms`, `train` and `validate` map a label to the overlays that are added to `base` for it."""
+    """A matrix. `norms`, `train` and `validate` map a label to the overlays that are added to `base` for it.
+
+    `own` are the validation labels that stand for each training's own validation set. What follows makes no other cell:
+    `adapted` maps validation labels to the split whose unlabelled images recalibrate the running moments for a second
+    validation, `reported` holds published numbers, `tuning` the number of recipes tried by normaliser, `baseline` names
+    the normaliser that the others are compared with.
+    """
 
     path: Path
     name: str
@@ -35,12 +49,36 @@ class Spec:
     validate: dict[str, Overlays]
     seeds: tuple[int, ...]
     metric: str
+    own: frozenset[str] = frozenset()
+    adapted: dict[str, str] = field(default_factory=dict)
+    reported: tuple[Reported, ...] = ()
+    tuning: dict[str, int] = field(default_factory=dict)
+    baseline: str = ""
+    seconds_per_step: dict[str, float] = field(default_factory=dict)
     slurm: SlurmSection = field(default_factory=SlurmSection)
 
     def target(self, label: str) -> dict[str, str]:
-        """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`."""
+        """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`.
+
+        None for a label that stands for each training's own, which the training's configuration selects.
+        """
+        if label in self.own:
+            return {}
         data = _data(merge(o.config for o in self.base + self.validate[label]))
         return {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
+
+    def own_targets(self) -> dict[str, str]:
+        """The label of each training set's own validation set, without those that are not validated on it."""
+        targets = {label: self.target(label) for label in self.validate}
+        found: dict[str, str] = {}
+        for train in self.train:
+            data = _trained_on(self, train)
+            selected = {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
+            # Of several labels for one set that of the training set, if it is one of them.
+            labels = [label for label in (train, *targets) if label in self.own or targets.get(label) == selected]
+            if labels:
+                found[train] = labels[0]
+        return found
 
 
 def load_spec(path: Path) -> Spec:
@@ -48,27 +86,35 @@ def load_spec(path: Path) -> Spec:
     raw = read_yaml(path)
     for key in raw:
         if key not in _KEYS:
-            raise InputError(f"{path}: unknown key {key!r}{_close(key, _KEYS)}; the keys are {', '.join(_KEYS)}")
+            raise InputError(f"{path}: unknown key {key!r}{did_you_mean(key, _KEYS)}; the keys are {', '.join(_KEYS)}")
     for key in ("name", "norms", "train", "seeds"):
         if key not in raw:
             raise InputError(f"{path}: the key {key!r} is missing")
-    train = _axis(raw["train"], path, "train")
+    norms, train = _axis(raw["norms"], path, "norms"), _axis(raw["train"], path, "train")
+    metric = _metric(raw.get("metric", METRICS[0]), path)
+    validate, own = _validate(raw.get("validate", list(train)), train, path)
     spec = Spec(
         path=path,
         name=_label(raw["name"], f"{path}: name"),
         title=_text(raw.get("title", raw["name"]), f"{path}: title"),
         base=_overlays(raw.get("base", []), path, "base"),
-        norms=_axis(raw["norms"], path, "norms"),
+        norms=norms,
         train=train,
-        validate=_validate(raw.get("validate", list(train)), train, path),
+        validate=validate,
         seeds=_seeds(raw["seeds"], path),
-        metric=_metric(raw.get("metric", METRICS[0]), path),
+        metric=metric,
+        own=own,
+        reported=parse_reported(raw.get("reported"), path, Labels(norms, train, validate), metric),
+        tuning=parse_tuning(raw.get("tuning"), f"{path}: tuning", norms),
+        baseline=_baseline(raw.get("baseline", next(iter(norms))), norms, path),
+        seconds_per_step=seconds_in_spec(raw.get("seconds_per_step", {}), f"{path}: seconds_per_step"),
         slurm=parse_slurm(raw.get("slurm", {}), f"{path}: slurm"),
     )
     _check_norms(spec)
     _check_data(spec)
     _check_targets(spec)
-    return spec
+    trained_on = {label: _trained_on(spec, label)["train"] for label in train}
+    return replace(spec, adapted=parse_adapted(raw.get("adapted"), f"{path}: adapted", validate, own, trained_on))
 
 
 def _check_norms(spec: Spec) -> None:
@@ -94,13 +140,13 @@ def _check_targets(spec: Spec) -> None:
 
 
 def _check_data(spec: Spec) -> None:
-    trained_on = {label: _data(merge(o.config for o in spec.base + spec.train[label])) for label in spec.train}
+    trained_on = {label: _trained_on(spec, label) for label in spec.train}
     for label, data in trained_on.items():
         for key in ("train", "val"):
             if not isinstance(data.get(key), str):
                 raise InputError(f"{spec.path}: train.{label}: its overlays set no data.{key}: add it to one of them")
     with_labels = next((label for label, data in trained_on.items() if data.get("val_labels") is not None), None)
-    for label in spec.validate:
+    for label in (label for label in spec.validate if label not in spec.own):
         target = spec.target(label)
         if not isinstance(target.get("data.val"), str):
             raise InputError(f"{spec.path}: validate.{label}: its overlays set no data.val: add it to one of them")
@@ -110,6 +156,11 @@ def _check_data(spec: Spec) -> None:
                 f"{spec.path}: validate.{label}: its overlays leave data.val_labels open, though training set "
                 f"{with_labels} sets it: set it for {label} too"
             )
+
+
+def _trained_on(spec: Spec, label: str) -> dict[str, Any]:
+    """What the overlays of training set `label` say of its data."""
+    return _data(merge(overlay.config for overlay in spec.base + spec.train[label]))
 
 
 def _data(config: Config) -> dict[str, Any]:
@@ -124,16 +175,26 @@ def _axis(raw: object, path: Path, key: str) -> dict[str, Overlays]:
     return {_label(label, f"{path}: {key}"): _overlays(value, path, f"{key}.{label}") for label, value in raw.items()}
 
 
-def _validate(raw: object, train: dict[str, Overlays], path: Path) -> dict[str, Overlays]:
+def _validate(raw: object, train: dict[str, Overlays], path: Path) -> tuple[dict[str, Overlays], frozenset[str]]:
+    """The validation sets, and which of their labels stand for each training's own."""
+    if raw == _OWN:
+        raw = {_OWN: _OWN}
+    if isinstance(raw, dict):
+        own = frozenset(label for label, part in raw.items() if part == _OWN)
+        for label in own & train.keys():
+            raise InputError(
+                f"{path}: validate.{label}: it stands for each training's own set, and is the name of one: rename it"
+            )
+        return _axis({label: [] if label in own else part for label, part in raw.items()}, path, "validate"), own
     if not isinstance(raw, list):
-        return _axis(raw, path, "validate")
+        return _axis(raw, path, "validate"), frozenset()
     if not raw:
         raise InputError(f"{path}: validate: the list is empty: name a training set, or leave the key out for all")
     for label in raw:
         if label not in train:
-            raise InputError(f"{path}: validate: {label!r} is no label of train{_close(label, train)}")
+            raise InputError(f"{path}: validate: {label!r} is no label of train{did_you_mean(label, train)}")
     _check_distinct(raw, f"{path}: validate")
-    return {label: train[label] for label in raw}
+    return {label: train[label] for label in raw}, frozenset()
 
 
 def _overlays(raw: object, path: Path, where: str) -> Overlays:
@@ -150,7 +211,7 @@ def _overlay(raw: object, path: Path, where: str) -> Overlay:
     file = Path(os.path.normpath(path.parent / raw))
     if not file.is_file():
         beside = [os.path.relpath(other, path.parent) for other in file.parent.glob("*.yaml")]
-        raise InputError(f"{path}: {where}: there is no file {raw}{_close(raw, beside)}")
+        raise InputError(f"{path}: {where}: there is no file {raw}{did_you_mean(raw, beside)}")
     overlay = read_overlay(file)
     _check_keys(overlay.config, path, f"{where}: {raw}")
     return overlay
@@ -203,10 +264,11 @@ def _seeds(raw: object, path: Path) -> tuple[int, ...]:
 
 def _metric(raw: object, path: Path) -> str:
     if raw not in METRICS:
-        raise InputError(f"{path}: metric: {raw!r} is not one of {', '.join(METRICS)}{_close(raw, METRICS)}")
+        raise InputError(f"{path}: metric: {raw!r} is not one of {', '.join(METRICS)}{did_you_mean(raw, METRICS)}")
     return str(raw)
 
 
-def _close(word: object, words: Iterable[str]) -> str:
-    found = difflib.get_close_matches(str(word), list(words), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+def _baseline(raw: object, norms: Iterable[str], path: Path) -> str:
+    if raw not in list(norms):  # which asks for no hash: anything may stand in a file
+        raise InputError(f"{path}: baseline: {raw!r} is no label of norms{did_you_mean(raw, norms)}")
+    return str(raw)

@@ -15,7 +15,8 @@ from en_bench.stop import STOP_SIGNALS, StopAsked, asked_to_stop
 TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 """The descriptor that the user reads: another than that of errors where output goes to a log."""
 
-_TOLD = b"\nstopping after this step, or after the validation if one is running; Ctrl-C again stops at once\n"
+TOLD = "stopping after this step, or after the validation if one is running; Ctrl-C again stops at once"
+"""What the user is told then."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -69,4 +70,4 @@ class Interrupt:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._before[number])
         if first:
-            os.write(TERMINAL.get(), _TOLD)  # print could be what is being interrupted
+            os.write(TERMINAL.get(), f"\n{TOLD}\n".encode())  # print could be what is being interrupted

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -22,10 +21,12 @@ from en_bench.errors import InputError
 from en_bench.losses import BatchFacts, CrossEntropy, Loss, TrainingFacts
 from en_bench.norms import Norm, SwapReport, anneal_radius, swap_norms
 from en_bench.norms.swap import Inherit
+from en_bench.tasks.effective_batch import EffectiveBatch
 from en_bench.tasks.metrics import WIDE, SetScores
 from en_bench.tasks.mixup import draw_mixing
-from en_bench.tasks.optim import decay_groups, warmup_cosine
+from en_bench.tasks.optim import Optimisation
 from en_bench.tasks.sample_table import SampleTables
+from en_bench.tasks.schedules import CosineSchedule, Length, Schedule
 from en_bench.tasks.weights import require_same_weights
 
 _TABLES = "en_bench_sample_tables"
@@ -49,8 +50,11 @@ class ClassificationTask(LightningModule):
         lr: learning rate after warm-up, for the batch over all ranks that the run has. It is not scaled.
         momentum: of SGD.
         nesterov: of SGD.
-        weight_decay: of weights; parameters of normalisers and biases never decay.
-        warmup_epochs: epochs of linear warm-up; a cosine over the rest follows.
+        weight_decay: of weights.
+        decay_all: parameters of normalisers and biases decay too.
+        warmup_epochs: epochs of linear warm-up.
+        schedule: what follows it (default: a cosine over the rest).
+        lr_batch: the batch that `lr` is for, over all ranks and accumulated passes: `en-bench fit` refuses another.
         channels_last: memory format of weights and images.
         loss: what trains (default: cross entropy). Validation's `nll` is cross entropy whatever it is.
         mixup: alpha of mixup (Zhang et al., 2018), 0 for none: images are mixed with others of the rank's batch.
@@ -60,6 +64,7 @@ class ClassificationTask(LightningModule):
     Attributes:
         sample_tables: what is remembered of each training sample, by name. Put in before training (in a callback's
             `setup`), they are merged over the ranks between epochs and are part of every checkpoint.
+        recalibrated: on which images the running moments of the loaded checkpoint were made anew, if they were.
     """
 
     def __init__(
@@ -75,20 +80,21 @@ class ClassificationTask(LightningModule):
         momentum: float = 0.9,
         nesterov: bool = True,
         weight_decay: float = 1e-4,
+        decay_all: bool = False,
         warmup_epochs: float = 1.0,
+        schedule: Schedule | None = None,
+        lr_batch: int | None = None,
         channels_last: bool = True,
         loss: Loss | None = None,
         mixup: float = 0.0,
     ) -> None:
         super().__init__()
-        if lr <= 0 or weight_decay < 0 or warmup_epochs < 0 or not 0 <= momentum < 1:
-            raise InputError(
-                f"--model.lr {lr}, --model.momentum {momentum}, --model.weight_decay {weight_decay}, "
-                f"--model.warmup_epochs {warmup_epochs}: lr has to be above 0, momentum within 0 .. 1, "
-                "the others 0 or more"
-            )
-        if nesterov and momentum == 0:
-            raise InputError("--model.nesterov true needs a momentum: give --model.nesterov false beside momentum 0")
+        self.optimisation = Optimisation(
+            lr, momentum, nesterov, weight_decay, decay_all, warmup_epochs, schedule or CosineSchedule()
+        )
+        self.lr_batch = lr_batch
+        if lr_batch is not None and lr_batch < 1:
+            raise InputError(f"--model.lr_batch {lr_batch} is no batch: use 1 or more, or leave it out")
         self.loss = loss if loss is not None else CrossEntropy()
         self.mixup = mixup
         if not 0 <= mixup < math.inf:
@@ -102,13 +108,12 @@ class ClassificationTask(LightningModule):
         self.attention: Attention | None = attention
         self.inherit: Inherit = inherit
         self.where = where
-        self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
-        self.warmup_epochs = warmup_epochs
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network: nn.Module | None = None
         self.swap_report: SwapReport | None = None
         self.sample_tables = SampleTables()
         self.anneals = False
+        self.recalibrated: dict[str, Any] | None = None
 
     @property
     def data(self) -> ShardDataModule | None:
@@ -144,6 +149,13 @@ class ClassificationTask(LightningModule):
         assert self.network is not None, "the network is built by configure_model()"
         logits: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
         return logits
+
+    def check(self, data: ShardDataModule, trainer: Trainer) -> None:
+        """Raises InputError for a training that was not meant so, before any process group starts."""
+        self.loss.check(data.classes)
+        ranks = trainer.num_devices * trainer.num_nodes
+        batch = EffectiveBatch(data.batch_size, ranks, trainer.accumulate_grad_batches)
+        batch.check(self.optimisation.lr, self.lr_batch)
 
     def on_fit_start(self) -> None:
         assert self.num_classes is not None
@@ -241,16 +253,16 @@ class ClassificationTask(LightningModule):
             raise InputError(f"none of the {expected} samples of {of} can be decoded: prepare it again")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = torch.optim.SGD(
-            decay_groups(self, self.weight_decay), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
-        )
+        optimizer = self.optimisation.optimizer(self)
+        scheduler = self.optimisation.scheduler(optimizer, self.training_length())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_length(self) -> Length:
+        """Of the trainer's training, in optimiser steps. Raises InputError if it has no end."""
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps) or math.isinf(self.trainer.num_training_batches):
             raise InputError("the schedule needs an end: give --trainer.max_epochs or --trainer.max_steps")
-        warmup = min(round(self.warmup_epochs * self._steps_per_epoch()), int(steps))
-        factor = partial(warmup_cosine, steps=int(steps), warmup=warmup)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.optimisation.length(int(steps), self._steps_per_epoch())
 
     def _is_fitting(self) -> bool:
         return self._trainer is not None and self._trainer.state.fn == "fit"
@@ -269,12 +281,7 @@ class ClassificationTask(LightningModule):
             # The steps before were of another size, or another number to an epoch: the schedule follows the epochs.
             scheduler.last_epoch = changes.restarted_at * self._steps_per_epoch()
             self.sample_tables.forget_times()
-        own = {"momentum": self.momentum, "nesterov": self.nesterov, "initial_lr": self.lr}
-        scheduler.base_lrs = [self.lr for _ in optimizer.param_groups]
-        for group, factor, decay in zip(
-            optimizer.param_groups, scheduler.lr_lambdas, (self.weight_decay, 0.0), strict=True
-        ):
-            group.update(own, weight_decay=decay, lr=self.lr * factor(scheduler.last_epoch))
+        self.optimisation.enforce(optimizer, scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.data is not None:
@@ -286,6 +293,7 @@ class ClassificationTask(LightningModule):
         saved = checkpoint.get("en_bench", {})
         if self.data is not None and "classes" in saved:
             require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
+        self.recalibrated = saved.get("recalibrated")
         require_same_weights(self.state_dict(), checkpoint["state_dict"], saved.get("backbone"))
         if self._is_fitting():
             self.sample_tables.keep(checkpoint.get(_TABLES, {}))

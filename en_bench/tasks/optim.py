@@ -1,13 +1,17 @@
-"""Which parameters decay, and how the learning rate runs."""
+"""The optimiser: which parameters decay, and what sets the learning rate."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
+from en_bench.errors import InputError
 from en_bench.norms import Norm
+from en_bench.tasks.schedules import CosineSchedule, Length, Schedule
 
 _TORCH_NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -17,31 +21,68 @@ _TORCH_NORMS = (
 )
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: weights, which decay, and biases with everything inside a normaliser, which do not.
+def decay_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
+    """Two parameter groups: weights, which decay, and biases with everything inside a normaliser.
 
-    Everything inside a normaliser includes EN's gate: its parameters say how to normalise, not what to compute.
-    Frozen parameters belong to neither. A parameter shared by two modules counts once.
+    The latter do not decay, unless `decay_all`, as in the published code of SwitchNorm. Everything inside a normaliser
+    includes EN's gate: its parameters say how to normalise, not what to compute. Frozen parameters belong to neither. A
+    parameter shared by two modules counts once.
     """
-    undecayed = {
+    of_norms = {
         id(p) for module in model.modules() if isinstance(module, (Norm, *_TORCH_NORMS)) for p in module.parameters()
     }
-    undecayed |= {id(p) for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    of_norms |= {id(p) for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in trained if id(p) not in undecayed], "weight_decay": weight_decay},
-        {"params": [p for p in trained if id(p) in undecayed], "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) not in of_norms], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) in of_norms], "weight_decay": weight_decay if decay_all else 0.0},
     ]
 
 
-def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """The factor on the learning rate at optimiser step `step` of `steps`.
+@dataclass(frozen=True)
+class Optimisation:
+    """SGD and its schedule, as `ClassificationTask` documents them. Raises InputError for values outside."""
 
-    Linear from 1/warmup to 1 over the first `warmup` steps, then half a cosine from 1 towards 0, which it reaches at
-    `steps`, one after the last. Source of the cosine: Loshchilov and Hutter, "SGDR", 2017, eq. 5, without restarts.
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    if step >= steps:
-        return 0.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    decay_all: bool
+    warmup_epochs: float
+    schedule: Schedule = field(default_factory=CosineSchedule)
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0 or not 0 <= self.momentum < 1:
+            raise InputError(
+                f"--model.lr {self.lr}, --model.momentum {self.momentum}, --model.weight_decay {self.weight_decay}, "
+                f"--model.warmup_epochs {self.warmup_epochs}: lr has to be above 0, momentum within 0 .. 1, "
+                "the others 0 or more"
+            )
+        if self.nesterov and self.momentum == 0:
+            raise InputError("--model.nesterov true needs a momentum: give --model.nesterov false beside momentum 0")
+
+    def length(self, steps: int, per_epoch: int) -> Length:
+        """Of a training of so many optimiser steps, with so many in each epoch."""
+        return Length(steps, min(round(self.warmup_epochs * per_epoch), steps), per_epoch)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
+        groups = decay_groups(model, self.weight_decay, self.decay_all)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+
+    def scheduler(self, optimizer: torch.optim.SGD, length: Length) -> torch.optim.lr_scheduler.LambdaLR:
+        """What sets the learning rate before each optimiser step."""
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self.schedule.factor, length=length))
+
+    def enforce(self, optimizer: torch.optim.SGD, scheduler: torch.optim.lr_scheduler.LambdaLR) -> None:
+        """Lets these values win over what a checkpoint has put into optimiser and scheduler."""
+        scheduler.base_lrs = [self.lr for _ in optimizer.param_groups]
+        own = {"momentum": self.momentum, "nesterov": self.nesterov, "initial_lr": self.lr}
+        decays = (self.weight_decay, self.weight_decay if self.decay_all else 0.0)
+        for group, factor, decay in zip(optimizer.param_groups, scheduler.lr_lambdas, decays, strict=True):
+            group.update(own, weight_decay=decay, lr=self.lr * factor(scheduler.last_epoch))
+
+    def told(self, length: Length) -> str:
+        """For people: `lr 0.1, x 0.1 at epochs 30, 60, 90`."""
+        warmup = f"warm-up of {self.warmup_epochs:g} epochs, " if length.warmup else ""
+        decay = f"weight decay {self.weight_decay:g}{' of all parameters' if self.decay_all else ''}"
+        return f"lr {self.lr:g}, {warmup}{self.schedule.told(length)}, {decay}"

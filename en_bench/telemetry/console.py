@@ -11,6 +11,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from en_bench.data.module import ShardDataModule
 from en_bench.duration import duration
 from en_bench.noise.base import labels_told
+from en_bench.tasks.classification import ClassificationTask
+from en_bench.tasks.effective_batch import EffectiveBatch
 
 
 class ConsoleLines(Callback):
@@ -27,6 +29,9 @@ class ConsoleLines(Callback):
         if report is not None:
             self._print(str(report))
         data = getattr(trainer, "datamodule", None)
+        if isinstance(data, ShardDataModule) and isinstance(pl_module, ClassificationTask):
+            batch = EffectiveBatch(data.batch_size, trainer.world_size, trainer.accumulate_grad_batches)
+            self._print(f"batch {batch}, {pl_module.optimisation.told(pl_module.training_length())}")
         labels = data.training_labels if isinstance(data, ShardDataModule) else None
         if labels is not None and (told := labels.line()):
             self._print(told)

@@ -15,7 +15,7 @@ from en_bench.data.transforms import CenterCrop, PadCropFlip
 from en_bench.errors import InputError
 from en_bench.norms import ExemplarNorm, GroupNorm, Norm, SparseSwitchNorm
 from en_bench.tasks.classification import ClassificationTask
-from en_bench.tasks.optim import warmup_cosine
+from en_bench.tasks.schedules import CosineSchedule, Length, StepSchedule
 
 
 def data(root: Path, cls: type[ShardDataModule] = ShardDataModule, **options: Any) -> ShardDataModule:
@@ -66,7 +66,21 @@ def test_the_learning_rate_follows_the_schedule_step_by_step(shards, tmp_path):
     task = Watch(backbone="cifar/resnet8", lr=0.2, warmup_epochs=0.5)
     trainer(tmp_path, max_epochs=2).fit(task, data(shards))
     assert len(seen) == 20  # 200 samples in batches of 20, twice
-    assert seen == [[0.2 * warmup_cosine(step, 20, 5)] * 2 for step in range(20)]
+    assert seen == [[0.2 * CosineSchedule().factor(step, Length(20, 5, 10))] * 2 for step in range(20)]
+
+
+@pytest.mark.parametrize(("accumulate", "per_epoch"), [(1, 10), (4, 3)])
+def test_steps_fall_at_the_first_step_of_their_epoch(shards, tmp_path, accumulate, per_epoch):
+    seen = []
+
+    class Watch(ClassificationTask):
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            seen.append((self.trainer.current_epoch, optimizer.param_groups[0]["lr"]))
+
+    task = Watch(backbone="cifar/resnet8", lr=0.4, warmup_epochs=0, schedule=StepSchedule([1, 2], gamma=0.5))
+    trainer(tmp_path, max_epochs=3, accumulate_grad_batches=accumulate).fit(task, data(shards))
+    # 200 samples in batches of 20; of ten batches in fours the last step has two.
+    assert seen == [(epoch, lr) for epoch, lr in enumerate([0.4, 0.2, 0.1]) for _ in range(per_epoch)]
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import timm
 import torch
@@ -7,7 +5,7 @@ from torch import nn
 
 from en_bench import backbones
 from en_bench.norms import BatchNorm, ExemplarNorm, swap_norms
-from en_bench.tasks.optim import decay_groups, warmup_cosine
+from en_bench.tasks.optim import decay_groups
 
 
 def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
@@ -31,6 +29,18 @@ def test_only_convolutions_and_the_head_decay(norm):
     assert len(decayed["params"]) + len(undecayed["params"]) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("norm", [None, BatchNorm, ExemplarNorm])
+def test_everything_decays_on_demand_in_the_same_groups(norm):
+    model = backbones.build("cifar/resnet8", 10)
+    if norm is not None:
+        swap_norms(model, norm)
+    some, everything = decay_groups(model, 5e-4), decay_groups(model, 5e-4, decay_all=True)
+    assert [group["weight_decay"] for group in everything] == [5e-4, 5e-4]
+    # So that a checkpoint's optimiser fits both.
+    assert [names_of(model, g["params"]) for g in some] == [names_of(model, g["params"]) for g in everything]
+    assert set().union(*(names_of(model, g["params"]) for g in everything)) == {n for n, _ in model.named_parameters()}
+
+
 def test_norms_that_are_not_ours_do_not_decay_either():
     model = timm.create_model("convnext_atto", num_classes=3)
     decayed, _ = decay_groups(model, 1.0)
@@ -44,21 +54,6 @@ def test_frozen_and_shared_parameters():
     decayed, undecayed = decay_groups(model, 1.0)
     assert [id(p) for p in decayed["params"]] == [id(layer.weight)]
     assert len(undecayed["params"]) == 2
-
-
-def test_warmup_and_cosine_by_hand():
-    factors = [warmup_cosine(step, steps=10, warmup=4) for step in range(11)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert factors[4] == 1.0
-    assert factors[7] == pytest.approx(0.5)
-    assert factors[9] == pytest.approx(0.5 * (1 + math.cos(math.pi * 5 / 6)))
-    assert factors[10] == 0.0
-
-
-@pytest.mark.parametrize(("steps", "warmup"), [(5, 0), (5, 5), (1, 1), (3, 1)])
-def test_schedule_is_positive_in_every_step_that_trains(steps, warmup):
-    assert all(0 < warmup_cosine(step, steps, warmup) <= 1 for step in range(steps))
-    assert warmup_cosine(steps, steps, warmup) in (0.0, (steps + 1) / max(warmup, 1))
 
 
 def test_optimizer_takes_the_groups():

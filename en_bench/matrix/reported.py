@@ -1,0 +1,163 @@
+"""Numbers that others have published, to stand beside measured ones and never among them."""
+
+import math
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from en_bench.errors import InputError
+from en_bench.matrix.closest import did_you_mean
+from en_bench.matrix.metrics import METRICS, from_printed
+from en_bench.matrix.overlays import check_plain, read_yaml
+
+_KEYS = ("source", "metric", "tolerance", "unknown_labels", "values")
+_VALUE_KEYS = ("value", "tolerance")
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A published number for `norm`, trained on `train` and validated on `target`.
+
+    `value` and `tolerance` are in the unit of what is measured, fractions or nats. `tolerance` is how far a measured
+    mean may lie from the value, chosen by who wrote the specification; None where nobody chose one.
+    """
+
+    norm: str
+    train: str
+    target: str
+    value: float
+    tolerance: float | None
+    source: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a matrix, which published numbers have to be of."""
+
+    norms: Collection[str]
+    train: Collection[str]
+    validate: Collection[str]
+
+
+def parse_reported(raw: object, path: Path, labels: Labels, metric: str) -> tuple[Reported, ...]:
+    """The published numbers of a specification at `path`, in the order in which they stand.
+
+    `raw` is a file's name (relative to the specification), a mapping, or a list of these. Each holds `source`, the
+    `metric` (default: `metric`), a default `tolerance` and `values` by training set, validation set and normaliser, in
+    the unit that people print: per cent, or nats for nll. A value is a number, `{value: 76.4, tolerance: 0.3}`, or null
+    where none could be read at the source. Labels that the matrix does not have are an error, unless the entry says
+    `unknown_labels: ignore`.
+
+    Raises InputError, with file and key.
+    """
+    found: list[Reported] = []
+    for part in raw if isinstance(raw, list) else [] if raw is None else [raw]:
+        for reported in _entry(*_read(part, path), labels, metric):
+            # Two sources may report the same cell differently; one source may not.
+            if any(_key(reported) == _key(earlier) for earlier in found):
+                raise InputError(
+                    f"{path}: reported: {reported.norm} trained on {reported.train}, validated on {reported.target}, "
+                    f"stands twice with the source {reported.source!r}: remove one"
+                )
+            found.append(reported)
+    return tuple(found)
+
+
+def _key(reported: Reported) -> tuple[str, ...]:
+    return (reported.norm, reported.train, reported.target, reported.metric, reported.source)
+
+
+def _read(part: object, path: Path) -> tuple[dict[str, Any], str]:
+    """An entry and where it stands."""
+    if isinstance(part, dict):
+        check_plain(part, f"{path}: reported")
+        return part, f"{path}: reported"
+    if not isinstance(part, str) or not part:
+        raise InputError(f"{path}: reported: {part!r} is neither the name of a file nor a mapping")
+    file = Path(os.path.normpath(path.parent / part))
+    if not file.is_file():
+        beside = [os.path.relpath(other, path.parent) for other in file.parent.glob("*.yaml")]
+        raise InputError(f"{path}: reported: there is no file {part}{did_you_mean(part, beside)}")
+    return read_yaml(file), str(file)
+
+
+def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: str) -> Iterator[Reported]:
+    for key in entry:
+        if key not in _KEYS:
+            raise InputError(f"{where}: unknown key {key!r}{did_you_mean(key, _KEYS)}; the keys are {', '.join(_KEYS)}")
+    source, metric = entry.get("source"), entry.get("metric", default_metric)
+    if not isinstance(source, str) or len(source.splitlines()) != 1:
+        raise InputError(f"{where}: source: expected one line that says where the values were read")
+    if metric not in METRICS:
+        raise InputError(
+            f"{where}: metric: {metric!r} is not one of {', '.join(METRICS)}{did_you_mean(metric, METRICS)}"
+        )
+    ignore = entry.get("unknown_labels", "error")
+    if ignore not in ("error", "ignore"):
+        raise InputError(f"{where}: unknown_labels: {ignore!r} is neither 'error' nor 'ignore'")
+    default = _tolerance(entry.get("tolerance"), metric, f"{where}: tolerance")
+    if not isinstance(entry.get("values"), dict) or not entry["values"]:
+        raise InputError(f"{where}: values: expected 'training set: {{validation set: {{normaliser: value}}}}'")
+    for train, target, norm, printed in _leaves(entry["values"], where):
+        at = f"{where}: values: {train}: {target}: {norm}"
+        value, tolerance = _value(printed, metric, default, at)
+        unknown = _unknown(labels, train, target, norm)
+        if unknown is not None and ignore == "error":
+            raise InputError(f"{at}: {unknown}; 'unknown_labels: ignore' leaves such values out")
+        if unknown is None and value is not None:
+            yield Reported(norm, train, target, value, tolerance, source, metric)
+
+
+def _leaves(values: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, object]]:
+    for train, by_target in values.items():
+        if not isinstance(by_target, dict):
+            raise InputError(f"{where}: values: {train}: expected 'validation set: {{normaliser: value}}'")
+        for target, by_norm in by_target.items():
+            if not isinstance(by_norm, dict):
+                raise InputError(f"{where}: values: {train}: {target}: expected 'normaliser: value'")
+            for norm, printed in by_norm.items():
+                yield train, target, norm, printed
+
+
+def _unknown(labels: Labels, train: str, target: str, norm: str) -> str | None:
+    axes = (("train", train, labels.train), ("validate", target, labels.validate), ("norms", norm, labels.norms))
+    for axis, label, known in axes:
+        if label not in known:
+            return f"{label!r} is no label of {axis}{did_you_mean(label, known)}"
+    return None
+
+
+def _value(printed: object, metric: str, default: float | None, where: str) -> tuple[float | None, float | None]:
+    """Value and tolerance of one cell, in the unit that is measured."""
+    if isinstance(printed, dict):
+        for key in printed:
+            if key not in _VALUE_KEYS:
+                raise InputError(f"{where}: unknown key {key!r}; the keys are {', '.join(_VALUE_KEYS)}")
+        if "tolerance" in printed:
+            default = _tolerance(printed["tolerance"], metric, f"{where}: tolerance")
+        printed = printed.get("value")
+    if printed is None:
+        return None, default
+    number = _number(printed)
+    if number is None or (metric != "nll" and not 0 <= number <= 100):
+        unit = "nats" if metric == "nll" else "per cent"
+        raise InputError(f"{where}: {printed!r} is no value of {metric} in {unit}; leave it empty where none was read")
+    return from_printed(metric, number), default
+
+
+def _tolerance(printed: object, metric: str, where: str) -> float | None:
+    if printed is None:
+        return None
+    number = _number(printed)
+    if number is None or number < 0:
+        raise InputError(f"{where}: {printed!r} is no tolerance: use a number of 0 or more, in the unit of the values")
+    return from_printed(metric, number)
+
+
+def _number(printed: object) -> float | None:
+    if isinstance(printed, bool) or not isinstance(printed, int | float) or not math.isfinite(printed):
+        return None
+    return float(printed)

@@ -1,0 +1,106 @@
+"""Published numbers in a specification: units, tolerance, source, and labels that the matrix does not have."""
+
+from pathlib import Path
+
+import pytest
+
+from en_bench.errors import InputError
+from en_bench.matrix.reported import Reported
+from en_bench.matrix.spec import load_spec
+from tests.matrix.test_spec import edit
+
+FILE = """
+source: "A README, table 1"
+tolerance: 0.5
+values:
+  handwritten:
+    handwritten: {BatchNorm: 76.4, ExemplarNorm: null}
+    typeset: {BatchNorm: {value: 60, tolerance: 1.5}}
+"""
+
+
+def with_reported(spec_file: Path, entry: str, file: str = FILE) -> Path:
+    (spec_file.parent / "reported").mkdir(exist_ok=True)
+    (spec_file.parent / "reported" / "readme.yaml").write_text(file)
+    return edit(spec_file, "seeds:", f"reported: {entry}\nseeds:")
+
+
+def test_values_are_printed_in_per_cent_and_kept_as_fractions(spec_file: Path) -> None:
+    spec = load_spec(with_reported(spec_file, "reported/readme.yaml"))
+    source = "A README, table 1"
+    assert spec.reported == (
+        Reported("BatchNorm", "handwritten", "handwritten", 0.764, 0.005, source, "top1"),
+        Reported("BatchNorm", "handwritten", "typeset", 0.6, 0.015, source, "top1"),
+    )
+
+
+def test_files_and_mappings_add_up_and_nats_stay_nats(spec_file: Path) -> None:
+    inline = "{source: ours, metric: nll, values: {typeset: {typeset: {BatchNorm: 1.25}}}}"
+    spec = load_spec(with_reported(spec_file, f"[reported/readme.yaml, {inline}]"))
+    assert spec.reported[2] == Reported("BatchNorm", "typeset", "typeset", 1.25, None, "ours", "nll")
+
+
+def test_two_sources_may_differ_about_a_cell(spec_file: Path) -> None:
+    other = "{source: another, values: {handwritten: {handwritten: {BatchNorm: 75.5}}}}"
+    spec = load_spec(with_reported(spec_file, f"[reported/readme.yaml, {other}]"))
+    told = [(r.value, r.source) for r in spec.reported if (r.norm, r.target) == ("BatchNorm", "handwritten")]
+    assert told == [(0.764, "A README, table 1"), (0.755, "another")]
+
+
+def test_labels_that_the_matrix_lacks_can_be_left_out_on_demand_only(spec_file: Path) -> None:
+    more = FILE + "  cifar: {cifar: {BatchNorm: 93}}\n"
+    with pytest.raises(InputError, match=r"readme.yaml: values: cifar: cifar: BatchNorm: 'cifar' is no label of train"):
+        load_spec(with_reported(spec_file, "reported/readme.yaml", more))
+    (spec_file.parent / "reported" / "readme.yaml").write_text(more + "unknown_labels: ignore\n")
+    assert len(load_spec(spec_file).reported) == 2
+
+
+def test_they_are_no_part_of_a_cells_identity(spec_file: Path) -> None:
+    from en_bench.matrix.plan import plan_cells
+
+    before = [cell.id for cell in plan_cells(load_spec(spec_file))]
+    edit(with_reported(spec_file, "reported/readme.yaml"), "seeds:", "tuning: 3\nadapted: [typeset]\nseeds:")
+    assert [cell.id for cell in plan_cells(load_spec(spec_file))] == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("source:", "sorce:", "unknown key 'sorce'; did you mean 'source'?"),
+        ('source: "A README, table 1"', "", "source: expected one line"),
+        ('source: "A README, table 1"', "source: ''", "source: expected one line"),
+        ("tolerance: 0.5", "tolerance: -0.5", "tolerance: -0.5 is no tolerance"),
+        ("tolerance: 0.5", "tolerance: true", "tolerance: True is no tolerance"),
+        ("tolerance: 0.5", "metric: top-1", "'top-1' is not one of top1, top5, nll, ece; did you mean 'top1'?"),
+        ("tolerance: 0.5", "unknown_labels: skip", "'skip' is neither 'error' nor 'ignore'"),
+        ("BatchNorm: 76.4", "BatchNrom: 76.4", "'BatchNrom' is no label of norms; did you mean 'BatchNorm'?"),
+        ("BatchNorm: 76.4", "BatchNrom: null", "'BatchNrom' is no label of norms"),
+        ("typeset:", "typset:", "'typset' is no label of validate; did you mean 'typeset'?"),
+        ("BatchNorm: 76.4", "BatchNorm: 764", "764 is no value of top1 in per cent"),
+        ("BatchNorm: 76.4", "BatchNorm: '76.4'", "'76.4' is no value of top1 in per cent"),
+        ("BatchNorm: 76.4", "BatchNorm: .nan", "nan is no value of top1"),
+        ("value: 60", "valeu: 60", "unknown key 'valeu'; the keys are value, tolerance"),
+        ("handwritten: {BatchNorm: 76.4, ExemplarNorm: null}", "handwritten: 76.4", "expected 'normaliser: value'"),
+    ],
+)
+def test_mistake_is_one_line_with_file_and_cure(old: str, new: str, message: str, spec_file: Path) -> None:
+    assert old in FILE
+    with pytest.raises(InputError) as error:
+        load_spec(with_reported(spec_file, "reported/readme.yaml", FILE.replace(old, new)))
+    assert message in str(error.value)
+    assert str(error.value).startswith("experiments/reported/readme.yaml") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("reported/readne.yaml", "there is no file reported/readne.yaml; did you mean 'reported/readme.yaml'?"),
+        ("[3]", "reported: 3 is neither the name of a file nor a mapping"),
+        ("[reported/readme.yaml, reported/readme.yaml]", "stands twice with the source 'A README, table 1'"),
+        ("{source: x}", "values: expected"),
+    ],
+)
+def test_what_the_specification_says_wrong(entry: str, message: str, spec_file: Path) -> None:
+    with pytest.raises(InputError) as error:
+        load_spec(with_reported(spec_file, entry))
+    assert message in str(error.value) and str(error.value).startswith("experiments/digits.yaml")
