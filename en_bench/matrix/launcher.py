@@ -20,6 +20,7 @@ from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner
 from en_bench.matrix.tally import Settled, Tally
 from en_bench.resume.interrupt import TOLD
+from en_bench.stop import STOP_SIGNALS, note_stop
 from en_bench.tied import Tie, tie
 
 _MOST_DEATHS = 3  # of processes that ran the same cell, or that did not even start
@@ -193,18 +194,30 @@ class LocalLauncher:
 
 @contextmanager
 def _counting_interrupts() -> Iterator[list[None]]:
-    """Yields a list that grows with each SIGINT, unless that is ignored, or this is not the main thread."""
+    """Yields a list that grows with each SIGINT, unless that is ignored, and with a first SIGUSR1 or SIGTERM.
+
+    Not outside the main thread.
+    """
     found: list[None] = []
 
     def count(number: int, frame: FrameType | None) -> None:
         found.append(None)
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+    def stop(number: int, frame: FrameType | None) -> None:
+        if note_stop(number):
+            found.append(None)
+
+    if threading.current_thread() is not threading.main_thread():
         yield found
         return
-    signal.signal(signal.SIGINT, count)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOP_SIGNALS)}
+    if before[signal.SIGINT] is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, count)
+    for number in STOP_SIGNALS:
+        if callable(before[number]):
+            signal.signal(number, stop)
     try:
         yield found
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

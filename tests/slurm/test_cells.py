@@ -50,7 +50,8 @@ def test_several_ranks_stop_together_and_end_as_they_would_have_locally(make_mat
     cluster.start_now(number)
     until(matrix.records, 100, matrix.logs)
     log = (matrix.results.run(matrix.records()["BN"].id) / "log.txt").read_text()
-    assert "going on from" in log and "srun" not in log
+    assert "task 0: Exited with exit code 75" in log and "task 1: Exited with exit code 75" in log
+    assert log.count("going on from") == 1
     local = make_matrix(base=base, name="local")
     local("run")
     assert numbers(matrix.records()["BN"]) == numbers(local.records()["BN"])
