@@ -19,6 +19,8 @@ from tests.conftest import REPO
 from tests.slurm.cluster import Cluster, why_not
 
 EXPERIMENTS = REPO / "experiments"
+_SLOWLY = {"class_path": "tests.slurm.slowly.Slowly", "init_args": {"seconds": 0.1}}
+LONG = {"max_epochs": 15, "callbacks": [_SLOWLY]}
 _NOT_FOR_JOBS = ("SLURM_", "SBATCH_", "PYTEST_")
 
 
@@ -98,7 +100,11 @@ def make_matrix(cluster: Cluster, shards: Path, tmp_path: Path) -> Callable[...,
         folder.mkdir()
         (folder / "shards").symlink_to(shards)
         overlays = [str(EXPERIMENTS / "base.yaml"), str(EXPERIMENTS / "recipe" / "digits.yaml")]
-        tiny = {"trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1}, "data": {"batch_size": 32}}
+        tiny = {
+            "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1},
+            "data": {"batch_size": 32},
+            "model": {"lr": 0.002},
+        }
         spec = {
             "name": "tiny",
             "base": [*overlays, tiny, *([base] if base else [])],

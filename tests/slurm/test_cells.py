@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.slurm.cluster import until
-from tests.slurm.conftest import EXPERIMENTS, lines, numbers
+from tests.slurm.conftest import EXPERIMENTS, LONG, lines, numbers
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def test_an_array_of_cells_of_which_one_fails(make_matrix, cluster):
 
 
 def test_several_ranks_stop_together_and_end_as_they_would_have_locally(make_matrix, cluster):
-    base = {"trainer": {"devices": 2, "strategy": "ddp", "max_epochs": 15}, "data": {"batch_size": 16}}
+    base = {"trainer": {"devices": 2, "strategy": "ddp", **LONG}, "data": {"batch_size": 16}}
     matrix = make_matrix(base=base)
     assert "1 node x 2 tasks" in matrix.submit("--slurm", "signal_seconds=60")
     (number,) = cluster.jobs()

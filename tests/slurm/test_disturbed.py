@@ -7,14 +7,13 @@ import shutil
 import pytest
 
 from tests.slurm.cluster import CPUS, until
-from tests.slurm.conftest import lines, numbers
+from tests.slurm.conftest import LONG, lines, numbers
 
 pytestmark = pytest.mark.slow
-LONG = {"trainer": {"max_epochs": 15}}
 
 
 def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_matrix, cluster):
-    matrix = make_matrix(base=LONG)
+    matrix = make_matrix(base={"trainer": LONG})
     matrix.submit()
     (number,) = cluster.jobs()
     until(lambda: lines(matrix) > 3, 100, matrix.logs)
@@ -28,14 +27,14 @@ def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_
     assert record.generation == 1
     log = (matrix.results.run(record.id) / "log.txt").read_text()
     assert log.count("going on from") == 1 and "stopping after this step" in matrix.logs()
-    undisturbed = make_matrix(base=LONG, name="undisturbed")
+    undisturbed = make_matrix(base={"trainer": LONG}, name="undisturbed")
     undisturbed("run")
     assert numbers(record) == numbers(undisturbed.records()["BN"])
     assert 3 < stopped_after < lines(matrix) == lines(undisturbed)  # each step was trained, and written, once
 
 
 def test_without_a_controller_nothing_is_doubled_and_jobs_go_on(make_matrix, cluster):
-    matrix = make_matrix(base=LONG)
+    matrix = make_matrix(base={"trainer": LONG})
     matrix.submit()
     until(lambda: lines(matrix) > 3, 100, matrix.logs)
     cluster.kill_controller()
