@@ -59,6 +59,7 @@ class CellRun:
 
     `data_root` is what the user gave, and is passed on; `isolate` gives each command a process of its own (cells that
     may use several devices always get one, because Lightning starts further ranks by executing the command again).
+    `starter` are words before each command, `srun` and its options, which start all ranks instead.
     """
 
     spec: Spec
@@ -67,6 +68,7 @@ class CellRun:
     digests: Digests
     data_root: Path | None = None
     isolate: bool = False
+    starter: tuple[str, ...] = ()
 
     def run(self, item: PlannedCell, generation: int) -> Record:
         """Run what the cell needs, and save the record. Raises LeaseLost once somebody else has taken it over."""
@@ -167,8 +169,8 @@ class CellRun:
         log = self.results.run(cell.id) / LOG
         with log.open("a", encoding="utf-8") as stream:
             stream.write(f"$ {shlex.join(['en-bench', *argv])}\n")
-        if self.isolate or needs_own_process(cell.config):
-            reason = run_isolated(argv, log)
+        if self.starter or self.isolate or needs_own_process(cell.config):
+            reason = run_isolated(argv, log, self.starter)
         else:
             reason = run_here(self.execute, argv, log)
         if reason is not None:

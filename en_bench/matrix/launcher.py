@@ -20,12 +20,13 @@ from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner
 from en_bench.matrix.tally import Settled, Tally
 from en_bench.resume.interrupt import TOLD
+from en_bench.stop import STOP_SIGNALS
 from en_bench.tied import Tie, tie
 
 _MOST_DEATHS = 3  # of processes that ran the same cell, or that did not even start
 _SECONDS_TO_LOOK = 0.25
 _SECONDS_TO_END = 10.0
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
 
 
 @dataclass
@@ -209,7 +210,7 @@ class _Requests:
     @contextmanager
     def received(self) -> Iterator[None]:
         """Within it signals only ask, unless they are ignored, or this is not the main thread."""
-        before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
         if threading.current_thread() is not threading.main_thread():
             before = {}
         taken = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}

@@ -19,6 +19,7 @@ from en_bench.matrix.probe import probe_shapes
 from en_bench.matrix.process import Execute
 from en_bench.matrix.run import select
 from en_bench.matrix.running import running_lines
+from en_bench.matrix.slurm_status import slurm_lines
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
     matrix = open_matrix(args)
     planned = matrix.planned()
-    for line in running_lines(matrix, planned):
+    for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned)]:
         print(line)
     for state in State:
         names = [item for item in planned if item.state is state]
