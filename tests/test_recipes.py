@@ -228,6 +228,44 @@ def test_every_point_of_the_small_batch_grid(shards, tmp_path):
             task.check(data, trainer_of(options, tmp_path, devices=1, accumulate_grad_batches=8))
 
 
+PAPER = (
+    "imagenet",
+    "imagenet_short",
+    "imagenet_shufflenet",
+    "webvision",
+    "imagenet_webvision",
+    "cifar",
+    "fine_grained",
+    "small_batch",
+    "ablation",
+    "finetune",
+)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_cell_is_a_task_with_a_normaliser_that_can_be_made(name, shards):
+    spec = load_spec(EXPERIMENTS / f"{name}.yaml")
+    assert spec.tuning == dict.fromkeys(spec.norms, 1)
+    norms = {}
+    for cell in (cell for cell in plan_cells(spec) if cell.seed == 0):
+        task, _, _ = made(cell.config, shards)
+        assert task.norm is not None and task.lr_batch is not None
+        norms[cell.norm] = (repr(task.norm(64)), task.attention)
+    assert len(set(norms.values())) == len(spec.norms), "each row is another network"
+
+
+def test_the_ablations_are_the_papers():
+    """Which arguments of ExemplarNorm each row changes."""
+    spec = load_spec(EXPERIMENTS / "ablation.yaml")
+    cells = {cell.norm: cell.config["model"]["norm"].get("init_args", {}) for cell in plan_cells(spec)}
+    changed = [next(iter(arguments), None) for name, arguments in cells.items() if name.startswith("EN")]
+    assert {name for name in changed if name} == {
+        *("reduce", "activation", "shared_affine", "gate", "hidden", "reduction", "normalizers")
+    }
+    sweeps = {key: [a[key] for a in cells.values() if key in a] for key in ("hidden", "reduction", "gate")}
+    assert sweeps == {"hidden": [10, 25, 100], "reduction": [8, 16, 64], "gate": ["mlp2", "mlp3"]}
+
+
 def test_reported_numbers_are_those_of_the_sources():
     """The README of SwitchNorm and that of SparseSwitchNorm, typed in a second time."""
     grid = ["8x32", "8x16", "8x8", "8x4", "8x2", "1x16", "1x32", "8x1", "1x8"]

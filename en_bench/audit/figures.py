@@ -45,6 +45,8 @@ def _styled(draw: Callable[P, bytes]) -> Callable[P, bytes]:
 @_styled
 def effects_png(report: RatioReport, title: str) -> bytes:
     """Cliff's delta of each layer (rows) and normaliser (columns), with its interval, over all and within classes."""
+    from matplotlib.ticker import MaxNLocator
+
     layers, normalisers = _names(report)
     figure = _figure(2.0 + 2.6 * len(normalisers), 1.5 + 0.3 * len(layers))
     panels: Any = figure.subplots(1, len(normalisers), sharex=True, sharey=True, squeeze=False)[0]
@@ -61,6 +63,7 @@ def effects_png(report: RatioReport, title: str) -> bytes:
         axes.axvline(0, color="#444444", linewidth=0.8)
         axes.set(title=normaliser, ylim=(len(layers) - 0.5, -0.5))
         axes.set_yticks(range(len(layers)), layers)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.grid(color="#e6eaee", linewidth=0.8)
         axes.set_axisbelow(True)
         _open(axes)

@@ -88,6 +88,16 @@ def read_record(run: Path, manifest: Manifest, name: str, given: Targets) -> Rec
     return Record(run, manifest.count, epochs, row, predicted, loss, margin, _layers(run))
 
 
+def check_same_share(run: Path, held_out: float) -> None:
+    """Raises InputError where the record of `run`, if it made one, is of another held-out part."""
+    share = dynamics_facts(run).get("held_out", held_out) if files_of(run) else held_out
+    if share != held_out:
+        raise InputError(
+            f"{run / FOLDER} is of a training with a share of {share} held out, here it is {held_out}: use "
+            f"--data.held_out {share}, and the checkpoint of that training"
+        )
+
+
 def _layers(run: Path) -> dict[str, dict[str, str]]:
     """Layers whose ratios some file holds, with their columns."""
     import pyarrow.parquet as pq

@@ -16,7 +16,7 @@ from en_bench.audit.checkpoint_pass import run_pass
 from en_bench.audit.findings import Findings, default_score, to_json
 from en_bench.audit.labels import labels_of
 from en_bench.audit.ratios import RatioReport
-from en_bench.audit.record import read_record
+from en_bench.audit.record import check_same_share, read_record
 from en_bench.audit.same_training import check_same_set
 from en_bench.audit.scores import MEANINGS
 from en_bench.audit.suspects import suspects_png
@@ -71,11 +71,13 @@ class AuditingTrainer(EnBenchTrainer):
         manifest = datamodule.train_manifest
         assert manifest is not None
         labels = labels_of(datamodule)
-        record = read_record(Path(self.default_root_dir), manifest, datamodule.train, labels.given)
+        run = Path(self.default_root_dir)
+        record = read_record(run, manifest, datamodule.train, labels.given)
         if score is not None:
             gather.check_score(score, record)
         saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
         check_same_set(saved, manifest, datamodule)
+        check_same_share(run, datamodule.held_out)
         task = restored(self, model, datamodule, saved)
         told_apart = bool(labels.wrong.any() and (labels.known & ~labels.wrong).any())
         ratios, notes = gather.recorded_ratios(record, labels, bootstrap) if told_apart else (None, [])

@@ -106,11 +106,6 @@ def remove_others(run: Path, kept: Mapping[str, int]) -> None:
     _remove_remains(run)
 
 
-def number_for_aside(run: Path) -> int:
-    """The number that the metrics in `run` get when they are set aside: what else is of that training gets it too."""
-    return next(k for k in itertools.count(1) if not (run / f"metrics.{k}.jsonl").exists())
-
-
 def set_aside(run: Path, number: int) -> Path | None:
     """Renames the record that a former training left in `run`, so that a new one does not mix with it; its new folder.
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from en_bench.aside import number_for_aside
 from en_bench.data.dataset import Batch
 from en_bench.data.module import ShardDataModule
 from en_bench.dynamics.files import (
     FOLDER,
     file_name,
     holds,
-    number_for_aside,
     remove_others,
     require_pyarrow,
     set_aside,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
@@ -11,10 +12,19 @@ from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.process import Execute
 
 
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """How tables are printed."""
+    formats = ("text", "markdown", "latex", "csv", "parquet")
+    parser.add_argument("--format", choices=formats, default="text", help="how to print the tables")
+    parser.add_argument(
+        "--table", action="append", metavar="NAME", help="print this table alone; can be repeated (csv: default matrix)"
+    )
+
+
 def report_verb(args: argparse.Namespace, execute: Execute) -> int:
-    """Prints the table and writes the files of all tables. Returns the exit code."""
+    """Prints the tables and writes the files of all of them. Returns the exit code."""
     matrix = open_matrix(args)
-    print_table(matrix, matrix.planned(), args.format)
+    print_table(matrix, matrix.planned(), args.format, args.table)
     return 0
 
 
@@ -25,13 +35,18 @@ def page_verb(args: argparse.Namespace, execute: Execute) -> int:
     return 0
 
 
-def print_table(matrix: OpenedMatrix, planned: list[PlannedCell], form: str) -> None:
-    """Writes the files of all tables, and prints one as text, markdown or csv."""
-    from en_bench.report.render import matrix_csv, to_markdown, to_text, write_tables
+def print_table(
+    matrix: OpenedMatrix, planned: list[PlannedCell], form: str, names: Sequence[str] | None = None
+) -> None:
+    """Writes the files of all tables, and prints those called `names` (default: all, in csv the matrix)."""
+    from en_bench.report.document import document
+    from en_bench.report.files import printed, write_tables
+    from en_bench.report.tables import build_table
 
-    table = write_tables(matrix.results, matrix.spec, planned)
-    render = {"text": to_text, "markdown": to_markdown, "csv": matrix_csv}[form]
-    sys.stdout.write(render(table))
+    doc = document(build_table(matrix.spec, planned))
+    told = printed(matrix.results, doc, form, names)
+    write_tables(matrix.results, doc, parquet=form == "parquet")
+    sys.stdout.write(told)
 
 
 def write_page(matrix: OpenedMatrix, planned: list[PlannedCell]) -> Path:

@@ -26,7 +26,7 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     if code != INTERRUPTED:
         planned = matrix.planned()
         print()
-        print_table(matrix, planned, "text")
+        print_table(matrix, planned, "text", ["matrix"])
         print(f"page: {write_page(matrix, planned)}")
     return code
 

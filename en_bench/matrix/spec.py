@@ -15,7 +15,10 @@ from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_o
 from en_bench.matrix.reported import Labels, Reported, parse_reported
 from en_bench.matrix.tuning import parse_tuning
 
-_KEYS = ("name", "title", "base", "norms", "train", "validate", "seeds", "metric", "adapted", "reported", "tuning")
+_KEYS = (
+    *("name", "title", "base", "norms", "train", "validate", "seeds", "metric"),
+    *("adapted", "reported", "tuning", "baseline"),
+)
 _OWN = "own"  # the validation set that each training has itself
 _TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
 _VALIDATED_ON = ("val", "val_labels")
@@ -31,7 +34,8 @@ class Spec:
 
     `own` are the validation labels that stand for each training's own validation set. What follows makes no other cell:
     `adapted` maps validation labels to the split whose unlabelled images recalibrate the running moments for a second
-    validation, `reported` holds published numbers, `tuning` the number of recipes tried by normaliser.
+    validation, `reported` holds published numbers, `tuning` the number of recipes tried by normaliser, `baseline` names
+    the normaliser that the others are compared with.
     """
 
     path: Path
@@ -47,6 +51,7 @@ class Spec:
     adapted: dict[str, str] = field(default_factory=dict)
     reported: tuple[Reported, ...] = ()
     tuning: dict[str, int] = field(default_factory=dict)
+    baseline: str = ""
 
     def target(self, label: str) -> dict[str, str]:
         """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`.
@@ -57,6 +62,19 @@ class Spec:
             return {}
         data = _data(merge(o.config for o in self.base + self.validate[label]))
         return {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
+
+    def own_targets(self) -> dict[str, str]:
+        """The label of each training set's own validation set, without those that are not validated on it."""
+        targets = {label: self.target(label) for label in self.validate}
+        found: dict[str, str] = {}
+        for train in self.train:
+            data = _trained_on(self, train)
+            selected = {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
+            # Of several labels for one set that of the training set, if it is one of them.
+            labels = [label for label in (train, *targets) if label in self.own or targets.get(label) == selected]
+            if labels:
+                found[train] = labels[0]
+        return found
 
 
 def load_spec(path: Path) -> Spec:
@@ -84,6 +102,7 @@ def load_spec(path: Path) -> Spec:
         own=own,
         reported=parse_reported(raw.get("reported"), path, Labels(norms, train, validate), metric),
         tuning=parse_tuning(raw.get("tuning"), f"{path}: tuning", norms),
+        baseline=_baseline(raw.get("baseline", next(iter(norms))), norms, path),
     )
     _check_norms(spec)
     _check_data(spec)
@@ -240,4 +259,10 @@ def _seeds(raw: object, path: Path) -> tuple[int, ...]:
 def _metric(raw: object, path: Path) -> str:
     if raw not in METRICS:
         raise InputError(f"{path}: metric: {raw!r} is not one of {', '.join(METRICS)}{did_you_mean(raw, METRICS)}")
+    return str(raw)
+
+
+def _baseline(raw: object, norms: Iterable[str], path: Path) -> str:
+    if raw not in list(norms):  # which asks for no hash: anything may stand in a file
+        raise InputError(f"{path}: baseline: {raw!r} is no label of norms{did_you_mean(raw, norms)}")
     return str(raw)

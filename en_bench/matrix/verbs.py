@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from en_bench.errors import InputError
 from en_bench.matrix.plan_verb import plan_verb, status_verb
 from en_bench.matrix.process import Execute
-from en_bench.matrix.report_verb import page_verb, report_verb
+from en_bench.matrix.report_verb import add_report_options, page_verb, report_verb
 from en_bench.matrix.run_verb import run_verb
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def add_verbs(subparsers: "Subparsers") -> None:
     run.add_argument("--isolate", action="store_true", help="give every command a process of its own")
     run.add_argument("--only", default="*", metavar="PATTERN", help="run only cells whose norm/train/seed matches")
     _add(verbs, "status", status_verb, "count the cells by state")
-    report = _add(verbs, "report", report_verb, "print the table and write the tables' files")
-    report.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="how to print the table")
+    report = _add(verbs, "report", report_verb, "print the tables and write their files")
+    add_report_options(report)
     _add(subparsers, "report", page_verb, "write the report's page")
 
 

@@ -3,31 +3,28 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
-from en_bench.accuracies import LABELS
-from en_bench.duration import duration
 from en_bench.files import write_text
 from en_bench.matrix.commands import fit_command
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.records import Results
 from en_bench.matrix.spec import Spec
 from en_bench.report.curves import NOISE, Curves, training_curves, with_noise
+from en_bench.report.document import Document, document
+from en_bench.report.entries import METRICS
 from en_bench.report.plots import curves_svg, dots_svg, matrix_svg, noise_svg, shade
-from en_bench.report.render import accuracies, accuracies_caption, accuracies_note, best_note, caption
-from en_bench.report.tables import METRICS, Table, build_table
+from en_bench.report.tables import Table, build_table
 
 
 def write_report(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> Path:
     """Write `report.html` and `tables/matrix.svg`; returns the path of the page."""
     table = build_table(spec, planned)
     write_text(results.tables / "matrix.svg", matrix_svg(table))
-    write_text(results.report, render_page(results, spec, planned, table))
+    write_text(results.report, render_page(results, spec, planned, table, document(table)))
     return results.report
 
 
-def render_page(results: Results, spec: Spec, planned: Sequence[PlannedCell], table: Table) -> str:
+def render_page(results: Results, spec: Spec, planned: Sequence[PlannedCell], table: Table, doc: Document) -> str:
     """The page's text. Learning curves appear where the runs still lie beside the records."""
     import jinja2
     from markupsafe import Markup
@@ -44,17 +41,12 @@ def render_page(results: Results, spec: Spec, planned: Sequence[PlannedCell], ta
     )
     return environment.get_template("page.html").render(
         table=table,
-        caption=caption(table),
-        best_note=best_note(table),
+        matrix=doc.sheets[0],
+        sheets=doc.sheets[1:],
         heat=_heat(table),
         dots=Markup(dots_svg(table)) if has_values else None,
         curves=Markup(curves_svg(table, METRICS[spec.metric], curves[validated])) if validated in curves else None,
         noise=[(train, Markup(svg)) for train, svg in _noise(table, curves)],
-        accuracies=list(accuracies(table)),
-        accuracy_labels=list(LABELS.values()),
-        accuracies_caption=accuracies_caption(),
-        accuracies_note=accuracies_note(),
-        costs=_costs(spec, planned),
         failures=[item for item in planned if item.state is State.FAILED],
         unfinished=[item for item in planned if item.state in (State.MISSING, State.STALE)],
         cells=[(item, _command(results, item)) for item in planned],
@@ -79,26 +71,3 @@ def _noise(table: Table, curves: Mapping[str, Curves]) -> list[tuple[str, str]]:
     """A picture for each training set of which there is something to show."""
     trains = with_noise(curves, table.trains, table.norms)
     return [(train, noise_svg(table, train, curves, f"noise{number}")) for number, train in enumerate(trains)]
-
-
-def _costs(spec: Spec, planned: Sequence[PlannedCell]) -> list[dict[str, str]]:
-    """Per normaliser the means over its trainings that have a number in the matrix."""
-    rows = []
-    for norm in spec.norms:
-        fits = [i.record.fit["cost"] for i in planned if i.cell.norm == norm and i.record is not None and i.fresh]
-        rows.append(
-            {
-                "norm": norm,
-                "n": str(len(fits)),
-                "parameters": _mean(fits, "parameters", lambda v: f"{v:,.0f}"),
-                "speed": _mean(fits, "images_per_second", lambda v: f"{v:,.0f}"),
-                "seconds": _mean(fits, "seconds", duration),
-                "memory": _mean(fits, "peak_memory_bytes", lambda v: f"{v / 2**20:,.0f} MiB"),
-            }
-        )
-    return rows
-
-
-def _mean(costs: Sequence[Mapping[str, Any]], key: str, show: Any) -> str:
-    values = [cost[key] for cost in costs if isinstance(cost.get(key), int | float)]
-    return str(show(fmean(values))) if values else "–"

@@ -8,7 +8,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from en_bench.report.curves import NOISE, Curves, over_seeds
-from en_bench.report.tables import PART, Entry, Metric, Table
+from en_bench.report.entries import PART, Entry, Metric
+from en_bench.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from en_bench.aside import number_for_aside
 from en_bench.files import write_bytes
 from en_bench.lease_guard import require_lease
 
@@ -95,7 +95,7 @@ def set_aside(folder: Path) -> int:
     Returns the number that they got, or would have got.
     """
     path = folder / NAME
-    number = next(k for k in itertools.count(1) if not (folder / f"metrics.{k}.jsonl").exists())
+    number = number_for_aside(folder)
     if path.exists():
         path.rename(folder / f"metrics.{number}.jsonl")
     return number

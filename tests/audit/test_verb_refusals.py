@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 
 from en_bench.audit import cleanlab_scores, verb
@@ -11,6 +12,7 @@ from en_bench.cli import main
 from en_bench.data.manifest import load_manifest, save_manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.data.transforms import CenterCrop
+from en_bench.dynamics.files import files_of
 from en_bench.errors import InputError
 from en_bench.noise.kinds import SymmetricNoise
 from tests.audit.conftest import audit
@@ -85,6 +87,15 @@ def test_another_held_out_part_is_refused(plain, capsys):
     assert main(audit(plain, "--data.held_out", 0.3)) == 1
     told = "the checkpoint was trained with a share of 0.0 held out, here it is 0.3: use --data.held_out 0.0"
     assert told in one_line(capsys)
+
+
+def test_a_record_of_another_held_out_part_is_refused(copied, capsys):
+    for path in files_of(copied).values():
+        table = pq.read_table(path)
+        pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"held_out": b"0.2"}), path)
+    capsys.readouterr()
+    assert main(audit(copied)) == 1
+    assert "is of a training with a share of 0.2 held out, here it is 0.0: use --data.held_out 0.2" in one_line(capsys)
 
 
 def test_other_noise_is_refused(plain, capsys):

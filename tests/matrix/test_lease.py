@@ -108,9 +108,9 @@ def _holding(folder: Path, ready: Any) -> None:
     lease = Leases(folder, beat_seconds=0.05, expires_seconds=1.0).take(CELL)
     assert lease is not None
     with lease:
-        ready.set()
         for number in range(10**9):
             write_json(folder / "written.json", {"number": number})
+            ready.set()
             time.sleep(0.01)
 
 

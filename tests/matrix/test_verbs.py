@@ -2,6 +2,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from en_bench.errors import InputError
@@ -106,19 +107,41 @@ def test_run_ends_with_table_and_page(spec: str, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "top-1 accuracy, %" in out
     assert out.splitlines()[-1] == "page: results/digits/report.html"
-    assert {path.name for path in Path("results/digits/tables").iterdir()} == {
-        "matrix.txt",
-        "matrix.md",
-        "matrix.csv",
-        "cells.csv",
-        "matrix.svg",
-    }
+    text = Path("results/digits/tables/matrix.txt").read_text()
+    assert "Transfer gap" in text and "Transfer gap" not in out, "the other tables are in the files"
+    for_people = {f"{name}.tex" for name in ("matrix", "differences", "ranks", "gaps", "costs")}
+    for_programs = {f"{name}.csv" for name in ("matrix", "differences", "ranks", "gaps", "costs", "cells")}
+    found = {path.name for path in Path("results/digits/tables").iterdir()}
+    assert found == {"matrix.txt", "matrix.md", "matrix.svg"} | for_people | for_programs
 
 
 @pytest.mark.parametrize(("form", "name"), [("text", "matrix.txt"), ("markdown", "matrix.md"), ("csv", "matrix.csv")])
 def test_report_prints_what_it_writes(form: str, name: str, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("matrix", "report", spec, "--format", form, "--results", "out") == 0
     assert capsys.readouterr().out == Path("out/digits/tables", name).read_text()
+
+
+def test_report_as_parquet_and_latex(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = Path("results/digits/tables")
+    assert call("matrix", "report", spec, "--format", "parquet", "--table", "cells") == 0
+    assert capsys.readouterr().out == f"{tables}/cells.parquet\n"
+    assert pyarrow.parquet.read_table(tables / "cells.parquet").num_rows == 16
+    assert call("matrix", "report", spec, "--format", "latex", "--table", "costs") == 0
+    assert capsys.readouterr().out == (tables / "costs.tex").read_text()
+    assert not list(tables.glob("*.parquet")), "they could be older than what stands beside them"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--table", "costz"], "text has no such table; it has matrix, accuracies"),
+        (["--format", "csv", "--table", "wins"], "csv has no such table; it has matrix, accuracies"),
+        (["--table", "reported"], "this matrix has nothing for it; it has matrix, differences"),
+    ],
+)
+def test_a_table_that_is_not_there_is_told(arguments: list[str], said: str, spec: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call("matrix", "report", spec, *arguments)
 
 
 def test_page_before_anything_ran(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

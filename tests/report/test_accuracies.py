@@ -1,7 +1,5 @@
 """The three accuracies in the tables, and the curves of what a training makes of its labels, on made-up records."""
 
-import csv
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -17,28 +15,20 @@ from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.records import Record, Results
 from en_bench.matrix.spec import Spec
 from en_bench.report.curves import NOISE, over_seeds, training_curves, with_noise
+from en_bench.report.files import write_tables
 from en_bench.report.page import write_report
 from en_bench.report.plots import noise_svg
-from en_bench.report.render import accuracies_csv, cells_csv, to_markdown, to_text, write_tables
 from en_bench.report.tables import build_table
+from tests.report.shown import rows, sheet, shown, tables
 from tests.report.test_page import Page
-from tests.report.test_tables import MARKDOWN, TEXT
 
-BELOW = """\
-
-Three accuracies of each training: top-1 accuracy, %, on its own validation set: mean ± 95 % interval by Student's t \
-(number of seeds; no interval below 3)
-
-trained on   normaliser    last epoch             best epoch (oracle)    selected on held-out labels
-handwritten  BatchNorm     61.0 ± 2.5 (3)         71.0 ± 2.5 (3)         66.0 ± 2.5 (3)
-             ExemplarNorm  61.0 ± 2.5 (3)         71.0 ± 2.5 (3)         66.0 ± 2.5 (3)
-typeset      BatchNorm     60.5 (2)               70.5 (2)               –
-             ExemplarNorm  60.0 (1) FAILED STALE  70.0 (1) FAILED STALE  FAILED STALE
-
-last epoch: the headline; best epoch (oracle): the highest on the validation set itself, which no practitioner could \
-choose; selected on held-out labels: the epoch with the highest accuracy on the part of the training split that was \
-held out, by the labels that train; of equal epochs the earliest
-"""
+SHOWN = {
+    ("handwritten", "BatchNorm"): ["61.0 ± 2.5 (3)", "71.0 ± 2.5 (3)", "66.0 ± 2.5 (3)"],
+    ("handwritten", "ExemplarNorm"): ["61.0 ± 2.5 (3)", "71.0 ± 2.5 (3)", "66.0 ± 2.5 (3)"],
+    ("typeset", "BatchNorm"): ["60.5 (2) MISSING", "70.5 (2) MISSING", "–"],
+    ("typeset", "ExemplarNorm"): ["60.0 (1) FAILED STALE", "70.0 (1) FAILED STALE", "FAILED STALE MISSING"],
+}
+HEADS = ["last epoch", "best epoch (oracle)", "selected on held-out labels"]
 
 
 def accuracies(seed: int, held_out: bool) -> dict[str, Any]:
@@ -67,42 +57,31 @@ def said(planned: Sequence[PlannedCell]) -> Sequence[PlannedCell]:
     return [saying(item) for item in planned]
 
 
-def test_text_to_the_character(spec: Spec, said: Sequence[PlannedCell]) -> None:
-    text = to_text(build_table(spec, said))
-    assert text.endswith(BELOW)
-    note = "held out of handwritten: share 0.1, n 140\n"
-    assert text.removesuffix(BELOW).replace(note, "", 1) == TEXT
+def test_three_accuracies_stand_side_by_side(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    found = shown(tables(spec, said), "accuracies")
+    assert found == {row: dict(zip(HEADS, texts, strict=True)) for row, texts in SHOWN.items()}
     low, high = student.interval(0.95, 2, loc=61, scale=1 / 3**0.5)
     assert f"{(high - low) / 2:.1f}" == "2.5"
+    assert "no practitioner could choose" in sheet(tables(spec, said), "accuracies").notes[0].text
 
 
-def test_markdown_has_the_same_numbers(spec: Spec, said: Sequence[PlannedCell]) -> None:
-    table = to_markdown(build_table(spec, said))
-    assert table.replace("- held out of handwritten: share 0.1, n 140\n", "").startswith(MARKDOWN)
-    assert "| trained on | normaliser | last epoch | best epoch (oracle) | selected on held-out labels |" in table
-    assert "| handwritten | ExemplarNorm | 61.0 ± 2.5 (3) | 71.0 ± 2.5 (3) | 66.0 ± 2.5 (3) |" in table
-    assert "| typeset | BatchNorm | 60.5 (2) | 70.5 (2) | – |" in table
-
-
-def test_csv_by_training_set_and_by_cell(spec: Spec, said: Sequence[PlannedCell], tmp_path: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(accuracies_csv(build_table(spec, said)))))
-    assert len(rows) == 12
-    row = next(r for r in rows if (r["train"], r["norm"], r["accuracy"]) == ("typeset", "BatchNorm", "last epoch"))
+def test_csv_by_training_set_and_by_cell(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    found = rows(spec, said, "accuracies")
+    assert len(found) == 12
+    row = next(r for r in found if (r["train"], r["norm"], r["accuracy"]) == ("typeset", "BatchNorm", "last epoch"))
     assert (float(row["mean"]), row["seeds"], row["missing"]) == (pytest.approx(0.605), "2", "1")
-    assert {row["accuracy"] for row in rows} == {"last epoch", "best epoch (oracle)", "selected on held-out labels"}
-    first = next(csv.DictReader(io.StringIO(cells_csv(spec, said))))
+    assert {row["accuracy"] for row in found} == {"last epoch", "best epoch (oracle)", "selected on held-out labels"}
+    first = rows(spec, said, "cells")[0]
     own = ("last_epoch_top1", "oracle_top1", "oracle_epoch", "selected_top1", "selected_epoch")
     assert [float(first[name]) for name in own] == pytest.approx([0.6, 0.7, 5, 0.65, 7])
     assert first["selected_held_out_top1"] == "0.4"
-    write_tables(Results(tmp_path), spec, said)
-    assert (tmp_path / "tables/accuracies.csv").read_text() == accuracies_csv(build_table(spec, said))
 
 
 def test_cells_that_do_not_hold_have_no_accuracies(spec: Spec, said: Sequence[PlannedCell]) -> None:
-    rows = list(csv.DictReader(io.StringIO(cells_csv(spec, said))))
-    stale = [row for row in rows if row["state"] == "stale"]
+    found = rows(spec, said, "cells")
+    stale = [row for row in found if row["state"] == "stale"]
     assert stale and {row["last_epoch_top1"] + row["oracle_top1"] + row["oracle_epoch"] for row in stale} == {""}
-    assert all(row["last_epoch_top1"] for row in rows if row["state"] == "done")
+    assert all(row["last_epoch_top1"] for row in found if row["state"] == "done")
 
 
 def test_the_labels_that_trained_are_named_with_their_noise(spec: Spec, said: Sequence[PlannedCell]) -> None:
@@ -122,7 +101,7 @@ def test_the_labels_that_trained_are_named_with_their_noise(spec: Spec, said: Se
     assert ", labels given (40.21 % wrong), digest" in notes(None, 0.4021)
     assert ", labels given, digest" in notes(None, 0.0)
     cells = [saying(item, noise=noise(0.4012, 0.51)) for item in said]
-    first = next(csv.DictReader(io.StringIO(cells_csv(spec, cells))))
+    first = rows(spec, cells, "cells")[0]
     assert first["train_labels"] == "given + symmetric 0.4 (seed 0)"
     assert (first["labels_changed"], first["labels_wrong"]) == ("0.4012", "0.51")
 
@@ -137,7 +116,7 @@ def test_a_held_out_part_that_had_trained_is_said_to_be_one(spec: Spec, said: Se
 def test_records_of_former_versions_have_none(spec: Spec, planned: Sequence[PlannedCell], tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables/accuracies.csv").write_text("of records that are no more")
-    write_tables(Results(tmp_path), spec, planned)
+    write_tables(Results(tmp_path), tables(spec, planned))
     assert not (tmp_path / "tables/accuracies.csv").exists()
     assert "Three accuracies" not in (tmp_path / "tables/matrix.txt").read_text()
 

@@ -1,68 +1,14 @@
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from scipy.stats import t as student
 
 from en_bench.matrix.plan import PlannedCell, State, plan
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
 from en_bench.matrix.spec import Spec
-from en_bench.report.render import cells_csv, matrix_csv, to_markdown, to_text, write_tables
 from en_bench.report.tables import build_table
-
-TEXT = """\
-Digits: handwritten against typeset
-top-1 accuracy, %, last epoch: mean ± 95 % interval by Student's t (number of seeds; no interval below 3)
-
-trained on   normaliser    handwritten            typeset
-handwritten  BatchNorm     93.2 ± 1.7 (3)         41.3 ± 4.8 (3)
-             ExemplarNorm  94.7 ± 1.1 (3) *       46.8 ± 3.6 (3) *
-typeset      BatchNorm     60.1 (2)               98.9 (2)
-             ExemplarNorm  64.0 (1) FAILED STALE  99.1 (1) FAILED STALE
-
-* highest mean among the normalisers trained on the same set; by the mean alone, intervals may overlap
-trained on handwritten: digits/handwritten/train, n 1400, labels given, digest d1d1d1d1
-trained on typeset: digits/typeset/train, n 2000, labels given, digest d2d2d2d2
-validated on handwritten: digits/handwritten/val, n 397, labels given, digest d1d1d1d1
-validated on typeset: digits/typeset/val, n 500, labels given, digest d2d2d2d2
-epochs: 2
-seeds: 0, 1, 2
-device: cpu
-versions: torch 2.15.0 lightning 2.6.6
-commit: 0123456789
-cells: done 9, missing 2, failed 1 (1 of the missing are stale)
-FAILED ExemplarNorm/typeset/1: RuntimeError: <script>alert('`loss` | nan')</script> (cell 5115af6727a47070)
-"""
-
-MARKDOWN = """\
-### Digits: handwritten against typeset
-
-top-1 accuracy, %, last epoch: mean ± 95 % interval by Student's t (number of seeds; no interval below 3).
-
-| trained on | normaliser | handwritten | typeset |
-| --- | --- | ---: | ---: |
-| handwritten | BatchNorm | 93.2 ± 1.7 (3) | 41.3 ± 4.8 (3) |
-| handwritten | ExemplarNorm | **94.7 ± 1.1 (3)** | **46.8 ± 3.6 (3)** |
-| typeset | BatchNorm | 60.1 (2) | 98.9 (2) |
-| typeset | ExemplarNorm | 64.0 (1) FAILED STALE | 99.1 (1) FAILED STALE |
-
-Bold: highest mean among the normalisers trained on the same set; by the mean alone, intervals may overlap.
-
-- trained on handwritten: digits/handwritten/train, n 1400, labels given, digest d1d1d1d1
-- trained on typeset: digits/typeset/train, n 2000, labels given, digest d2d2d2d2
-- validated on handwritten: digits/handwritten/val, n 397, labels given, digest d1d1d1d1
-- validated on typeset: digits/typeset/val, n 500, labels given, digest d2d2d2d2
-- epochs: 2
-- seeds: 0, 1, 2
-- device: cpu
-- versions: torch 2.15.0 lightning 2.6.6
-- commit: 0123456789
-- cells: done 9, missing 2, failed 1 (1 of the missing are stale)
-- FAILED `ExemplarNorm/typeset/1: RuntimeError: <script>alert(''loss' | nan')</script> (cell 5115af6727a47070)`
-"""
+from tests.report.shown import markdown, rows, text
 
 
 def changed(planned: Sequence[PlannedCell], name: str, **changes: object) -> list[PlannedCell]:
@@ -95,25 +41,17 @@ def with_precision(item: PlannedCell, precision: str | None) -> PlannedCell:
     return replace(item, record=replace(item.record, fit=fit))
 
 
-def test_text_to_the_character(spec: Spec, planned: Sequence[PlannedCell]) -> None:
-    assert to_text(build_table(spec, planned)) == TEXT
-
-
-def test_markdown_to_the_character(spec: Spec, planned: Sequence[PlannedCell]) -> None:
-    assert to_markdown(build_table(spec, planned)) == MARKDOWN
-
-
 def test_csv_against_another_arithmetic(spec: Spec, planned: Sequence[PlannedCell]) -> None:
-    rows = list(csv.DictReader(io.StringIO(matrix_csv(build_table(spec, planned)))))
-    assert len(rows) == 8
+    found = rows(spec, planned, "matrix")
+    assert len(found) == 8
     row = next(
-        row for row in rows if (row["train"], row["norm"], row["validate"]) == ("handwritten", "BatchNorm", "typeset")
+        row for row in found if (row["train"], row["norm"], row["validate"]) == ("handwritten", "BatchNorm", "typeset")
     )
     low, high = student.interval(0.95, 2, loc=0.41266666666666667, scale=0.019139836293274122 / 3**0.5)
     assert float(row["mean"]) == pytest.approx((0.41 + 0.433 + 0.395) / 3)
     assert float(row["half_width_95"]) == pytest.approx((high - low) / 2)
     assert (row["seeds"], row["missing"], row["failed"], row["stale"], row["best"]) == ("3", "0", "0", "0", "0")
-    last = rows[-1]
+    last = found[-1]
     assert (last["norm"], last["seeds"], last["failed"], last["stale"], last["half_width_95"]) == (
         "ExemplarNorm",
         "1",
@@ -124,10 +62,10 @@ def test_csv_against_another_arithmetic(spec: Spec, planned: Sequence[PlannedCel
 
 
 def test_cells_csv_has_a_row_per_cell_and_validation_set(spec: Spec, planned: Sequence[PlannedCell]) -> None:
-    rows = list(csv.DictReader(io.StringIO(cells_csv(spec, planned))))
-    assert len(rows) == 24
-    assert [row["state"] for row in rows].count("done") == 18
-    first = rows[0]
+    found = rows(spec, planned, "cells")
+    assert len(found) == 24
+    assert [row["state"] for row in found].count("done") == 18
+    first = found[0]
     assert (first["norm"], first["seed"], first["validate"], first["top1"], first["n"]) == (
         "BatchNorm",
         "0",
@@ -136,9 +74,9 @@ def test_cells_csv_has_a_row_per_cell_and_validation_set(spec: Spec, planned: Se
         "397",
     )
     assert (first["seconds"], first["parameters"], first["device"]) == ("7.5", "272474", "cpu")
-    stale = next(row for row in rows if row["state"] == "stale")
+    stale = next(row for row in found if row["state"] == "stale")
     assert stale["top1"] == stale["nll"] == stale["n"] == ""
-    failed = next(row for row in rows if row["state"] == "failed")
+    failed = next(row for row in found if row["state"] == "failed")
     assert failed["reason"].startswith("RuntimeError")
 
 
@@ -167,23 +105,23 @@ def test_a_part_of_a_set_is_marked_and_names_no_best(norm: str, spec: Spec, plan
     assert entry.show(table.metric).endswith("(3) PART")
     assert not any(table.entries["handwritten", other, "typeset"].best for other in spec.norms)
     assert table.entries["handwritten", "ExemplarNorm", "handwritten"].best
-    for text in (to_text(table), to_markdown(table)):
-        assert entry.show(table.metric) in text
-        assert "PART: validated on a part of the set only" in text
-        assert "digits/typeset/val, n 128, labels given, digest d2d2d2d2 (PART)" in text
-    rows = list(csv.DictReader(io.StringIO(matrix_csv(table))))
-    assert [(row["norm"], row["validate"]) for row in rows if row["part"] != "0"] == [(norm, "typeset")]
-    cells = list(csv.DictReader(io.StringIO(cells_csv(spec, marked))))
+    for told in (text(spec, marked), markdown(spec, marked)):
+        assert entry.show(table.metric) in told
+        assert "PART: validated on a part of the set only" in told
+        assert "digits/typeset/val, n 128, labels given, digest d2d2d2d2 (PART)" in told
+    found = rows(spec, marked, "matrix")
+    assert [(row["norm"], row["validate"]) for row in found if row["part"] != "0"] == [(norm, "typeset")]
+    cells = rows(spec, marked, "cells")
     (part,) = [row for row in cells if row["whole_set"] == "False"]
     assert (part["norm"], part["seed"], part["validate"], part["n"]) == (norm, "1", "typeset", "128")
 
 
 def test_samples_that_could_not_be_decoded_are_stated(spec: Spec, planned: Sequence[PlannedCell]) -> None:
     marked = partly(planned, "BatchNorm/handwritten/1", n=498, unreadable=2)
-    text = to_text(build_table(spec, marked))
-    assert "digits/typeset/val, n 498 (2 unreadable, skipped), labels given, digest d2d2d2d2 (PART)" in text
-    assert text.count("unreadable") == 1
-    cells = list(csv.DictReader(io.StringIO(cells_csv(spec, marked))))
+    told = text(spec, marked)
+    assert "digits/typeset/val, n 498 (2 unreadable, skipped), labels given, digest d2d2d2d2 (PART)" in told
+    assert told.count("unreadable") == 1
+    cells = rows(spec, marked, "cells")
     assert [row["n"] for row in cells if row["unreadable"] == "2"] == ["498"]
 
 
@@ -192,7 +130,7 @@ def test_lower_is_better_for_the_loss(spec: Spec, planned: Sequence[PlannedCell]
     # nll falls with top1 in the records, so the same normaliser is best.
     assert table.entries["handwritten", "ExemplarNorm", "typeset"].best
     assert table.entries["handwritten", "BatchNorm", "handwritten"].show(table.metric) == "0.230 ± 0.032 (3)"
-    assert "lowest mean" in to_text(table)
+    assert "lowest mean" in text(replace(spec, metric="nll"), planned)
 
 
 def test_diverged_run_is_visible_and_nothing_is_best(spec: Spec, planned: Sequence[PlannedCell]) -> None:
@@ -219,7 +157,7 @@ def test_precision_is_noted_where_a_training_set_one(spec: Spec, planned: Sequen
     some = [with_precision(planned[0], "bf16-mixed"), *planned[1:]]
     assert dict(build_table(spec, some).notes)["precision"] == "bf16-mixed; not set"
     everywhere = [with_precision(item, "bf16-mixed") if item.record else item for item in planned]
-    assert "\nprecision: bf16-mixed\n" in to_text(build_table(spec, everywhere))
+    assert "\nprecision: bf16-mixed\n" in text(spec, everywhere)
 
 
 def test_matrix_without_records_is_all_holes(spec: Spec) -> None:
@@ -233,13 +171,6 @@ def test_failed_cells_without_numbers_say_so(spec: Spec) -> None:
     failed = [replace(item, state=State.FAILED) for item in plan(spec, {}, lambda name: None)]
     table = build_table(spec, failed)
     assert {entry.show(table.metric) for entry in table.entries.values()} == {"FAILED"}
-
-
-def test_files_are_what_is_printed(spec: Spec, planned: Sequence[PlannedCell], tmp_path: Path) -> None:
-    write_tables(Results(tmp_path), spec, planned)
-    assert (tmp_path / "tables/matrix.txt").read_text(encoding="utf-8") == TEXT
-    assert (tmp_path / "tables/matrix.md").read_text(encoding="utf-8") == MARKDOWN
-    assert (tmp_path / "tables/cells.csv").read_text(encoding="utf-8") == cells_csv(spec, planned)
 
 
 def test_records_survive_their_own_format(planned: Sequence[PlannedCell]) -> None:

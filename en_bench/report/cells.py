@@ -1,0 +1,72 @@
+"""Every cell with every number, for programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+from en_bench.report.costs import COSTS
+from en_bench.report.entries import METRICS
+from en_bench.report.origin import label_rate, trained_labels, variant_told
+from en_bench.report.sheet import Frame
+from en_bench.report.tables import Table
+
+_COUNTED = ("set", "labels", "n", "unreadable", "whole_set", "digest", "classes_digest")  # of a validation
+_OWN = {  # columns of what a training says of its own accuracies
+    "last_epoch_top1": ("last", "top1"),
+    "oracle_top1": ("best", "top1"),
+    "oracle_epoch": ("best", "epoch"),
+    "selected_top1": ("selected", "top1"),
+    "selected_epoch": ("selected", "epoch"),
+    "selected_held_out_top1": ("selected", "held_out"),
+}
+_LABELS = ("train_labels", "labels_changed", "labels_wrong")  # that train, and which share of them
+
+
+def cells_frame(table: Table) -> Frame:
+    """One row per cell and column of the matrix, with every metric, the costs of the training and the origin of the
+    numbers.
+
+    The result of a stale or failed validation is left empty, as are the accuracies that a training says of itself where
+    nothing of it holds; `state` says why.
+    """
+    planned = list(chain.from_iterable(table.groups.values()))
+    found = {
+        name
+        for item in planned
+        if item.record
+        for result in (*item.record.validate.values(), *item.record.adapted.values())
+        for name in result["metrics"]
+    }
+    metrics = [*METRICS, *sorted(found - set(METRICS))]
+    rows: list[list[Any]] = []
+    for item in planned:
+        fit = item.record.fit if item.record is not None else {}
+        reason = item.record.reason if item.record is not None else None
+        commit = fit.get("commit") or {}
+        own = (fit.get("accuracies") or {}) if item.fresh else {}
+        of_training = [
+            *(fit.get("cost", {}).get(name) for name in COSTS),
+            *((own.get(name) or {}).get(key) for name, key in _OWN.values()),
+            *(trained_labels(fit), label_rate(fit, "changed"), label_rate(fit, "wrong")),
+            *(fit.get("epochs"), fit.get("device"), commit.get("sha"), commit.get("dirty"), reason),
+        ]
+        for column in table.columns.values():
+            result = column.result(item) or {"metrics": {}}
+            rows.append(
+                [
+                    *(item.cell.id, item.state.value, item.cell.train, item.cell.norm, item.cell.seed),
+                    *(column.label, int(column.adapted), *(result.get(key) for key in _COUNTED)),
+                    *(variant_told(result.get("variant")), *(_number(result["metrics"], name) for name in metrics)),
+                    *of_training,
+                ]
+            )
+    head = ["id", "state", "train", "norm", "seed", "validate", "adapted", *_COUNTED, "variant", *metrics]
+    return Frame("cells", [*head, *COSTS, *_OWN, *_LABELS, "epochs", "device", "commit", "dirty", "reason"], rows)
+
+
+def _number(metrics: Mapping[str, float | None], name: str) -> float | None:
+    value = metrics.get(name)
+    return math.nan if name in metrics and value is None else value

@@ -1,0 +1,126 @@
+"""Paired differences between normalisers over equal seeds, and how often one wins: the numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from en_bench.matrix.paired import Floats, holm, paired_t
+from en_bench.report.entries import MARKS, Entry
+from en_bench.report.tables import Key, Table
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`norm` minus `other`, both trained on `train` and measured in `column`.
+
+    `mean` is NaN where no seed has both, or one diverged. `p` is adjusted for the number of tests of its family, NaN
+    where there is none, which `untested` explains. `marks` are those of both entries.
+    """
+
+    train: str
+    norm: str
+    other: str
+    column: str
+    n: int
+    mean: float
+    half_width: float
+    p: float
+    untested: str
+    marks: tuple[str, ...]
+
+    @property
+    def significant(self) -> bool:
+        return self.p < LEVEL
+
+    def outcome(self, higher_is_better: bool) -> str:
+        """`win`, `tie` or `loss` of `norm`, or `untested`."""
+        if self.untested:
+            return "untested"
+        if not self.significant:
+            return "tie"
+        return "win" if (self.mean > 0) is higher_is_better else "loss"
+
+
+@dataclass(frozen=True)
+class Differences:
+    """A family of comparisons, whose p values are adjusted together for their number, `tests`."""
+
+    found: Sequence[Difference]
+    tests: int
+
+
+def against_baseline(table: Table) -> Differences:
+    """Each other normaliser minus the baseline."""
+    base = table.spec.baseline
+    return _family(table, [(norm, base) for norm in table.norms if norm != base and base in table.norms])
+
+
+def all_pairs(table: Table) -> Differences:
+    """Each normaliser minus each that stands before it."""
+    return _family(table, [(norm, other) for other, norm in combinations(table.norms, 2)])
+
+
+def _family(table: Table, pairs: Sequence[tuple[str, str]]) -> Differences:
+    keys = [(train, pair, column) for train in table.trains for pair in pairs for column in table.columns]
+    if not keys:
+        return Differences([], 0)
+    values, whole = _rows(table)
+    ones, others = ([(train, pair[side], column) for train, pair, column in keys] for side in (0, 1))
+    a, b = (np.array([values[key] for key in side]) for side in (ones, others))
+    both = ~np.isneginf(a) & ~np.isneginf(b)
+    wholes = np.array([whole[one] and whole[other] for one, other in zip(ones, others, strict=True)])
+    paired = paired_t(a, b, both, wholes)
+    p = holm(paired.p)
+    numbers = zip(paired.n, paired.mean, paired.half_width, p, paired.untested, strict=True)
+    found = [
+        Difference(
+            train=train,
+            norm=norm,
+            other=other,
+            column=column,
+            n=int(n),
+            mean=float(mean),
+            half_width=float(half_width),
+            p=float(adjusted),
+            untested=str(untested),
+            marks=_marks(table.entries[train, norm, column], table.entries[train, other, column]),
+        )
+        for (train, (norm, other), column), (n, mean, half_width, adjusted, untested) in zip(keys, numbers, strict=True)
+    ]
+    return Differences(found, int(np.count_nonzero(~np.isnan(p))))
+
+
+def _rows(table: Table) -> tuple[dict[Key, Floats], dict[Key, bool]]:
+    """Of each entry the value by seed, -inf for a seed without one (NaN is one of a training that diverged); and
+    whether all of them are over whole sets."""
+    positions = {seed: position for position, seed in enumerate(table.spec.seeds)}
+    values: dict[Key, Floats] = {}
+    for key, entry in table.entries.items():
+        values[key] = np.full(len(positions), -np.inf)
+        for seed, value in entry.values.items():
+            values[key][positions[seed]] = value
+    return values, {key: not entry.partial for key, entry in table.entries.items()}
+
+
+def _marks(one: Entry, other: Entry) -> tuple[str, ...]:
+    return tuple(mark for mark in MARKS if mark in (*one.holding(), *other.holding()))
+
+
+def tallies(family: Differences, table: Table) -> dict[tuple[str, str], Counter[str]]:
+    """Wins, ties, losses and what is untested by pair of normalisers, over training and validation sets.
+
+    What was measured after adapting is not counted: it would count a validation set twice.
+    """
+    counted: dict[tuple[str, str], Counter[str]] = {}
+    for difference in family.found:
+        if not table.columns[difference.column].adapted:
+            tally = counted.setdefault((difference.norm, difference.other), Counter())
+            tally[difference.outcome(table.metric.higher_is_better)] += 1
+    return counted

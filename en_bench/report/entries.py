@@ -1,0 +1,104 @@
+"""One entry of a table: a quantity summarised over the seeds of a group of cells, and why seeds are missing from it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from en_bench.matrix.plan import PlannedCell, State
+from en_bench.matrix.stats import Summary, summarise
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown: values (fractions, or nats) times `scale`, with `digits` after the point."""
+
+    title: str
+    scale: float
+    digits: int
+    higher_is_better: bool
+
+    def show(self, value: float) -> str:
+        return f"{value * self.scale:.{self.digits}f}"
+
+    def show_difference(self, value: float) -> str:
+        """With its sign; what rounds to zero has none."""
+        shown = f"{value * self.scale:+.{self.digits}f}"
+        return shown if value != value or float(shown) else shown[1:]
+
+
+METRICS: Mapping[str, Metric] = {
+    "top1": Metric("top-1 accuracy, %", 100, 1, True),
+    "top5": Metric("top-5 accuracy, %", 100, 1, True),
+    "nll": Metric("negative log-likelihood, nats", 1, 3, False),
+    "ece": Metric("expected calibration error, %", 100, 1, False),
+}
+
+PART = "PART"
+_HOLES = (State.FAILED, State.STALE, State.MISSING)
+_NOTHING_SAID: tuple[list[str], ...] = ([], [State.MISSING.upper()])
+MARKS = (PART, *(state.upper() for state in _HOLES))
+NOTHING = "–"
+MEANS = "mean ± 95 % interval by Student's t (number of seeds; no interval below 3)"
+
+Found = Callable[[PlannedCell], "tuple[float | None, bool] | None"]
+"""The value in a cell (None where it is no number) and whether it is over a whole set; None if there is none."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a normaliser trained on one set comes to, over seeds.
+
+    `values` holds what can be believed, by seed; `partial` are the seeds whose value comes from a part of the
+    validation set only; `holes` counts the other seeds by state (missing, failed or stale). `best` is the best among
+    its rivals.
+    """
+
+    values: Mapping[int, float]
+    holes: Counter[State]
+    summary: Summary | None
+    partial: frozenset[int] = frozenset()
+    best: bool = False
+
+    @property
+    def parts(self) -> int:
+        """How many of the values come from a part of the validation set."""
+        return len(self.partial)
+
+    def holding(self) -> list[str]:
+        """Those of MARKS that hold for a seed."""
+        return [PART] * bool(self.partial) + [state.upper() for state in _HOLES if self.holes[state]]
+
+    def marks(self) -> list[str]:
+        """`holding`; – where nothing is there and nothing else says why."""
+        return self.holding() if self.summary is not None or self.holding() not in _NOTHING_SAID else [NOTHING]
+
+    def show(self, metric: Metric, difference: bool = False) -> str:
+        """`93.1 ± 0.8 (3)`: mean (of a `difference` with its sign), 95 % interval, number of seeds; then the marks."""
+        if self.summary is None:
+            return " ".join(self.marks())
+        mean = metric.show_difference(self.summary.mean) if difference else metric.show(self.summary.mean)
+        spread = "" if self.summary.half_width is None else f" ± {metric.show(self.summary.half_width)}"
+        return " ".join([f"{mean}{spread} ({self.summary.n})", *self.marks()])
+
+
+def collect(group: Iterable[PlannedCell], find: Found) -> Entry:
+    """The entry of a group of cells that differ in their seed."""
+    values: dict[int, float] = {}
+    holes: Counter[State] = Counter()
+    partial: set[int] = set()
+    for item in group:
+        found = find(item)
+        if found is not None:
+            value, whole = found
+            values[item.cell.seed] = math.nan if value is None else float(value)
+            if not whole:
+                partial.add(item.cell.seed)
+        elif item.state is State.DONE:
+            holes[State.MISSING] += 1
+        else:
+            holes[item.state] += 1
+    summary = summarise(list(values.values())) if values else None
+    return Entry(values, holes, summary, frozenset(partial))

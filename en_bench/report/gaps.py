@@ -1,0 +1,68 @@
+"""The transfer gap: what a training scores on its own validation set, minus what it scores on another."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+
+from en_bench.matrix.plan import PlannedCell
+from en_bench.report.entries import Entry, collect
+from en_bench.report.scores import SUMMARY, summary
+from en_bench.report.sheet import Frame, Note, Sheet, fields
+from en_bench.report.tables import Column, Key, Table, measured
+
+
+def gaps(table: Table) -> dict[Key, Entry]:
+    """By training set, normaliser and column: the differences of each training, over seeds. None for its own set."""
+    own = {train: Column(label) for train, label in table.own.items()}
+    return {
+        (train, norm, name): collect(table.group(train, norm), partial(_gap, own[train], column, table.spec.metric))
+        for train, norm, (name, column) in product(table.trains, table.norms, table.columns.items())
+        if train in own and column != own[train]
+    }
+
+
+def _gap(own: Column, other: Column, metric: str, item: PlannedCell) -> tuple[float | None, bool] | None:
+    here, there = (measured(column, metric, item) for column in (own, other))
+    if here is None or there is None:
+        return None
+    (a, whole), (b, too) = here, there
+    return (None if a is None or b is None else a - b), whole and too
+
+
+def gaps_sheet(table: Table) -> Sheet | None:
+    """Training sets and normalisers against the other validation sets; None where there is no transfer."""
+    found = gaps(table)
+    if not found:
+        return None
+    names = [name for name in table.columns if any(column == name for _, _, column in found)]
+    rows = [
+        fields(train, norm, *(_show(found.get((train, norm, name)), table) for name in names))
+        for train, norm in product(table.trains, table.norms)
+    ]
+    left_out = [train for train in table.trains if train not in table.own]
+    notes = [Note("differences within each training; – on its own set")]
+    if left_out:
+        notes.append(Note(f"{', '.join(left_out)}: not validated on their own sets", "no gap"))
+    return Sheet(
+        "gaps",
+        "Transfer gap",
+        f"Transfer gap: {table.headline}, own validation set minus the other's: mean ± 95 % interval (seeds)",
+        ["trained on", "normaliser", *names],
+        2,
+        rows,
+        notes,
+    )
+
+
+def _show(entry: Entry | None, table: Table) -> str:
+    return "–" if entry is None else entry.show(table.metric, difference=True)
+
+
+def gaps_frame(table: Table) -> Frame | None:
+    """One row per training set, normaliser and column."""
+    rows = [
+        [train, norm, table.columns[name].label, int(table.columns[name].adapted), table.spec.metric, *summary(entry)]
+        for (train, norm, name), entry in gaps(table).items()
+    ]
+    return Frame("gaps", ["train", "norm", "validate", "adapted", "metric", *SUMMARY], rows) if rows else None

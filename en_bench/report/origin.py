@@ -1,0 +1,155 @@
+"""Where the numbers of a table come from, in lines to stand under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from en_bench.matrix.plan import PlannedCell, State, count_states
+from en_bench.matrix.records import covers_set
+from en_bench.matrix.spec import Spec
+from en_bench.noise.base import labels_told
+from en_bench.report.entries import NOTHING, PART
+
+_DIGITS = 8  # of a hash, where it is shown
+
+
+def notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterator[tuple[str, str]]:
+    """Sets, seeds, devices, versions and commits behind the numbers of a matrix, each with what it is called."""
+    # Of the trainings only those with a number in the table.
+    fits = [(item, item.record.fit) for item in planned if item.record is not None and item.fresh]
+    runs = [fit for _, fit in fits]
+    results = {label: [r for item in planned if (r := item.result(label)) is not None] for label in spec.validate}
+    for label in spec.train:
+        yield (
+            f"trained on {label}",
+            _mixed(_set(fit.get("train", {}), _of_training(fit)) for item, fit in fits if item.cell.train == label),
+        )
+    for label in spec.train:
+        held_out = [fit["held_out"] for item, fit in fits if item.cell.train == label and fit.get("held_out")]
+        if held_out:
+            yield f"held out of {label}", _mixed(map(_held_out, held_out))
+    for label in spec.validate:
+        yield f"validated on {label}", _mixed(_set(result) for result in results[label])
+    everything = runs + [result for found in results.values() for result in found]
+    yield "class map", _class_maps(everything)
+    if not all(covers_set(result) for found in results.values() for result in found):
+        yield PART, "validated on a part of the set only: no best among its rivals"
+    yield "epochs", _mixed(str(fit.get("epochs", "?")) for fit in runs)
+    yield "seeds", ", ".join(map(str, spec.seeds))
+    yield "recipes tried", recipes_tried(spec)
+    yield "device", _mixed(str(made.get("device", "?")) for made in everything)
+    precisions = [(fit.get("config") or {}).get("trainer", {}).get("precision") for fit in runs]
+    if any(precision is not None for precision in precisions):
+        yield "precision", _mixed("not set" if precision is None else str(precision) for precision in precisions)
+    yield "versions", _mixed(_versions(made.get("versions")) for made in everything)
+    yield "commit", _mixed(_commit(made.get("commit")) for made in everything)
+    yield "cells", cells(planned)
+
+
+def data_line(spec: Spec, planned: Sequence[PlannedCell]) -> str:
+    """Class map, and n and variant of each validation set, in one line: what tells whether tables are comparable."""
+    found = {label: [r for item in planned if (r := item.result(label)) is not None] for label in spec.validate}
+    sets = [f"{label} {_mixed(_counted(result) for result in results)}" for label, results in found.items()]
+    return "; ".join([f"class map {_class_maps(r for results in found.values() for r in results)}", *sets])
+
+
+def cells(planned: Sequence[PlannedCell]) -> str:
+    """How many cells are done, missing, failed and stale."""
+    stale = sum(item.state is State.STALE for item in planned)
+    return count_states(planned) + (f" ({stale} of the missing are stale)" if stale else "")
+
+
+def recipes_tried(spec: Spec) -> str:
+    """The tuning budget: how many recipes were tried for each normaliser, as the specification states it."""
+    if not spec.tuning:
+        return "not stated"
+    return ", ".join(f"{norm} {spec.tuning.get(norm, 'not stated')}" for norm in spec.norms)
+
+
+def trained_labels(fit: Mapping[str, Any]) -> str | None:
+    """The labels of a training: their column and the noise that was made, `given + symmetric 0.4 (seed 0)`."""
+    column: str | None = fit.get("train", {}).get("labels")
+    return None if column is None else labels_told(column, (fit.get("noise") or {}).get("made"))
+
+
+def label_rate(fit: Mapping[str, Any], name: str) -> float | None:
+    """Which share of the labels of a training was `changed` by made noise, or is `wrong` by the clean ones."""
+    differences: Mapping[str, Any] | None = (fit.get("noise") or {}).get(name)
+    return differences["rate"] if differences else None
+
+
+def variant_told(variant: object) -> str | None:
+    """What `en_bench.data.variant.variant` wrote, in words; None for records of before."""
+    if not isinstance(variant, Mapping):
+        return None
+    told = [str(variant[key]) for key in ("variant", "resolution", "form") if variant.get(key)]
+    if variant.get("sources"):
+        told.append("+".join(map(str, variant["sources"])))
+    if "short_side" in variant:
+        side = variant["short_side"]
+        told.append(f"short side at most {side} px" if side else "sizes as they were")
+    if variant.get("encoded"):
+        told.append(f"encoded again as {variant['encoded']}")
+    if variant.get("limit"):
+        told.append(f"limit {variant['limit']}")
+    return ", ".join(told) or "not stated"
+
+
+def short_hash(digest: object) -> str:
+    return str(digest or "?").removeprefix("sha256:")[:_DIGITS]
+
+
+def _of_training(fit: Mapping[str, Any]) -> str:
+    rates = {name: rate for name in ("changed", "wrong") if (rate := label_rate(fit, name))}
+    if rates.get("wrong") == rates.get("changed"):
+        rates.pop("wrong", None)  # it says the same
+    told = [f"{100 * rate:.2f} % {name}" for name, rate in rates.items()]
+    return (trained_labels(fit) or "?") + (f" ({', '.join(told)})" if told else "")
+
+
+def _held_out(part: Mapping[str, Any]) -> str:
+    spoilt = ", some of which had trained before: they select nothing" if part.get("trained_before") else ""
+    return f"share {part['share']}, n {part['n']}{spoilt}"
+
+
+def _set(part: Mapping[str, Any], labels: str | None = None) -> str:
+    named = f"{part.get('set', '?')}, {_n(part)}, labels {labels or part.get('labels', '?')}{_variant(part)}"
+    return f"{named}, digest {short_hash(part.get('digest'))}{_part(part)}"
+
+
+def _counted(result: Mapping[str, Any]) -> str:
+    return f"{_n(result)}{_variant(result)}{_part(result)}"
+
+
+def _n(part: Mapping[str, Any]) -> str:
+    unreadable = f" ({part['unreadable']} unreadable, skipped)" if part.get("unreadable") else ""
+    return f"n {part.get('n', '?')}{unreadable}"
+
+
+def _variant(part: Mapping[str, Any]) -> str:
+    told = variant_told(part.get("variant"))
+    return "" if told is None else f", variant {told}"
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    return "" if covers_set(part) else f" ({PART})"
+
+
+def _class_maps(made: Iterable[Mapping[str, Any]]) -> str:
+    return _mixed(short_hash(one["classes_digest"]) if one.get("classes_digest") else "not recorded" for one in made)
+
+
+def _versions(versions: object) -> str:
+    return " ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, dict) else "?"
+
+
+def _commit(commit: object) -> str:
+    if not isinstance(commit, dict) or not commit.get("sha"):
+        return "unknown"
+    return f"{str(commit['sha'])[:10]}{' with uncommitted changes' if commit.get('dirty') else ''}"
+
+
+def _mixed(values: Iterable[str]) -> str:
+    """All distinct values, in order of appearance; – if there is none."""
+    return "; ".join(dict.fromkeys(values)) or NOTHING

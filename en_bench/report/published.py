@@ -1,0 +1,123 @@
+"""Numbers that others reported, beside what was measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+from en_bench.matrix.reported import Reported
+from en_bench.report.entries import METRICS, PART, Entry, collect
+from en_bench.report.scores import SUMMARY, summary
+from en_bench.report.sheet import Frame, Note, Sheet, fields
+from en_bench.report.tables import Column, Table, measured
+
+_ROUNDING = 1e-9  # of decimal fractions such as 0.763 + 0.003
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was measured for a normaliser, a training and a validation set, and what was `reported`, if anything."""
+
+    train: str
+    norm: str
+    target: str
+    metric: str
+    entry: Entry
+    reported: Reported | None
+
+    @property
+    def difference(self) -> float | None:
+        """Measured mean minus reported value; None unless there are both, of the whole set."""
+        if self.reported is None or self.entry.summary is None or self.entry.partial:
+            return None
+        return self.entry.summary.mean - self.reported.value
+
+    @property
+    def verdict(self) -> str:
+        """`within` the tolerance, `above by 0.4` or `below by 0.4` of the reported value; empty where nothing is to
+        judge."""
+        if self.reported is None:
+            return ""
+        if self.difference is None:
+            return f"not compared: {PART}" if self.entry.partial else "not compared: nothing measured"
+        if self.difference != self.difference:
+            return "not compared: diverged"
+        tolerance = self.reported.tolerance
+        if tolerance is not None and abs(self.difference) <= tolerance + _ROUNDING:
+            return "within"
+        shown = METRICS[self.metric].show(abs(self.difference))
+        if tolerance is None and not float(shown):
+            return "equal"
+        return f"{'above' if self.difference > 0 else 'below'} by {shown}"
+
+
+def beside(table: Table) -> list[Beside]:
+    """A row for every entry of the matrix, with several where several sources report it; and for every number that is
+    reported in another metric. Empty where nothing is reported."""
+    by_key: dict[tuple[str, str, str], list[Reported]] = {}
+    for one in table.spec.reported:
+        by_key.setdefault((one.train, one.norm, one.target), []).append(one)
+    found = []
+    for train, norm, target in product(table.trains, table.norms, table.targets) if by_key else ():
+        published: Sequence[Reported | None] = by_key.get((train, norm, target), [None])
+        for reported in published:
+            metric = table.spec.metric if reported is None else reported.metric
+            entry = collect(table.group(train, norm), partial(measured, Column(target), metric))
+            found.append(Beside(train, norm, target, metric, entry, reported))
+    return found
+
+
+def reported_sheet(table: Table) -> Sheet | None:
+    """Measured and reported side by side; None where the specification names nothing that was reported."""
+    found = beside(table)
+    if not found:
+        return None
+    sources = {source: number for number, source in enumerate(dict.fromkeys(r.source for r in table.spec.reported), 1)}
+    metrics = dict.fromkeys(one.metric for one in found)
+    rows = []
+    for one in found:
+        metric, reported = METRICS[one.metric], one.reported
+        value = "" if reported is None else f"{_printed(reported.value, one.metric)} [{sources[reported.source]}]"
+        tolerance = (
+            "" if reported is None or reported.tolerance is None else f"± {_printed(reported.tolerance, one.metric)}"
+        )
+        stub = [one.train, one.norm, one.target, *([METRICS[one.metric].title] if len(metrics) > 1 else [])]
+        rows.append(fields(*stub, one.entry.show(metric), value, tolerance, one.verdict))
+    return Sheet(
+        "reported",
+        "Reported beside measured",
+        "Reported beside measured: "
+        + ("; ".join(METRICS[name].title for name in metrics) + ", last epoch; measured: mean ± 95 % interval (seeds)"),
+        [
+            *("trained on", "normaliser", "validated on", *(["metric"] if len(metrics) > 1 else [])),
+            *("measured", "reported", "tolerance", "verdict"),
+        ],
+        4 if len(metrics) > 1 else 3,
+        rows,
+        [
+            Note(
+                "measured mean against reported value; empty where no source was read; whole validation sets only",
+                "verdict",
+            ),
+            *(Note(source, f"[{number}]") for source, number in sources.items()),
+        ],
+    )
+
+
+def _printed(value: float, metric: str) -> str:
+    """As many digits as were published: 76.4, 67.89, 0.3."""
+    return f"{value * METRICS[metric].scale:.10g}"
+
+
+def reported_frame(table: Table) -> Frame | None:
+    """One row per row of the table."""
+    rows = [
+        [one.train, one.norm, one.target, one.metric, *summary(one.entry)]
+        + ([None] * 3 if one.reported is None else [one.reported.value, one.reported.tolerance, one.reported.source])
+        + [one.difference, one.verdict or None]
+        for one in beside(table)
+    ]
+    columns = ["train", "norm", "validate", "metric", *SUMMARY, "reported", "tolerance", "source", "difference"]
+    return Frame("reported", [*columns, "verdict"], rows) if rows else None

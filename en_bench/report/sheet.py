@@ -1,0 +1,73 @@
+"""What every format is made from: a sheet of shown fields for people, a frame of plain values for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Field:
+    """Text in a table; `best` where it is to stand out."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line under a table. `key` names its subject, and may be empty; `verbatim` is text that others wrote."""
+
+    text: str
+    key: str = ""
+    verbatim: bool = False
+
+    @property
+    def line(self) -> str:
+        if not self.key:
+            return self.text
+        return f"{self.key} {self.text}" if self.verbatim else f"{self.key}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table for people.
+
+    Attributes:
+        name: of its file, and what --table calls it.
+        title: a few words.
+        caption: what the fields are.
+        head: one heading per column.
+        stub: how many of the first columns say what a row is of.
+        rows: fields, as many as headings.
+        notes: what stands under it.
+        best: what it means where a field is best; empty where none is.
+    """
+
+    name: str
+    title: str
+    caption: str
+    head: Sequence[str]
+    stub: int
+    rows: Sequence[Sequence[Field]]
+    notes: Sequence[Note] = ()
+    best: str = ""
+
+    def starts_group(self, number: int) -> bool:
+        """Whether row `number` has another first field than the row before it."""
+        return number == 0 or self.rows[number][0].text != self.rows[number - 1][0].text
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A table for programs: values in full precision (fractions and nats), None where there is none."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def fields(*texts: str) -> list[Field]:
+    """Texts as fields of which none is best."""
+    return [Field(text) for text in texts]

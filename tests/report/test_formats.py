@@ -1,0 +1,119 @@
+"""All tables of the made-up matrix in all formats, to the character."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from en_bench.matrix.plan import PlannedCell
+from en_bench.matrix.records import Results
+from en_bench.matrix.spec import Spec
+from en_bench.report.document import FRAMES, SHEETS, Document
+from en_bench.report.files import printed, write_tables
+from en_bench.report.latex import escaped, to_latex
+from en_bench.report.parquet import to_parquet
+from en_bench.report.sheet import Frame, Note, Sheet, fields
+from tests.report.shown import frame, tables
+
+EXPECTED = Path(__file__).parent / "expected"
+PREAMBLE = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage{booktabs,longtable,textcomp}
+\begin{document}
+"""
+
+
+@pytest.fixture
+def doc(paper_spec: Spec, paper: Sequence[PlannedCell]) -> Document:
+    return tables(paper_spec, paper)
+
+
+def test_every_file_to_the_character(doc: Document, tmp_path: Path) -> None:
+    assert tuple(sheet.name for sheet in doc.sheets) == SHEETS, "the made-up matrix has something for every table"
+    assert tuple(frame.name for frame in doc.frames) == FRAMES
+    write_tables(Results(tmp_path), doc)
+    written = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "tables").iterdir()}
+    assert written == {path.name: path.read_text(encoding="utf-8") for path in EXPECTED.iterdir()}
+
+
+@pytest.mark.parametrize(("form", "file"), [("text", "matrix.txt"), ("markdown", "matrix.md"), ("csv", "matrix.csv")])
+def test_what_is_printed_is_what_is_written(form: str, file: str, doc: Document, tmp_path: Path) -> None:
+    assert printed(Results(tmp_path), doc, form) == (EXPECTED / file).read_text(encoding="utf-8")
+
+
+def test_every_table_for_people_says_what_it_rests_on(doc: Document) -> None:
+    for sheet in doc.sheets:
+        notes = " ".join(note.line for note in sheet.notes)
+        assert "class map" in notes and "n 50000" in notes and "google+flickr" in notes, sheet.name
+        assert "done 15, missing 2, failed 1 (1 of the missing are stale)" in notes, sheet.name
+        assert "BatchNorm 4, SwitchNorm not stated, ExemplarNorm 2" in notes, sheet.name
+
+
+def test_parquet_holds_what_csv_holds_with_types(doc: Document) -> None:
+    for name in FRAMES:
+        wanted = frame(doc, name)
+        found = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(wanted)))
+        assert found.column_names == list(wanted.columns)
+        assert [tuple(row.values()) for row in found.to_pylist()] == [tuple(row) for row in wanted.rows]
+    cells = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(frame(doc, "cells"))))
+    kinds = {name: str(cells.schema.field(name).type) for name in ("id", "seed", "top1", "whole_set", "flops")}
+    assert kinds == {"id": "string", "seed": "int64", "top1": "double", "whole_set": "bool", "flops": "int64"}
+
+
+def test_parquet_of_mixed_and_of_no_values() -> None:
+    mixed = Frame("mixed", ["numbers", "texts", "nothing"], [[1, "a", None], [0.5, 2, None]])
+    found = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(mixed))).to_pydict()
+    assert found == {"numbers": [1.0, 0.5], "texts": ["a", "2"], "nothing": [None, None]}
+    empty = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(Frame("empty", ["a", "b"], []))))
+    assert (empty.column_names, empty.num_rows) == (["a", "b"], 0)
+
+
+def test_tables_that_are_no_more_leave_no_file(doc: Document, tmp_path: Path) -> None:
+    write_tables(Results(tmp_path), doc, parquet=True)
+    few = Document(doc.title, doc.name, doc.sheets[:1], doc.frames[:1])
+    write_tables(Results(tmp_path), few)
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {
+        "matrix.txt",
+        "matrix.md",
+        "matrix.tex",
+        "matrix.csv",
+    }
+
+
+def test_latex_is_balanced_and_escaped(doc: Document) -> None:
+    source = to_latex(doc.title, doc.name, doc.sheets)
+    assert source.isascii()
+    body = source.partition("\n")[2]
+    assert re.findall(r"(?<!\\)[#%]", body) == []
+    assert "Two sources of the same classes: 100% made up" in source.partition("\n")[0]
+    begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", source) for word in ("begin", "end"))
+    assert sorted(begun) == sorted(ended) and begun.count("table") == len(SHEETS)
+    for table in re.findall(r"\\begin{tabular}{(\w+)}(.*?)\\end{tabular}", source, re.DOTALL):
+        rows = [line for line in table[1].splitlines() if line.endswith("\\\\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(table[0])}
+    bare = re.sub(r"\\[{}]", "", source)
+    assert bare.count("{") == bare.count("}")
+
+
+def test_text_of_others_in_latex() -> None:
+    assert escaped("a\\b_{c} 50% #1 & $x^2$ ~[2]\x1b[0m") == (
+        r"a\textbackslash{}b\_\{c\} 50\% \#1 \& \$x\textasciicircum{}2\$ \textasciitilde{}{[}2{]} {[}0m"
+    )
+    assert escaped("-0.4 ± 0.1 [-1], p-value") == r"$-$0.4 $\pm$ 0.1 {[}$-$1{]}, p-value"
+
+
+def test_latex_compiles(doc: Document, tmp_path: Path) -> None:
+    """With a table that is longer than a page."""
+    if not shutil.which("pdflatex") or subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode:
+        pytest.skip("pdflatex with booktabs is not installed")
+    long = Sheet("long", "Long", "100 rows", ["a", "b"], 1, [fields(str(n), "–") for n in range(100)], [Note("end")])
+    sheets = to_latex(doc.title, doc.name, [*doc.sheets, long])
+    (tmp_path / "all.tex").write_text(f"{PREAMBLE}{sheets}\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Float too large" not in done.stdout
