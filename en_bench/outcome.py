@@ -10,11 +10,13 @@ from typing import Any
 from en_bench import provenance
 from en_bench.data.manifest import Manifest, classes_digest
 from en_bench.data.module import ShardDataModule
+from en_bench.data.variant import variant
 from en_bench.errors import InputError
 from en_bench.tasks.effective_batch import EffectiveBatch
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.unreadable import Unreadable
+from en_bench.telemetry.validation_cost import ValidationCost
 from en_bench.trainer import EnBenchTrainer
 
 
@@ -37,7 +39,12 @@ def common_facts(command: str, seed: int, config: dict[str, Any], trainer: EnBen
 
 
 def fit_facts(
-    trainer: EnBenchTrainer, data: ShardDataModule, cost: CostMeter, unreadable: Unreadable, scores: EpochScores
+    trainer: EnBenchTrainer,
+    data: ShardDataModule,
+    cost: CostMeter,
+    validations: ValidationCost,
+    unreadable: Unreadable,
+    scores: EpochScores,
 ) -> dict[str, Any]:
     """Of a training that has ended."""
     assert data.train_manifest is not None and data.val_manifest is not None and data.train_count is not None
@@ -63,13 +70,17 @@ def fit_facts(
         "cost": {
             "seconds": round(cost.seconds, 3),
             "images_per_second": cost.images_per_second,
+            "validation_images_per_second": validations.images_per_second,
             "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
+            "flops": cost.flops(trainer.lightning_module),
             "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),
         },
     }
 
 
-def validation_facts(trainer: EnBenchTrainer, data: ShardDataModule, checkpoint: str) -> dict[str, Any]:
+def validation_facts(
+    trainer: EnBenchTrainer, data: ShardDataModule, cost: ValidationCost, checkpoint: str
+) -> dict[str, Any]:
     """Of a validation that has ended. Raises InputError if it scored nothing."""
     assert data.val_manifest is not None
     metrics = {name.removeprefix("val/"): value for name, value in _metrics(trainer).items()}
@@ -88,6 +99,7 @@ def validation_facts(trainer: EnBenchTrainer, data: ShardDataModule, checkpoint:
         "checkpoint": checkpoint,
         **({"recalibrated": recalibrated} if recalibrated is not None else {}),
         "metrics": metrics,
+        "cost": {"seconds": round(cost.seconds, 3), "images_per_second": cost.images_per_second},
     }
 
 
@@ -103,4 +115,10 @@ def _metrics(trainer: EnBenchTrainer) -> dict[str, float | None]:
 
 
 def _set_facts(name: str, manifest: Manifest, labels: str) -> dict[str, Any]:
-    return {"set": name, "digest": manifest.digest, "n": manifest.count, "labels": labels}
+    return {
+        "set": name,
+        "digest": manifest.digest,
+        "n": manifest.count,
+        "labels": labels,
+        "variant": variant(manifest),
+    }

@@ -71,6 +71,8 @@ def test_a_run_leaves_config_metrics_checkpoint_and_outcome(trained, shards):
     assert outcome["steps"] == 6 and outcome["epochs"] == 1
     assert outcome["metrics"]["val/n"] == 93
     assert outcome["cost"]["parameters"] == 74_835  # ResNet-8 with three classes: 75,290 with ten, less 7 * 65
+    assert outcome["cost"]["flops"] > 24_000_000  # by hand in test_flops.py
+    assert outcome["train"]["variant"] == outcome["val"]["variant"] == {"short_side": None}
     assert outcome["versions"]["torch"] == torch.__version__
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["val/top1"] == outcome["metrics"]["val/top1"]

@@ -10,8 +10,8 @@ import numpy as np
 
 from en_bench.matrix.paired import ROUNDING, Floats
 
-SETS = 10
-"""Below so many sets the distributions behind Friedman's test and Nemenyi's critical difference do not hold."""
+SETS = 11
+"""From so many sets on there is a test: its distributions are for more than 10 (Demsar, section 3.2.2)."""
 
 
 def rank(values: Floats, higher_is_better: bool) -> Floats:
@@ -21,8 +21,9 @@ def rank(values: Floats, higher_is_better: bool) -> Floats:
     """
     worst = np.where(np.isnan(values), np.inf, -values if higher_is_better else values)
     one, other = worst[:, :, None], worst[:, None, :]
-    with np.errstate(invalid="ignore"):  # inf - inf
-        equal = (one == other) | (np.abs(one - other) <= ROUNDING * np.maximum(np.abs(one), np.abs(other)))
+    with np.errstate(invalid="ignore"):  # inf - inf, and infinity is not within a share of itself
+        close = np.abs(one - other) <= ROUNDING * np.maximum(np.abs(one), np.abs(other))
+        equal = (one == other) | (close & np.isfinite(one) & np.isfinite(other))
     better = (other < one) & ~equal
     ranks: Floats = better.sum(-1) + (equal.sum(-1) + 1) / 2
     return ranks

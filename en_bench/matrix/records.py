@@ -16,6 +16,7 @@ from typing import Any
 from en_bench.errors import InputError
 from en_bench.files import create
 from en_bench.lease_guard import LeaseLost
+from en_bench.matrix.collection import collection_paused
 
 FORMAT, VERSION = "en_bench.record", 1
 
@@ -207,6 +208,10 @@ class Results:
 
     def load(self) -> tuple[dict[str, Record], list[str]]:
         """All readable records by id, and one line of warning for each file that is none (so its cell is missing)."""
+        with collection_paused():
+            return self._load()
+
+    def _load(self) -> tuple[dict[str, Record], list[str]]:
         records: dict[str, Record] = {}
         warnings: list[str] = []
         for cell_id, files in self._files().items():
@@ -263,7 +268,8 @@ def _read(path: Path, cell_id: str) -> Record:
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file; InputError (without the file's name) if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb", buffering=0) as file:  # of ten thousand records the reading takes a third of the time
+            value = json.loads(file.read().decode())
     except FileNotFoundError:
         raise InputError("the file is missing") from None
     except (OSError, ValueError, RecursionError) as error:

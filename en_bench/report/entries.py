@@ -24,9 +24,9 @@ class Metric:
         return f"{value * self.scale:.{self.digits}f}"
 
     def show_difference(self, value: float) -> str:
-        """With its sign; what rounds to zero has none."""
+        """With its sign; what rounds to zero, and what is no number, has none."""
         shown = f"{value * self.scale:+.{self.digits}f}"
-        return shown if value != value or float(shown) else shown[1:]
+        return shown if float(shown) and value == value else shown[1:]
 
 
 METRICS: Mapping[str, Metric] = {

@@ -33,9 +33,9 @@ def _gap(own: Column, other: Column, metric: str, item: PlannedCell) -> tuple[fl
 def gaps_sheet(table: Table) -> Sheet | None:
     """Training sets and normalisers against the other validation sets; None where there is no transfer."""
     found = gaps(table)
-    if not found:
+    names = [name for name in table.columns if any(table.own.get(train) != name for train in table.trains)]
+    if not names:
         return None
-    names = [name for name in table.columns if any(column == name for _, _, column in found)]
     rows = [
         fields(train, norm, *(_show(found.get((train, norm, name)), table) for name in names))
         for train, norm in product(table.trains, table.norms)
@@ -43,7 +43,7 @@ def gaps_sheet(table: Table) -> Sheet | None:
     left_out = [train for train in table.trains if train not in table.own]
     notes = [Note("differences within each training; – on its own set")]
     if left_out:
-        notes.append(Note(f"{', '.join(left_out)}: not validated on their own sets", "no gap"))
+        notes.append(Note(f"{', '.join(left_out)}: not validated on the own set", "no gap"))
     return Sheet(
         "gaps",
         "Transfer gap",

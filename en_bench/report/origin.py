@@ -38,12 +38,12 @@ def notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterator[tuple[str, str
     yield "epochs", _mixed(str(fit.get("epochs", "?")) for fit in runs)
     yield "seeds", ", ".join(map(str, spec.seeds))
     yield "recipes tried", recipes_tried(spec)
-    yield "device", _mixed(str(made.get("device", "?")) for made in everything)
+    yield "device", _mixed(told_origin("device", made.get("device")) for made in everything)
     precisions = [(fit.get("config") or {}).get("trainer", {}).get("precision") for fit in runs]
     if any(precision is not None for precision in precisions):
         yield "precision", _mixed("not set" if precision is None else str(precision) for precision in precisions)
-    yield "versions", _mixed(_versions(made.get("versions")) for made in everything)
-    yield "commit", _mixed(_commit(made.get("commit")) for made in everything)
+    for fact in ("versions", "commit"):
+        yield fact, _mixed(told_origin(fact, made.get(fact)) for made in everything)
     yield "cells", cells(planned)
 
 
@@ -65,6 +65,13 @@ def recipes_tried(spec: Spec) -> str:
     if not spec.tuning:
         return "not stated"
     return ", ".join(f"{norm} {spec.tuning.get(norm, 'not stated')}" for norm in spec.norms)
+
+
+def told_origin(fact: str, value: object) -> str:
+    """The `device`, `versions` or `commit` of a training or validation, in words."""
+    if fact == "device":
+        return str(value or "?")
+    return _versions(value) if fact == "versions" else _commit(value)
 
 
 def trained_labels(fit: Mapping[str, Any]) -> str | None:
@@ -114,8 +121,8 @@ def _held_out(part: Mapping[str, Any]) -> str:
 
 
 def _set(part: Mapping[str, Any], labels: str | None = None) -> str:
-    named = f"{part.get('set', '?')}, {_n(part)}, labels {labels or part.get('labels', '?')}{_variant(part)}"
-    return f"{named}, digest {short_hash(part.get('digest'))}{_part(part)}"
+    named = f"{part.get('set', '?')}, {_n(part)}, labels {labels or part.get('labels', '?')}"
+    return f"{named}, digest {short_hash(part.get('digest'))}{_variant(part)}{_part(part)}"
 
 
 def _counted(result: Mapping[str, Any]) -> str:

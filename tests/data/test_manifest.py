@@ -18,6 +18,7 @@ from en_bench.data.manifest import (
     require_same_classes,
     save_manifest,
 )
+from en_bench.data.variant import variant
 from en_bench.errors import InputError
 from tests.conftest import make_split
 
@@ -217,3 +218,28 @@ def test_same_classes_pass():
 def test_other_classes_are_refused(a, b, message):
     with pytest.raises(InputError, match=f"{message}.*: prepare or index both with the same classes"):
         require_same_classes(a, b, "x", "y")
+
+
+@pytest.mark.parametrize(
+    ("source", "image", "expected"),
+    [
+        ({"script": "camvid.py", "limit": None}, {"reencoded": 0, "encoding": "png"}, {}),
+        (
+            {"variant": "resized", "resolution": "256 px", "sources": ["google"], "limit": 9},
+            {"short_side": 352, "encoding": "jpeg", "quality": 90, "reencoded": 3},
+            {
+                **{"variant": "resized", "resolution": "256 px", "sources": ["google"], "limit": 9},
+                **{"short_side": 352, "encoded": "jpeg of quality 90"},
+            },
+        ),
+        (
+            {},
+            {"short_side": None, "encoding": "png", "quality": 90, "reencoded": 3},
+            {"short_side": None, "encoded": "png"},
+        ),
+    ],
+)
+def test_which_variant_a_split_holds(source: dict, image: dict, expected: dict, tmp_path: Path) -> None:
+    split = make_split(tmp_path / "val", 4)
+    manifest = dataclasses.replace(load_manifest(split), source=source, image=image)
+    assert variant(manifest) == expected

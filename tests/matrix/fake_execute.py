@@ -4,10 +4,12 @@ As a script it is an `en-bench` with only the matrix's verbs.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,8 +18,10 @@ import yaml
 
 from en_bench.errors import InputError
 from en_bench.files import write_json
+from en_bench.matrix import crew
 from en_bench.matrix.overlays import Config, merge, read_yaml
 from en_bench.matrix.verbs import add_verbs
+from en_bench.tied import end_with_parent
 
 MADE = {"device": "cpu", "versions": {"torch": "2.15.0"}, "commit": {"sha": "0123456789abcdef", "dirty": False}}
 LOGGER = logging.getLogger("fake")
@@ -28,6 +32,8 @@ def execute(argv: list[str]) -> None:
     # Every command leaves a trace, so that tests can count what ran.
     with open(os.environ.get("FAKE_TRACE", os.devnull), "a") as trace:
         trace.write(json.dumps(argv) + "\n")
+    with open(os.environ.get("FAKE_PLACES", os.devnull), "a") as places:
+        places.write(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
     LOGGER.warning("a line of a logging handler")
     os.write(2, b"a line of a library\n")
     parser = argparse.ArgumentParser()
@@ -66,6 +72,11 @@ def _fit(run: Path, seed: int, config: dict[str, object], rest: list[str]) -> No
             sys.exit(2)
         if how == "nothing":
             return
+        if how == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "die once":
+            with contextlib.suppress(FileExistsError), open(os.environ["FAKE_DEATH"], "x"):
+                os.kill(os.getpid(), signal.SIGKILL)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     (run / "checkpoints" / "last.ckpt").write_text("weights")
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -116,6 +127,8 @@ def digest(name: object) -> str:
 
 
 if __name__ == "__main__":
+    end_with_parent()
+    crew.PROGRAM = (sys.executable, __file__)
     main = argparse.ArgumentParser()
     add_verbs(main.add_subparsers(required=True))
     arguments = main.parse_args()

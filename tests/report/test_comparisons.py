@@ -1,0 +1,277 @@
+"""Differences, wins, ranks, gaps, costs and reported numbers of the made-up matrices, against scipy and by hand."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from en_bench.errors import InputError
+from en_bench.matrix.plan import Cell, PlannedCell, State
+from en_bench.matrix.records import Record
+from en_bench.matrix.reported import Reported
+from en_bench.matrix.spec import Spec, load_spec
+from en_bench.report.comparisons import against_baseline, all_pairs
+from en_bench.report.entries import METRICS
+from en_bench.report.tables import build_table
+from tests.report.shown import rows, sheet, shown, tables
+
+Values = dict[tuple[str, str, str], list[float | None]]
+
+
+def made(spec: Spec, values: Values) -> list[PlannedCell]:
+    """A plan with such values by training set, normaliser and validation set: one per seed, NaN for one that diverged,
+    None for no result."""
+    planned = []
+    for train, norm in product(spec.train, spec.norms):
+        for position, seed in enumerate(spec.seeds):
+            found = {target: values.get((train, norm, target), [])[position : position + 1] for target in spec.validate}
+            validate = {
+                target: {"set": target, "n": 100, "metrics": {spec.metric: None if value[0] != value[0] else value[0]}}
+                for target, value in found.items()
+                if value and value[0] is not None
+            }
+            cell = Cell(f"{train}-{norm}-{seed}", norm, train, seed, (), {})
+            fit = {"seed": seed, "train": {"set": "t"}, "val": {"set": "v"}, "metrics": {}, "cost": {}}
+            record = Record(cell.id, spec.name, "done", norm, train, seed, {}, "log", fit=fit, validate=validate)
+            planned.append(PlannedCell(cell, State.DONE, record, frozenset(validate)))
+    return planned
+
+
+@pytest.fixture
+def three(spec: Spec) -> Spec:
+    return replace(spec, norms={"A": (), "B": (), "C": ()}, baseline="A", seeds=(0, 1, 2, 3))
+
+
+def noisy(mean: float, *offsets: float) -> list[float | None]:
+    return [mean + 0.001 * offset for offset in offsets]
+
+
+@pytest.fixture
+def values(three: Spec) -> Values:
+    """C is better than A everywhere, B is better once and else like A."""
+    found: Values = {}
+    for number, (train, target) in enumerate(product(three.train, three.validate)):
+        found[train, "A", target] = noisy(0.5, 1, 2, 3, number)
+        found[train, "B", target] = noisy(0.6 if number == 0 else 0.5, 2, 1, 4, 0)
+        found[train, "C", target] = noisy(0.7, 3, 1, 2, 1)
+    return found
+
+
+def test_each_family_against_scipy(three: Spec, values: Values) -> None:
+    table = build_table(three, made(three, values))
+    for family, tests in ((against_baseline(table), 8), (all_pairs(table), 12)):
+        assert family.tests == len(family.found) == tests
+        raw = {
+            (d.train, d.norm, d.other, d.column): stats.ttest_rel(
+                values[d.train, d.norm, d.column], values[d.train, d.other, d.column]
+            ).pvalue
+            for d in family.found
+        }
+        for difference in family.found:
+            p = raw[difference.train, difference.norm, difference.other, difference.column]
+            rank = sorted(raw.values()).index(p)
+            # Holm by its definition: the largest of the smaller ones, each times how many are left.
+            wanted = max(min(1.0, (tests - i) * q) for i, q in enumerate(sorted(raw.values())[: rank + 1]))
+            assert difference.p == pytest.approx(wanted)
+
+
+def test_win_tie_loss_by_hand(three: Spec, values: Values) -> None:
+    found = shown(tables(three, made(three, values)), "wins")
+    assert found["A",] == {"A": "", "B": "0 / 3 / 1", "C": "0 / 0 / 4", "all": "0 / 3 / 5"}
+    assert found["B",] == {"A": "1 / 3 / 0", "B": "", "C": "0 / 0 / 4", "all": "1 / 3 / 4"}
+    assert found["C",] == {"A": "4 / 0 / 0", "B": "4 / 0 / 0", "C": "", "all": "8 / 0 / 0"}
+    told = sheet(tables(three, made(three, values)), "differences").notes[0].line
+    assert told == "win / tie / loss against A, by the p of this table: B 1 / 3 / 0; C 4 / 0 / 0"
+
+
+def test_lower_is_better_turns_wins_into_losses(three: Spec, values: Values) -> None:
+    loss = replace(three, metric="nll")
+    found = shown(tables(loss, made(loss, values)), "wins")
+    assert found["C",]["all"] == "0 / 0 / 8"
+    ranks = shown(tables(loss, made(loss, values)), "ranks")
+    assert ranks["C",]["all pairs of sets"] == "3.00 (4)"
+
+
+def test_why_there_is_no_p(three: Spec, values: Values) -> None:
+    values["handwritten", "B", "handwritten"] = [0.6, None, 0.7, None]
+    values["handwritten", "B", "typeset"] = [0.6, float("nan"), 0.7, 0.8]
+    values["typeset", "B", "typeset"] = [v + 0.01 for v in values["typeset", "A", "typeset"] if v is not None]
+    values["typeset", "B", "handwritten"] = [None] * 4
+    doc = tables(three, made(three, values))
+    found = shown(doc, "differences")
+    assert found["handwritten", "B − A"]["handwritten"] == "+14.8 (2), below 3 seeds MISSING"
+    assert found["handwritten", "B − A"]["typeset"] == "nan (4), diverged"
+    assert found["typeset", "B − A"]["typeset"] == "+1.0 ± 0.0 (4), no spread"
+    assert found["typeset", "B − A"]["handwritten"] == "–"
+    assert "tests: 4" in sheet(doc, "differences").notes[1].text
+    assert shown(doc, "wins")["A",]["B"] == "0 / 0 / 0 (4 untested)"
+    (without,) = [note.text for note in sheet(doc, "differences").notes if note.key == "without p"]
+    assert without == (
+        "below 3 seeds: fewer than 3 equal seeds; diverged: a seed diverged; no spread: the differences of all seeds "
+        "are equal"
+    )
+    ranks = shown(doc, "ranks")
+    assert ranks["B",]["all pairs of sets"] == "2.33 (3)", "third where it diverged, second twice, once without number"
+    assert "left out of all pairs of sets: typeset → handwritten (B MISSING)" in [
+        n.line for n in sheet(doc, "ranks").notes
+    ]
+
+
+def test_baseline_is_the_first_unless_said(spec: Spec, tmp_path: Path) -> None:
+    assert spec.baseline == "BatchNorm"
+    source = spec.path.read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(source + "baseline: ExemplarNorm\n")
+    assert load_spec(other).baseline == "ExemplarNorm"
+    assert "BatchNorm − ExemplarNorm" in {row[1] for row in shown(tables(load_spec(other), []), "differences")}
+    for wrong in ("ExemplarNrm", "[BatchNorm]"):
+        other.write_text(source + f"baseline: {wrong}\n")
+        with pytest.raises(InputError, match=r"baseline: .* is no label of norms"):
+            load_spec(other)
+
+
+def test_two_normalisers_have_one_table_of_differences(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    names = [sheet.name for sheet in tables(spec, planned).sheets]
+    assert names == ["matrix", "differences", "ranks", "gaps", "costs"]
+
+
+def test_a_single_normaliser_has_nothing_to_compare(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    one = replace(spec, norms={"BatchNorm": spec.norms["BatchNorm"]})
+    doc = tables(one, [item for item in planned if item.cell.norm == "BatchNorm"])
+    assert [sheet.name for sheet in doc.sheets] == ["matrix", "gaps", "costs"]
+    assert "differences" not in [frame.name for frame in doc.frames]
+
+
+def test_friedman_from_eleven_training_sets_on(spec: Spec) -> None:
+    labels = [f"set{i}" for i in range(12)]
+    many = replace(
+        spec, norms={"A": (), "B": (), "C": ()}, train=dict.fromkeys(labels, ()), validate={"own": ()}, own={"own"}
+    )
+    values = {(t, n, "own"): noisy(0.5 + 0.01 * (n == "C"), i, i, i) for i, t in enumerate(labels) for n in "ABC"}
+    doc = tables(many, made(many, values))
+    assert shown(doc, "ranks")["C",] == {"own validation set": "1.00 (12)", "seeds missing": "0"}
+    (told,) = [note.text for note in sheet(doc, "ranks").notes if note.key.startswith("Friedman")]
+    # Two of three are always tied: the ranks are 2.5, 2.5, 1 in every set, which is as clear as ranks can be.
+    assert told == "F inf, p 0; average ranks differ significantly from 0.96 on"
+    assert "gaps" not in [sheet.name for sheet in doc.sheets], "nothing is validated elsewhere"
+    few = [item for item in made(many, values) if item.cell.train not in labels[10:]]
+    (told,) = [n.text for n in sheet(tables(many, few), "ranks").notes if n.key.startswith("Friedman")]
+    assert told == "none: 10 sets, of the 11 that it takes"
+
+
+def test_gap_is_within_each_training(spec: Spec) -> None:
+    values: Values = {
+        ("handwritten", "BatchNorm", "handwritten"): [0.9, 0.8, 0.7],
+        ("handwritten", "BatchNorm", "typeset"): [0.5, 0.3, 0.4],
+        ("typeset", "BatchNorm", "handwritten"): [0.5, None, 0.4],
+        ("typeset", "BatchNorm", "typeset"): [0.5, 0.7, None],
+    }
+    doc = tables(spec, made(spec, values))
+    found = shown(doc, "gaps")
+    interval = stats.t.interval(0.95, 2, loc=0.4, scale=0.1 / 3**0.5)
+    assert found["handwritten", "BatchNorm"] == {
+        "handwritten": "–",
+        "typeset": f"+40.0 ± {100 * (interval[1] - 0.4):.1f} (3)",
+    }
+    assert found["typeset", "BatchNorm"] == {"handwritten": "0.0 (1) MISSING", "typeset": "–"}
+    assert found["typeset", "ExemplarNorm"] == {"handwritten": "–", "typeset": "–"}
+
+
+def test_a_training_that_is_not_validated_on_its_own_set_has_no_gap(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    one = replace(spec, validate={"typeset": spec.validate["typeset"]})
+    doc = tables(one, planned)
+    assert "no gap: handwritten: not validated on the own set" in [n.line for n in sheet(doc, "gaps").notes]
+    assert {text for row in shown(doc, "gaps").values() for text in row.values()} == {"–"}
+    assert shown(doc, "costs")["handwritten", "BatchNorm"]["score"] == "–"
+
+
+def test_reported_values_in_every_relation_to_the_measured(spec: Spec) -> None:
+    values: Values = {("handwritten", "BatchNorm", "handwritten"): [0.76, 0.77, 0.78]}
+    values["typeset", "BatchNorm", "typeset"] = [float("nan"), 0.7, 0.8]
+
+    def verdict(value: float, tolerance: float | None, train: str = "handwritten", norm: str = "BatchNorm") -> str:
+        reported = Reported(norm, train, train, value, tolerance, "nowhere", "top1")
+        doc = tables(replace(spec, reported=(reported,)), made(spec, values))
+        return shown(doc, "reported")[train, norm, train]["verdict"]
+
+    assert verdict(0.77, None) == "equal"
+    assert verdict(0.767, 0.003) == "within", "the bounds belong to it, whatever floating point makes of them"
+    assert verdict(0.773, 0.003) == "within"
+    assert verdict(0.76, 0.003) == "above by 1.0"
+    assert verdict(0.79, 0.003) == "below by 2.0"
+    assert verdict(0.7, None, "typeset") == "not compared: diverged"
+    assert verdict(0.7, 0.1, "typeset", "ExemplarNorm") == "not compared: nothing measured"
+
+
+def test_reported_in_another_metric_and_by_two_sources(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    reported = tuple(
+        Reported("BatchNorm", "handwritten", "handwritten", value, None, source, metric)
+        for value, source, metric in ((0.93, "one", "top1"), (0.94, "two", "top1"), (0.21, "two", "nll"))
+    )
+    doc = tables(replace(spec, reported=reported), planned)
+    assert sheet(doc, "reported").head[3] == "metric"
+    found = [[field.text for field in row[3:7]] for row in sheet(doc, "reported").rows[:3]]
+    assert found == [
+        ["top-1 accuracy, %", "93.2 ± 1.7 (3)", "93 [1]", ""],
+        ["top-1 accuracy, %", "93.2 ± 1.7 (3)", "94 [2]", ""],
+        [METRICS["nll"].title, "0.230 ± 0.032 (3)", "0.21 [2]", ""],
+    ]
+    last = rows(replace(spec, reported=reported), planned, "reported")[-1]
+    assert (last["reported"], last["verdict"], last["norm"]) == ("", "", "ExemplarNorm")
+
+
+def test_costs_by_hand_and_mixed_devices(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    edited = []
+    for item in planned:
+        assert item.record is not None or item.state is State.MISSING
+        if item.record is not None and item.record.fit and item.cell.train == "handwritten":
+            cost = {**item.record.fit["cost"], "flops": 24_478_976, "images_per_second": 900 + item.cell.seed}
+            fit = {**item.record.fit, "cost": cost, "device": f"device {item.cell.seed}"}
+            item = replace(item, record=replace(item.record, fit=fit))
+        edited.append(item)
+    doc = tables(spec, edited)
+    assert shown(doc, "costs")["handwritten", "BatchNorm"] == {
+        "score": "93.2 ± 1.7 (3)",
+        "parameters": "272,474",
+        "FLOPs per image": "24.48 M",
+        "images/s": "901",
+        "time": "7.5 s",
+        "peak memory": "256 MiB",
+        "trainings": "3",
+    }
+    assert shown(doc, "costs")["typeset", "BatchNorm"]["FLOPs per image"] == "–"
+    assert "4 devices are mixed here" in " ".join(note.text for note in sheet(doc, "costs").notes)
+
+
+def test_adapted_results_stand_beside_and_are_no_win(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
+    table = build_table(paper_spec, paper)
+    assert list(table.columns) == ["photos", "web_images", "web_images (adapted)"]
+    item = next(i for i in paper if str(i.cell) == "BatchNorm/photos/0")
+    assert item.record is not None
+    wanted = item.record.adapted["web_images"]["metrics"]["top1"]
+    assert table.entries["photos", "BatchNorm", "web_images (adapted)"].values[0] == wanted
+    adapted = [row for row in rows(paper_spec, paper, "cells") if row["id"] == item.cell.id and row["adapted"] == "1"]
+    assert [float(row["top1"]) for row in adapted] == [wanted]
+    outcomes = sum(
+        int(word)
+        for (norm,), row in shown(tables(paper_spec, paper), "wins").items()
+        for word in row["all"].replace("(", "").split()
+        if norm == "BatchNorm" and word.isdigit()
+    )
+    assert outcomes == 2 * 4, "two rivals over two training and two validation sets"
+    without = [replace(i, record=replace(i.record, adapted={}) if i.record else None) for i in paper]
+    assert build_table(paper_spec, without).entries["photos", "BatchNorm", "web_images (adapted)"].summary is None
+
+
+def test_own_validation_sets(spec: Spec, tmp_path: Path) -> None:
+    assert spec.own_targets() == {"handwritten": "handwritten", "typeset": "typeset"}
+    source = spec.path.read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(source + "validate: {again: {data: {val: digits/typeset/val}}, each: own}\n")
+    assert load_spec(other).own_targets() == {"handwritten": "each", "typeset": "again"}
+    other.write_text(source + json.dumps({"validate": {"elsewhere": {"data": {"val": "x/val"}}}})[1:-1] + "\n")
+    assert load_spec(other).own_targets() == {}
