@@ -149,6 +149,7 @@ class Look(Callback):
 
     def __init__(self) -> None:
         self.lr: list[float | None] = []
+        self.before: list[float] = []  # one step before the epochs 30, 60 and 90
         self.decay: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -160,6 +161,8 @@ class Look(Callback):
             rates = [base * f(step) for base, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
             assert len(set(rates)) == 1
             self.lr.append(rates[0] if step < length.steps else None)
+            if epoch:
+                self.before.append(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](step - 1))
         self.decay = [group["weight_decay"] for group in trainer.optimizers[0].param_groups]
         raise Enough
 
@@ -177,6 +180,8 @@ def test_the_learning_rate_at_epochs_0_30_60_and_90(name, shards, tmp_path):
     assert [rate is None for rate in look.lr] == [rate is None for rate in recipe.lr]
     for seen, meant in zip(look.lr, recipe.lr, strict=True):
         assert seen == (None if meant is None else pytest.approx(meant, rel=1e-9))
+    if recipe.lr == STEPS:
+        assert look.before == pytest.approx(STEPS[:3]), "not earlier"
     decay = recipe.weight_decay
     assert look.decay == [decay, decay if recipe.decay_all else 0.0]
 
