@@ -99,6 +99,7 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
         best = _best(found, metric)
         for norm, entry in found.items():
             entries[train, norm, column.name] = replace(entry, best=True) if norm == best else entry
+    validated = origin.validated_by(spec, planned)
     return Table(
         spec=spec,
         groups=groups,
@@ -109,14 +110,14 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
         columns=columns,
         own=spec.own_targets(),
         entries=entries,
-        notes=tuple(origin.notes(spec, planned)),
+        notes=tuple(origin.notes(spec, planned, validated)),
         failures=tuple(
             f"{item.cell}: {item.record.reason} (cell {item.cell.id})"
             for item in planned
             if item.state is State.FAILED and item.record is not None
         ),
         accuracies=_accuracies(spec, groups),
-        data_line=origin.data_line(spec, planned),
+        data_line=origin.data_line(validated),
     )
 
 

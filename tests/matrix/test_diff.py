@@ -1,6 +1,7 @@
 """Two result folders cell by cell."""
 
 import argparse
+import gc
 import json
 import re
 import subprocess
@@ -198,3 +199,9 @@ def test_as_a_command_without_torch(a: Path) -> None:
     assert done.stdout.endswith("equal 17, differ 0, other settings 0, only in A 0, only in B 0\n")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert not imported & {"torch", "lightning", "scipy", "matplotlib"}
+
+
+def test_the_collector_is_on_again_after_an_error(a: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        diff(a, tmp_path / "nowhere")
+    assert gc.isenabled()
