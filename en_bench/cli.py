@@ -17,7 +17,12 @@ TRAINING_VERBS = {
 
 
 def _execute(argv: list[str]) -> None:
-    """Runs `fit` or `validate` in this process."""
+    """Runs `fit`, `validate` or `norms recalibrate` in this process."""
+    if argv[:2] == ["norms", "recalibrate"]:
+        from en_bench.recalibration import run
+
+        run(argv[2:])
+        return
     from en_bench.training import run_training_verb
 
     run_training_verb(argv)
@@ -53,9 +58,7 @@ def main(argv: Sequence[str]) -> int:
             _execute(arguments)
             return 0
         if arguments[:2] == ["norms", "recalibrate"]:
-            from en_bench.recalibration import run
-
-            run(arguments[2:])
+            _execute(arguments)
             return 0
         if arguments[:2] == ["noise", "estimate"]:
             from en_bench.losses.estimate import run as estimate

@@ -16,6 +16,7 @@ from en_bench.tasks.effective_batch import EffectiveBatch
 from en_bench.telemetry.cost import CostMeter, peak_memory_bytes
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.unreadable import Unreadable
+from en_bench.telemetry.validation_cost import ValidationCost
 from en_bench.trainer import EnBenchTrainer
 
 
@@ -38,7 +39,12 @@ def common_facts(command: str, seed: int, config: dict[str, Any], trainer: EnBen
 
 
 def fit_facts(
-    trainer: EnBenchTrainer, data: ShardDataModule, cost: CostMeter, unreadable: Unreadable, scores: EpochScores
+    trainer: EnBenchTrainer,
+    data: ShardDataModule,
+    cost: CostMeter,
+    validations: ValidationCost,
+    unreadable: Unreadable,
+    scores: EpochScores,
 ) -> dict[str, Any]:
     """Of a training that has ended."""
     assert data.train_manifest is not None and data.val_manifest is not None and data.train_count is not None
@@ -64,6 +70,7 @@ def fit_facts(
         "cost": {
             "seconds": round(cost.seconds, 3),
             "images_per_second": cost.images_per_second,
+            "validation_images_per_second": validations.images_per_second,
             "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
             "flops": cost.flops(trainer.lightning_module),
             "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),
@@ -71,11 +78,14 @@ def fit_facts(
     }
 
 
-def validation_facts(trainer: EnBenchTrainer, data: ShardDataModule, checkpoint: str) -> dict[str, Any]:
+def validation_facts(
+    trainer: EnBenchTrainer, data: ShardDataModule, cost: ValidationCost, checkpoint: str
+) -> dict[str, Any]:
     """Of a validation that has ended. Raises InputError if it scored nothing."""
     assert data.val_manifest is not None
     metrics = {name.removeprefix("val/"): value for name, value in _metrics(trainer).items()}
     facts = _set_facts(data.val, data.val_manifest, data.val_column)
+    recalibrated = getattr(trainer.lightning_module, "recalibrated", None)
     n = round(metrics.pop("n", None) or 0)
     unreadable = round(metrics.pop("unreadable", None) or 0)
     if n == 0:
@@ -87,7 +97,9 @@ def validation_facts(trainer: EnBenchTrainer, data: ShardDataModule, checkpoint:
         "whole_set": n == facts["n"],
         "classes_digest": classes_digest(data.classes),
         "checkpoint": checkpoint,
+        **({"recalibrated": recalibrated} if recalibrated is not None else {}),
         "metrics": metrics,
+        "cost": {"seconds": round(cost.seconds, 3), "images_per_second": cost.images_per_second},
     }
 
 

@@ -18,7 +18,7 @@ from en_bench.data.manifest import Manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import write_bytes
-from en_bench.norms.recalibrate import Recalibration, recalibrate
+from en_bench.norms.recalibrate import Recalibration, recalibrate, with_running_moments
 from en_bench.one_process import OneProcessCLI, restored
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.trainer import EnBenchTrainer
@@ -41,6 +41,7 @@ class RecalibratingTrainer(EnBenchTrainer):
         out: str | None = None,
         split: Split = "train",
         batches: int | None = None,
+        if_none: Literal["fail", "skip"] = "fail",
         weights_only: bool | None = None,
     ) -> None:
         """Makes the running moments of a checkpoint anew from images, without labels, and writes another checkpoint.
@@ -51,13 +52,18 @@ class RecalibratingTrainer(EnBenchTrainer):
             ckpt_path: the checkpoint to start from, e.g. checkpoints/last.ckpt of a run's folder. It is left as it is.
             out: the checkpoint to write, which must not exist yet. `en-bench validate --ckpt_path` takes it.
             split: `train` takes the images of data.train as training sees them, `val` those of data.val as validation
-                does, each once.
+                does, each once, whatever is known of their labels.
             batches: how many batches of them (default: all).
+            if_none: what becomes of a network without running moments: `fail`, or `skip` it, writing no checkpoint.
             weights_only: of no effect; configurations of runs hold it.
         """
         assert isinstance(model, ClassificationTask) and ckpt_path is not None and out is not None
         saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
         task = restored(self, model, datamodule, saved)
+        if if_none == "skip" and not with_running_moments(task):
+            self.recalibration = Recalibration(layers=0, batches=0, samples=0, unreached=())
+            print(f"{task.backbone} has no normaliser with running moments: nothing to recalibrate", flush=True)
+            return
         try:
             with self.precision_plugin.forward_context():
                 done = recalibrate(task, self._images(datamodule, split, batches))
@@ -73,6 +79,7 @@ class RecalibratingTrainer(EnBenchTrainer):
         saved.setdefault("en_bench", {})["recalibrated"] = {
             "set": name,
             "digest": manifest.digest,
+            "normalisers": done.layers,
             "batches": done.batches,
             "samples": done.samples,
         }
@@ -81,8 +88,12 @@ class RecalibratingTrainer(EnBenchTrainer):
         print(f"wrote {out}", flush=True)
 
     def _images(self, data: ShardDataModule, split: Split, batches: int | None) -> Iterator[Tensor]:
-        data.setup("fit" if split == "train" else "validate")
-        loader = data.train_dataloader() if split == "train" else data.validation_loader()
+        if split == "train":
+            data.setup("fit")
+            loader = data.train_dataloader()
+        else:
+            data.open("validate")
+            loader = data.unlabelled_loader()
         steps = len(loader) if batches is None else batches
         for step, batch in enumerate(islice(loader, steps), start=1):
             if not batch.valid.any():

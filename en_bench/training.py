@@ -41,7 +41,9 @@ from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.cost import CostMeter
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.metrics_file import MetricsFile, set_aside
+from en_bench.telemetry.progress import ProgressFile
 from en_bench.telemetry.unreadable import Unreadable
+from en_bench.telemetry.validation_cost import ValidationCost
 from en_bench.telemetry.wandb import WandbMirror
 from en_bench.trainer import EnBenchTrainer, SaveFitConfig
 from en_bench.usage import broken_overlay, explain, refusal_behind
@@ -138,9 +140,18 @@ class EnBenchCLI(LightningCLI):
                 mirror.attach(folder, self._identity()[:8], self._plain_config())
         terminal = sys.stdout.isatty()
         self.cost, self.scores, self.unreadable = CostMeter(), EpochScores(), Unreadable(folder)
-        watching = [self.cost, self.scores, ConsoleLines(not terminal), self.unreadable, Memorisation(), SameLoss()]
+        self.validations = ValidationCost()
+        watching = [
+            self.cost,
+            self.validations,
+            self.scores,
+            ConsoleLines(not terminal),
+            self.unreadable,
+            Memorisation(),
+            SameLoss(),
+        ]
         fixed: dict[str, Any] = {
-            "callbacks": [*(settings.callbacks or []), *watching],
+            "callbacks": [*(settings.callbacks or []), *watching, ProgressFile(folder)],
             "logger": [MetricsFile(folder), *mirrors] if self.subcommand == "fit" else False,
             **flag_as_plugin(settings),
             **({} if terminal else {"enable_progress_bar": False}),
@@ -221,7 +232,9 @@ class EnBenchCLI(LightningCLI):
         if self.trainer.interrupted:
             return
         if self.trainer.is_global_zero:
-            facts = outcome.fit_facts(self.trainer, self.datamodule, self.cost, self.unreadable, self.scores)
+            facts = outcome.fit_facts(
+                self.trainer, self.datamodule, self.cost, self.validations, self.unreadable, self.scores
+            )
             facts["loss"] = {"class": type(self.model.loss).__name__, **self.model.loss.facts()}
             print(f"top-1 on {self.datamodule.val}   {accuracies.told(facts['accuracies'])}", flush=True)
             self._write_result([self._folder() / FIT_RESULT], facts)
@@ -230,7 +243,7 @@ class EnBenchCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         checkpoint = str(self.config_init.validate.ckpt_path)
-        facts = outcome.validation_facts(self.trainer, self.datamodule, checkpoint)
+        facts = outcome.validation_facts(self.trainer, self.datamodule, self.validations, checkpoint)
         own = self._folder() / "validate" / outcome.validation_name(self.datamodule, checkpoint)
         self._write_result([] if self.config.validate.result is not None else [own], facts)
 

@@ -68,7 +68,7 @@ def test_the_moments_are_those_of_the_training_images(trained, shards, tmp_path,
         assert same == (key.rpartition(".")[2] not in MOMENTS) or key.endswith("tracked"), key
     made = after["en_bench"].pop("recalibrated")
     facts = json.loads(result.read_text())
-    assert made == {"set": "a/train", "digest": facts["digest"], "batches": 6, "samples": 192}
+    assert made == {"set": "a/train", "digest": facts["digest"], "normalisers": 7, "batches": 6, "samples": 192}
     assert after["en_bench"] == before["en_bench"]
     assert after.keys() == before.keys() and after["global_step"] == before["global_step"]
     assert facts["normalisers"] == 7 and facts["samples"] == 192 and facts["unreached"] == []
@@ -180,6 +180,33 @@ def test_a_network_without_running_moments(shards, tmp_path, capsys):
     capsys.readouterr()
     assert main(arguments(run, tmp_path / "new.ckpt")) == 1
     assert "has no normaliser with running moments" in one_line(capsys)
+    result = tmp_path / "result.json"
+    assert main(arguments(run, tmp_path / "new.ckpt", "--if_none", "skip", "--result", result)) == 0
+    assert "cifar/resnet8 has no normaliser with running moments: nothing to recalibrate" in capsys.readouterr().out
+    assert json.loads(result.read_text())["normalisers"] == 0 and not (tmp_path / "new.ckpt").exists()
+
+
+def test_images_need_no_labels(trained, shards, tmp_path):
+    """Images of unknown labels, and a column that the run's configuration asks for and they do not have."""
+    from tests.data.test_unknown_labels import partly_labelled
+
+    partly_labelled(tmp_path / "sets" / "c" / "unlabelled", 40, unknown=40)
+    sets = ("--data.root", tmp_path / "sets", "--data.val", "c/unlabelled", "--data.val_batch_size", 16)
+    for column in ("noisy", "clean"):
+        out = tmp_path / f"{column}.ckpt"
+        assert main(arguments(trained, out, "--split", "val", *sets, "--data.val_labels", column)) == 0
+        assert loaded(out)["en_bench"]["recalibrated"]["samples"] == 40
+
+
+def test_a_validation_says_what_its_checkpoint_was_recalibrated_on(trained, tmp_path):
+    out, result = tmp_path / "new.ckpt", tmp_path / "result.json"
+    assert main(arguments(trained, out, "--split", "val", "--data.val", "b/train")) == 0
+    for checkpoint in (out, trained / "checkpoints" / "last.ckpt"):
+        validate = ["validate", "--config", str(trained / "config.yaml"), "--ckpt_path", str(checkpoint)]
+        assert main([*validate, "--result", str(result)]) == 0
+        recalibrated = json.loads(result.read_text()).get("recalibrated")
+        assert recalibrated == loaded(checkpoint)["en_bench"].get("recalibrated")
+    assert loaded(out)["en_bench"]["recalibrated"]["set"] == "b/train"
 
 
 def test_an_interrupt_leaves_no_file(trained, tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""What each recipe comes to: samples per step, learning rate by epoch, what decays; of real tasks and trainers."""
+"""What each recipe comes to: samples per step, learning rate by epoch, what decays. Real tasks, data and trainers."""
 
 import math
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""The verbs `en-bench bench norms`, `prepare`, `data` and `dynamics`. What is imported when `en-bench` starts is here,
-and needs no torch.
+"""The verbs `en-bench bench norms`, `prepare`, `data`, `dynamics` and `matrix`. What is imported when `en-bench` starts
+is here, and needs no torch.
 
 The results in benchmarks/results/norms are those of a machine that does nothing else, two cores and 20 minutes:
 
@@ -18,6 +18,10 @@ and those in benchmarks/results/data, of splits that data_scripts made of the sa
 and what a record of every training sample costs, in some minutes, of
 
     en-bench bench dynamics --threads 2 --json FILE --markdown FILE
+
+and what large matrices take to list and report, and small ones to run, of
+
+    en-bench bench matrix --lists --runner --json FILE --markdown FILE
 """
 
 import argparse
@@ -72,6 +76,7 @@ def add_verbs(subparsers: "Subparsers") -> None:
     _add_prepare(verbs)
     _add_data(verbs)
     _add_dynamics(verbs)
+    _add_matrix(verbs)
 
 
 def _add_prepare(verbs: "Subparsers") -> None:
@@ -143,6 +148,26 @@ def _add_dynamics(verbs: "Subparsers") -> None:
     dynamics.set_defaults(handler=_bench_dynamics)
 
 
+def _add_matrix(verbs: "Subparsers") -> None:
+    description = (
+        "plan, status, report and page of matrices of 1,000 cells and 10,000 records that are made up, each in a "
+        "process of its own; with --runner what `matrix run` takes beyond its trainings and validations. Use a machine "
+        "that does no more."
+    )
+    matrix = verbs.add_parser("matrix", help="large matrices, and the runner", description=description)
+    matrix.add_argument("--lists", action="store_true", help="large matrices (the default)")
+    matrix.add_argument("--runner", action="store_true", help="a small matrix that trains for real, some minutes")
+    matrix.add_argument("--cells", type=int, metavar="N", help="of the matrix that is listed (1,120)")
+    matrix.add_argument("--records", type=int, metavar="N", help="of the matrix that is reported (10,080)")
+    matrix.add_argument("--repeats", type=int, metavar="N", help="times of which the median is taken (7)")
+    matrix.add_argument(
+        "--scratch", type=Path, metavar="DIR", help="disk with room for 200 MB (default: for temporary files)"
+    )
+    matrix.add_argument("--quick", action="store_true", help="few cells, twice: shows that it runs, and no more")
+    _add_files(matrix)
+    matrix.set_defaults(handler=_bench_matrix)
+
+
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured, after every section")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
@@ -173,3 +198,9 @@ def _bench_dynamics(args: argparse.Namespace, execute: "Execute") -> int:
     from en_bench.benchmark.dynamics import bench_dynamics
 
     return bench_dynamics(args)
+
+
+def _bench_matrix(args: argparse.Namespace, execute: "Execute") -> int:
+    from en_bench.benchmark.matrix import bench_matrix
+
+    return bench_matrix(args)

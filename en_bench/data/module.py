@@ -25,7 +25,7 @@ from en_bench.data.samplers import EvalSampler, TrainSampler
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.stream_state import StreamState
-from en_bench.data.targets import Targets, scored_targets
+from en_bench.data.targets import Targets, no_labels, scored_targets
 from en_bench.data.transforms import Transform, normalise
 from en_bench.errors import InputError
 from en_bench.noise.kinds import Noise
@@ -271,6 +271,13 @@ class ShardDataModule(LightningDataModule):
     def validation_loader(self) -> DataLoader[Batch]:
         """Of the validation split alone."""
         assert self._val_set is not None
+        return self._scoring_loader(self._val_set)
+
+    def unlabelled_loader(self) -> DataLoader[Batch]:
+        """Of the images of the validation split, each once, as validation sees them; their targets say nothing."""
+        manifest = self.val_manifest
+        assert manifest is not None and self._val_set is None
+        self._val_set = self._scored(manifest, manifest.load_index(), no_labels(manifest.count))
         return self._scoring_loader(self._val_set)
 
     def _scoring_loader(self, dataset: StreamDataset) -> DataLoader[Batch]:

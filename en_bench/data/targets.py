@@ -46,6 +46,11 @@ def scored_targets(manifest: Manifest, index: Index, labels: str) -> Targets:
     return targets
 
 
+def no_labels(count: int) -> Targets:
+    """Targets (count,) that let every sample take part and tell nothing of it, for those who want images alone."""
+    return np.zeros(count, dtype=np.int32)
+
+
 def labelled_rows(manifest: Manifest, index: Index, labels: str) -> NDArray[np.int64]:
     """Rows of the index whose label in column `labels` is known, ascending. Raises InputError."""
     return np.flatnonzero(training_targets(manifest, index, labels) >= 0)

@@ -27,6 +27,8 @@ def parse_adapted(
     for label in raw:
         if not isinstance(label, str) or label not in validate:
             raise InputError(f"{where}: {label!r} is no label of validate{did_you_mean(label, validate)}")
+        if f"{label}.adapted" in validate:
+            raise InputError(f"{where}: {label!r}: the label '{label}.adapted' names the same results: rename it")
         if label in own:
             raise InputError(
                 f"{where}: {label!r} stands for each training's own set, which needs no adapting: remove it"

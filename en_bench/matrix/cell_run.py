@@ -3,15 +3,33 @@
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import require_lease
-from en_bench.matrix.commands import checkpoint_path, fit_command, result_path, validate_command
+from en_bench.matrix.adapting import (
+    adapted_path,
+    is_of,
+    recalibrated_checkpoint,
+    recalibration_path,
+    remove_adapted,
+    written_adapted,
+)
+from en_bench.matrix.commands import adapt_commands, checkpoint_path, fit_command, result_path, validate_command
 from en_bench.matrix.overlays import Config
 from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale, is_stale, overlay_change
 from en_bench.matrix.process import Execute, one_line, run_here, run_isolated
-from en_bench.matrix.records import Json, Record, Results, check_fit, check_validation, read_json
+from en_bench.matrix.records import (
+    Json,
+    Record,
+    Results,
+    check_adapted,
+    check_fit,
+    check_recalibration,
+    check_validation,
+    read_json,
+)
 from en_bench.matrix.spec import Spec
 from en_bench.matrix.training import (
     FIT,
@@ -28,10 +46,11 @@ from en_bench.matrix.training import (
 
 @dataclass(frozen=True)
 class Work:
-    """What a cell still needs: the training or not, and the validations."""
+    """What a cell still needs: the training or not, the validations, and those with adapted running moments."""
 
     fit: bool
     labels: tuple[str, ...]
+    adapted: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,8 @@ class CellRun:
         reason = self._train(cell, run) if work.fit else None
         if reason is None:
             reason = self._validate(cell, work.labels, run)
+        if reason is None:
+            reason = self._adapt(cell, work.adapted, run)
         return self.record(cell, generation, reason)
 
     def record(self, cell: Cell, generation: int, reason: str | None = None) -> Record:
@@ -76,6 +97,7 @@ class CellRun:
             validate={label: result for label in targets if (result := _written_result(run, label)) is not None},
             targets=targets,
             generation=generation,
+            adapted={label: result for label in targets if (result := written_adapted(run, label)) is not None},
         )
         self.results.save(record)
         return record
@@ -109,12 +131,32 @@ class CellRun:
         require_lease()
         for label in labels:
             result_path(run, label).unlink(missing_ok=True)
+            remove_adapted(run, label)
         # Results of validation sets that the specification no longer names stay, with what selected them.
         targets = validated_targets(run) | {label: self.spec.target(label) for label in self.spec.validate}
         claim_training(run, cell, targets)
         for label in labels:
             argv = validate_command(self.spec, label, run, self.data_root)
             reason = self._perform(cell, argv, result_path(run, label), check_validation)
+            if reason is not None:
+                return reason
+        return None
+
+    def _adapt(self, cell: Cell, labels: Sequence[str], run: Path) -> str | None:
+        """Validate on some sets with running moments of their unlabelled images, up to the first that fails."""
+        for label in labels:
+            require_lease()
+            remove_adapted(run, label)
+            recalibrate, validate = adapt_commands(self.spec, label, run, self.data_root)
+            reason = self._perform(cell, recalibrate, recalibration_path(run, label), check_recalibration)
+            if reason is None and written_adapted(run, label) is not None:
+                told = f"no normaliser has running moments: nothing to adapt to {label}"
+                print(f"{cell}: {told}", flush=True)
+                _note(run, told)
+                continue
+            if reason is None:
+                reason = self._perform(cell, validate, adapted_path(run, label), check_adapted)
+            recalibrated_checkpoint(run, label).unlink(missing_ok=True)
             if reason is not None:
                 return reason
         return None
@@ -141,18 +183,23 @@ class CellRun:
 def outstanding(spec: Spec, item: PlannedCell, results: Results, digests: Digests) -> Work:
     """What a cell needs beyond what lies in its run's folder, whether or not there is a record of it."""
     if item.state is State.DONE:
-        return Work(False, ())
+        return Work(False, (), ())
     run = results.run(item.cell.id)
     fit = finished_fit(run, item.cell)
     if fit is None or not checkpoint_path(run).is_file() or fit_is_stale(fit, digests):
-        return Work(True, tuple(spec.validate))
+        return Work(True, tuple(spec.validate), tuple(spec.adapted))
     targets = validated_targets(run)
 
     def is_there(label: str) -> bool:
         result = _written_result(run, label)
         return result is not None and targets.get(label) == spec.target(label) and not is_stale(result, digests)
 
-    return Work(False, tuple(label for label in spec.validate if not is_there(label)))
+    def is_adapted(label: str) -> bool:
+        result = written_adapted(run, label)
+        return result is not None and is_of(result, spec.adapted[label], partial(is_stale, digests=digests))
+
+    labels = tuple(label for label in spec.validate if not is_there(label))
+    return Work(False, labels, tuple(label for label in spec.adapted if label in labels or not is_adapted(label)))
 
 
 def needs_own_process(config: Config) -> bool:

@@ -16,11 +16,12 @@ from en_bench.matrix.spec import Spec, load_spec
 
 @dataclass(frozen=True)
 class OpenedMatrix:
-    """`data_root` is what the user gave, None if nothing: it is passed on as such."""
+    """`data_root` is what the user gave, None if nothing: it is passed on as such. `shards` is where the data lie."""
 
     spec: Spec
     results: Results
     digests: Digests
+    shards: Path
     data_root: Path | None = None
 
     def planned(self) -> list[PlannedCell]:
@@ -37,5 +38,5 @@ def open_matrix(args: argparse.Namespace) -> OpenedMatrix:
     for folder in (args.results, args.results / spec.name):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--results {args.results}: {folder} is a file: give a folder")
-    digests = manifest_digests(args.data_root or Path(os.environ.get("EN_BENCH_SHARDS") or "data"))
-    return OpenedMatrix(spec, Results(args.results / spec.name), digests, args.data_root)
+    shards = args.data_root or Path(os.environ.get("EN_BENCH_SHARDS") or "data")
+    return OpenedMatrix(spec, Results(args.results / spec.name), manifest_digests(shards), shards, args.data_root)

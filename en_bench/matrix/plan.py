@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from en_bench.errors import InputError
+from en_bench.matrix.adapting import is_of
 from en_bench.matrix.label_files import changed_files
 from en_bench.matrix.overlays import Config, Overlay, merge, read_overlay
 from en_bench.matrix.records import Json, Record
@@ -61,20 +63,30 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell and what is known of it. `fresh` are the validation sets whose recorded result can be believed."""
+    """A cell and what is known of it.
+
+    `fresh` are the validation sets whose recorded result can be believed, `fresh_adapted` those of which the same holds
+    for the result with adapted running moments.
+    """
 
     cell: Cell
     state: State
     record: Record | None
     fresh: frozenset[str]
+    fresh_adapted: frozenset[str] = frozenset()
 
     def result(self, label: str) -> Json | None:
         """What the validation on set `label` wrote, if that still holds."""
         return self.record.validate[label] if self.record is not None and label in self.fresh else None
 
     def adapted(self, label: str) -> Json | None:
-        """`result` after the running moments were recalibrated; None too where the network has none."""
-        return self.record.adapted.get(label) if self.record is not None and label in self.fresh else None
+        """What the validation on set `label` with adapted running moments wrote, if there is one and it still holds."""
+        found = self.record.adapted[label] if self.record is not None and label in self.fresh_adapted else None
+        return found if found is not None and "recalibrated" in found else None
+
+    def has_no_moments(self, label: str) -> bool:
+        """Whether adapting to set `label` found that the network has no running moments."""
+        return label in self.fresh_adapted and self.adapted(label) is None
 
 
 def cell_id(config: Mapping[str, Any], seed: int) -> str:
@@ -131,26 +143,41 @@ def plan_cells(spec: Spec) -> list[Cell]:
 def plan(spec: Spec, records: Mapping[str, Record], digests: Digests) -> list[PlannedCell]:
     """Every cell of `spec` with its state."""
     targets = {label: spec.target(label) for label in spec.validate}
-    return [plan_cell(cell, records.get(cell.id), targets, digests) for cell in plan_cells(spec)]
+    return [plan_cell(cell, records.get(cell.id), targets, digests, spec.adapted) for cell in plan_cells(spec)]
 
 
-def plan_cell(cell: Cell, record: Record | None, targets: Mapping[str, Json], digests: Digests) -> PlannedCell:
-    """A cell with its state by its record. `targets` are the settings that select each label's validation set."""
+def plan_cell(
+    cell: Cell,
+    record: Record | None,
+    targets: Mapping[str, Json],
+    digests: Digests,
+    adapted: Mapping[str, str] = MappingProxyType({}),
+) -> PlannedCell:
+    """A cell with its state by its record.
+
+    `targets` are the settings that select each label's validation set, `adapted` the splits of unlabelled images by the
+    label that they are to be adapted to.
+    """
     if record is None:
         return PlannedCell(cell, State.MISSING, None, frozenset())
     present = {label for label in targets if label in record.validate and record.targets.get(label) == targets[label]}
     fresh = present - {label for label in present if is_stale(record.validate[label], digests)}
+    stale_set = partial(is_stale, digests=digests)
+    present_adapted = {label for label in adapted.keys() & present if label in record.adapted}
+    fresh_adapted = {
+        label for label in present_adapted & fresh if is_of(record.adapted[label], adapted[label], stale_set)
+    }
     if fit_is_stale(record.fit, digests):
-        fresh, stale = set(), True
+        fresh, fresh_adapted, stale = set(), set(), True
     else:
-        stale = fresh != present
+        stale = fresh != present or fresh_adapted != present_adapted
     if record.status == "failed":
         state = State.FAILED
     elif stale:
         state = State.STALE
     else:
-        state = State.DONE if fresh == targets.keys() else State.MISSING
-    return PlannedCell(cell, state, record, frozenset(fresh))
+        state = State.DONE if fresh == targets.keys() and fresh_adapted == adapted.keys() else State.MISSING
+    return PlannedCell(cell, state, record, frozenset(fresh), frozenset(fresh_adapted))
 
 
 def fit_is_stale(fit: Json, digests: Digests) -> bool:

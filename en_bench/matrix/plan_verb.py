@@ -3,28 +3,73 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
+from en_bench.errors import InputError
+from en_bench.files import write_json
+from en_bench.matrix.collection import collection_paused
+from en_bench.matrix.cost_given import check_given, seconds_in_flags
 from en_bench.matrix.opened import open_matrix
+from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State, count_states
+from en_bench.matrix.plan_costs import checkpoint_disk, matrix_cost, not_known, sizes_of
+from en_bench.matrix.plan_table import cell_lines, plan_json, summary_lines
+from en_bench.matrix.probe import probe_shapes
 from en_bench.matrix.process import Execute
+from en_bench.matrix.run import select
 
 
-def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
-    """Lists every cell. Returns the exit code."""
-    matrix = open_matrix(args)
-    planned = matrix.planned()
-    width = max(len(str(item.cell)) for item in planned)
-    for item in planned:
-        print(f"{item.cell.id}  {item.cell!s:<{width}}  {item.state}")
-    spec = matrix.spec
-    print(
-        f"{len(spec.norms)} normalisers x {len(spec.train)} training sets x {len(spec.seeds)} seeds = {len(planned)} "
-        f"trainings, each validated on {len(spec.validate)} sets"
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Of `en-bench matrix plan`."""
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="only cells whose norm/train/seed matches")
+    parser.add_argument(
+        "--seconds-per-step",
+        action="append",
+        default=[],
+        metavar="[PATTERN=]SECONDS",
+        help="what a step takes, of all cells or of a normaliser or pattern (may be repeated)",
     )
+    parser.add_argument(
+        "--probe", action="store_true", help="measure shapes of which nothing is known by a few real steps of one cell"
+    )
+    parser.add_argument("--probe-steps", type=int, default=20, metavar="N", help="steps that are measured (20)")
+    parser.add_argument("--slots", type=int, default=1, metavar="N", help="devices that work side by side (1)")
+    parser.add_argument(
+        "--device", default="*", metavar="PATTERN", help="believe only what was measured on such devices"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan for scripts")
+
+
+@collection_paused()
+def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
+    """Lists every cell, and what all of it costs. Returns the exit code."""
+    for flag, value in (("--slots", args.slots), ("--probe-steps", args.probe_steps)):
+        if value < 1:
+            raise InputError(f"{flag} {value} is too few: use 1 or more")
+    matrix = open_matrix(args)
+    everything = matrix.planned()
+    given = matrix.spec.seconds_per_step | seconds_in_flags(args.seconds_per_step)
+    check_given(given, [item.cell for item in everything])
+    planned = select(everything, args.only, matrix.spec)
+    cost = matrix_cost(matrix, everything, planned, given, args.device)
+    failed = 0
+    if args.probe and (cells := not_known(cost)):
+        failed = probe_shapes(matrix, cells, sizes_of(matrix, everything), args.probe_steps, _tell)
+        cost = matrix_cost(matrix, everything, planned, given, args.device)
+    disk = checkpoint_disk(matrix, cost, args.slots)
+    folder = shown(matrix.results.folder)
+    for line in cell_lines(planned, cost):
+        print(line)
+    for line in summary_lines(matrix.spec, planned, cost, disk, args.slots, folder):
+        print(line)
     print(count_states(planned))
-    return 0
+    if args.json is not None:
+        write_json(args.json, plan_json(matrix.spec, planned, cost, disk, args.slots))
+    return 1 if failed else 0
 
 
+@collection_paused()
 def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
     planned = open_matrix(args).planned()
@@ -37,6 +82,10 @@ def status_verb(args: argparse.Namespace, execute: Execute) -> int:
             print(f"{state}  {' '.join(_compact(names))}")
     print(count_states(planned))
     return 0
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _compact(items: list[PlannedCell]) -> list[str]:

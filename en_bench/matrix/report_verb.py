@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from en_bench.matrix.collection import collection_paused
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.process import Execute
@@ -22,6 +23,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@collection_paused()
 def report_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Prints the tables and writes the files of all of them. Returns the exit code."""
     with uncollected():
@@ -30,6 +32,7 @@ def report_verb(args: argparse.Namespace, execute: Execute) -> int:
     return 0
 
 
+@collection_paused()
 def page_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Writes the page. Returns the exit code."""
     matrix = open_matrix(args)

@@ -5,41 +5,22 @@ Any number of runners share a matrix, in processes, on machines: each takes the 
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from en_bench.duration import duration
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.lease import Lease, Leases
-from en_bench.matrix.overlays import shown
-from en_bench.matrix.plan import Cell, PlannedCell, State, plan, plan_cell
-from en_bench.matrix.records import Record, covers_set
+from en_bench.matrix.live import now_and_then
+from en_bench.matrix.plan import PlannedCell, plan, plan_cell
+from en_bench.matrix.records import Record
 from en_bench.matrix.spec import Spec
+from en_bench.matrix.tally import Settled, Tally
+from en_bench.matrix.training import unmark_started
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
-
-
-@dataclass
-class _Progress:
-    """Of one runner: how many cells of how many are settled, by it or by others."""
-
-    total: int
-    left: int
-    start: float = field(default_factory=time.monotonic)
-    ran: int = 0
-    failed: int = 0
-
-    def settle(self, record: Record) -> None:
-        self.left -= 1
-        self.failed += record.status == "failed"
-
-    def number(self) -> str:
-        return f"[{self.total - self.left:{len(str(self.total))}d}/{self.total}]"
-
-    def time_left(self) -> str:
-        return duration((time.monotonic() - self.start) / max(self.ran, 1) * self.left)
+STOPPED = "interrupted: finished cells are kept, the same command continues"
 
 
 @dataclass(frozen=True)
@@ -57,70 +38,70 @@ class Runner:
         spec = self.cells.spec
         records, _ = self.cells.results.load()
         planned = select(plan(spec, records, self.cells.digests), only, spec, cell_id)
-        todo = [item for item in planned if item.state is not State.DONE]
-        print(f"{spec.name}: {len(planned)} cells, {len(planned) - len(todo)} of them done", flush=True)
+        tally = Tally(spec, self.cells.results, planned)
+        print(tally.head(), flush=True)
         try:
-            return self._run_all(todo, _Progress(len(planned), len(todo)))
+            with now_and_then(tally.view):
+                self._run_all(tally)
         except KeyboardInterrupt:
-            print("interrupted: finished cells are kept, the same command continues", flush=True)
+            print(STOPPED, flush=True)
             return INTERRUPTED
+        for line in self.left_to_others(tally.held):
+            print(line, flush=True)
+        return 1 if tally.failed else 0
 
-    def _run_all(self, todo: Sequence[PlannedCell], progress: _Progress) -> int:
-        waiting = list(todo)
-        while waiting:
-            held = [item for item in waiting if not self._settle(item, progress)]
-            if len(held) == len(waiting):
-                break
-            waiting = held  # others may have ended meanwhile, well or not
-        for item in waiting:
-            holder = self.leases.holder(item.cell.id)
-            print(f"{item.cell}: left to {holder.told() if holder else 'another runner'}", flush=True)
-        return 1 if progress.failed else 0
+    def _run_all(self, tally: Tally) -> None:
+        while tally.waiting or tally.another_round():
+            item = tally.waiting[0]
+            tally.begin(item, "here")
+            settled = self.settle(item)
+            if settled is None:
+                tally.leave(item)
+            elif (line := tally.settle(item, settled)) is not None:
+                print(line, flush=True)
 
-    def _settle(self, item: PlannedCell, progress: _Progress) -> bool:
-        """Run a cell, or find that another runner has; False if one is at it."""
+    def settle(self, item: PlannedCell) -> Settled | None:
+        """Run a cell, or find that another runner has; None if one is at it."""
         generation = item.record.generation if item.record is not None else 0
         results, cell_id = self.cells.results, item.cell.id
         lease = self.leases.take(cell_id, after=results.generation(cell_id))
         if lease is None:
-            return False
+            return None
         began = time.monotonic()
         try:
             with lease:
                 record = results.find(cell_id)
                 if record is not None and record.generation > generation:
-                    progress.settle(record)
-                    return True
-                record = self._run(item, lease)
+                    return Settled(record, None)
+                return Settled(self._run(item, lease), time.monotonic() - began)
         except LeaseLost as lost:
             print(f"{item.cell}: {lost}", flush=True)
-            return False
-        progress.ran += 1
-        progress.settle(record)
-        spent = f"{duration(time.monotonic() - began)}   time left {progress.time_left()}"
-        print(f"{progress.number()} {self._line(item.cell, record)}   {spent}", flush=True)
-        return True
+            return None
+
+    def fail(self, item: PlannedCell, reason: str) -> Settled | None:
+        """Record that a cell cannot be run, for a `reason`; its next training begins anew. None as in `settle`."""
+        results, cell_id = self.cells.results, item.cell.id
+        lease = self.leases.take(cell_id, after=results.generation(cell_id))
+        if lease is None:
+            return None
+        with lease:
+            unmark_started(results.run(cell_id))
+            return Settled(self.cells.record(item.cell, lease.number, reason), 0.0)
+
+    def left_to_others(self, held: Sequence[PlannedCell]) -> list[str]:
+        """A line for each cell that other runners hold."""
+        holders = [self.leases.holder(item.cell.id) for item in held]
+        return [
+            f"{item.cell}: left to {holder.told() if holder else 'another runner'}"
+            for item, holder in zip(held, holders, strict=True)
+        ]
 
     def _run(self, item: PlannedCell, lease: Lease) -> Record:
         spec = self.cells.spec
         targets = {label: spec.target(label) for label in spec.validate}
         # Planned anew: a runner that was killed before it wrote the record may have left more than there was.
-        fresh = plan_cell(item.cell, item.record, targets, self.cells.digests)
+        fresh = plan_cell(item.cell, item.record, targets, self.cells.digests, spec.adapted)
         return self.cells.run(fresh, lease.number)
-
-    def _line(self, cell: Cell, record: Record) -> str:
-        spec = self.cells.spec
-        norms, trains = max(map(len, spec.norms)), max(map(len, spec.train))
-        name = f"{cell.norm:<{norms}}  {cell.train:<{trains}}  seed {cell.seed}"
-        if record.status == "failed":
-            return f"{name}   FAILED: {record.reason} (log: {shown(self.cells.results.folder / record.log)})"
-        scale = 1 if spec.metric == "nll" else 100
-        scores = []
-        for label in spec.validate:
-            value = record.validate[label]["metrics"].get(spec.metric)
-            part = "" if covers_set(record.validate[label]) else " PART"
-            scores.append(f"{label} {'nan' if value is None else f'{value * scale:.1f}'}{part}")
-        return f"{name}   {'  '.join(scores)}"
 
 
 def select(planned: Sequence[PlannedCell], only: str, spec: Spec, cell_id: str | None = None) -> list[PlannedCell]:

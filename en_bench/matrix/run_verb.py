@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import sys
+from functools import partial
 
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.commands import cell_commands
+from en_bench.matrix.devices import choose_gpus, default_threads, make_slots, slot_environment
+from en_bench.matrix.launcher import LocalLauncher
 from en_bench.matrix.lease import Leases
+from en_bench.matrix.live import is_terminal
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
+from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import print_table, write_page
 from en_bench.matrix.run import INTERRUPTED, Runner, select
+from en_bench.matrix.worker import serve
 
 
 def run_verb(args: argparse.Namespace, execute: Execute) -> int:
@@ -20,15 +28,38 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     if args.dry_run:
         _print_commands(matrix, args.only)
         return 0
-    matrix.planned()  # warns of files that are no records before anything runs
     cells = CellRun(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
-    code = Runner(cells, Leases(matrix.results.leases)).run(args.only)
+    runner = Runner(cells, Leases(matrix.results.leases))
+    if args.worker:
+        return serve(runner, plan(matrix.spec, matrix.results.load()[0], matrix.digests))
+    planned = matrix.planned()  # warns of files that are no records before anything runs
+    code = _launch(args, matrix, runner, planned)
     if code != INTERRUPTED:
         planned = matrix.planned()
         print()
         print_table(matrix, planned, "text", ["matrix"])
         print(f"page: {write_page(matrix, planned)}")
     return code
+
+
+def _launch(args: argparse.Namespace, matrix: OpenedMatrix, runner: Runner, planned: list[PlannedCell]) -> int:
+    gpus = choose_gpus(args.gpus)
+    slots = make_slots(args.slots, gpus)
+    threads = args.threads or default_threads(len(slots))
+    if len(slots) == 1 and not is_terminal(sys.stdout):
+        # Nothing is to be drawn meanwhile: this process can do the work itself. It has not imported torch yet.
+        os.environ.update(slot_environment(slots, gpus, threads))
+        return runner.run(args.only)
+    chosen = select(planned, args.only, matrix.spec)
+    environment = partial(slot_environment, gpus=gpus, threads=threads)
+    return LocalLauncher(runner, slots, _worker_arguments(args), environment).run(chosen)
+
+
+def _worker_arguments(args: argparse.Namespace) -> list[str]:
+    """The command of a process that runs cells for this one."""
+    place = ["--results", str(args.results)]
+    place += [] if args.data_root is None else ["--data-root", str(args.data_root)]
+    return ["matrix", "run", str(args.spec), *place, *(["--isolate"] if args.isolate else []), "--worker"]
 
 
 def _print_commands(matrix: OpenedMatrix, only: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from en_bench.errors import InputError
 from en_bench.matrix.adapted import parse_adapted
 from en_bench.matrix.closest import did_you_mean
+from en_bench.matrix.cost_given import seconds_in_spec
 from en_bench.matrix.metrics import METRICS
 from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
 from en_bench.matrix.reported import Labels, Reported, parse_reported
@@ -17,7 +18,7 @@ from en_bench.matrix.tuning import parse_tuning
 
 _KEYS = (
     *("name", "title", "base", "norms", "train", "validate", "seeds", "metric"),
-    *("adapted", "reported", "tuning", "baseline"),
+    *("adapted", "reported", "tuning", "baseline", "seconds_per_step"),
 )
 _OWN = "own"  # the validation set that each training has itself
 _TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
@@ -52,6 +53,7 @@ class Spec:
     reported: tuple[Reported, ...] = ()
     tuning: dict[str, int] = field(default_factory=dict)
     baseline: str = ""
+    seconds_per_step: dict[str, float] = field(default_factory=dict)
 
     def target(self, label: str) -> dict[str, str]:
         """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`.
@@ -103,6 +105,7 @@ def load_spec(path: Path) -> Spec:
         reported=parse_reported(raw.get("reported"), path, Labels(norms, train, validate), metric),
         tuning=parse_tuning(raw.get("tuning"), f"{path}: tuning", norms),
         baseline=_baseline(raw.get("baseline", next(iter(norms))), norms, path),
+        seconds_per_step=seconds_in_spec(raw.get("seconds_per_step", {}), f"{path}: seconds_per_step"),
     )
     _check_norms(spec)
     _check_data(spec)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from en_bench.errors import InputError
 from en_bench.matrix.diff_verb import add_diff_arguments, diff_verb
-from en_bench.matrix.plan_verb import plan_verb, status_verb
+from en_bench.matrix.plan_verb import add_plan_options, plan_verb, status_verb
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import add_report_options, page_verb, report_verb
 from en_bench.matrix.run_verb import run_verb
@@ -23,11 +23,20 @@ def add_verbs(subparsers: "Subparsers") -> None:
     """Add the verbs. Each sets `handler`, called with the parsed arguments and what runs one `en-bench` command."""
     matrix = subparsers.add_parser("matrix", help="train and validate every normaliser on every set")
     verbs = matrix.add_subparsers(dest="matrix_verb", metavar="VERB", required=True)
-    _add(verbs, "plan", plan_verb, "list the cells with their states")
+    add_plan_options(_add(verbs, "plan", plan_verb, "list the cells with their states and what they cost"))
     run = _add(verbs, "run", run_verb, "run the cells that are not done")
     run.add_argument("--dry-run", action="store_true", help="print all commands of the cells and run nothing")
     run.add_argument("--isolate", action="store_true", help="give every command a process of its own")
     run.add_argument("--only", default="*", metavar="PATTERN", help="run only cells whose norm/train/seed matches")
+    run.add_argument(
+        "--slots",
+        type=_positive,
+        metavar="N",
+        help="cells at a time, a process each (default: one for each GPU, else 1)",
+    )
+    run.add_argument("--gpus", metavar="LIST", help="0,1,3 or all or none (default: all that are visible)")
+    run.add_argument("--threads", type=_positive, metavar="T", help="CPU threads of a slot (default: cores / slots)")
+    run.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # a process that a launcher started
     _add(verbs, "status", status_verb, "count the cells by state")
     report = _add(verbs, "report", report_verb, "print the tables and write their files")
     add_report_options(report)
@@ -46,6 +55,12 @@ def _add(subparsers: "Subparsers", name: str, handler: Handler, description: str
     parser.add_argument("--data-root", type=Path, help="where the data lie (default: $EN_BENCH_SHARDS, else data)")
     parser.set_defaults(handler=partial(_told_in_one_line, handler))
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
 
 
 def _told_in_one_line(handler: Handler, args: argparse.Namespace, execute: Execute) -> int:

@@ -44,7 +44,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
     Raises ValueError, with the model as it was, where there is no normaliser with running moments, no batch, or a
     moment that is not finite.
     """
-    layers = {name: layer for name, layer in model.named_modules() if _has_running_moments(layer)}
+    layers = with_running_moments(model)
     if not layers:
         raise ValueError(f"{type(model).__name__} has no normaliser with running moments: nothing to recalibrate")
     pools = {name: _Pool() for name in layers}
@@ -80,6 +80,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) 
     for name, pool in reached.items():
         pool.store(layers[name])
     return Recalibration(len(reached), count, samples, tuple(name for name in layers if name not in reached))
+
+
+def with_running_moments(model: nn.Module) -> dict[str, nn.Module]:
+    """The normalisers of `model` that keep running moments, by qualified name."""
+    return {name: module for name, module in model.named_modules() if _has_running_moments(module)}
 
 
 def _has_running_moments(module: nn.Module) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 """The descriptor that the user reads: another than that of errors where output goes to a log."""
 
-_TOLD = b"\nstopping after this step, or after the validation if one is running; Ctrl-C again stops at once\n"
+TOLD = "stopping after this step, or after the validation if one is running; Ctrl-C again stops at once"
+"""What the user is told then."""
 
 
 class Interrupt:
@@ -54,4 +55,4 @@ class Interrupt:
         assert self._before is not None
         self.asked = True
         signal.signal(signal.SIGINT, self._before)
-        os.write(TERMINAL.get(), _TOLD)  # print could be what is being interrupted
+        os.write(TERMINAL.get(), f"\n{TOLD}\n".encode())  # print could be what is being interrupted

@@ -64,6 +64,7 @@ class ClassificationTask(LightningModule):
     Attributes:
         sample_tables: what is remembered of each training sample, by name. Put in before training (in a callback's
             `setup`), they are merged over the ranks between epochs and are part of every checkpoint.
+        recalibrated: on which images the running moments of the loaded checkpoint were made anew, if they were.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ClassificationTask(LightningModule):
         self.swap_report: SwapReport | None = None
         self.sample_tables = SampleTables()
         self.anneals = False
+        self.recalibrated: dict[str, Any] | None = None
 
     @property
     def data(self) -> ShardDataModule | None:
@@ -291,6 +293,7 @@ class ClassificationTask(LightningModule):
         saved = checkpoint.get("en_bench", {})
         if self.data is not None and "classes" in saved:
             require_same_classes(saved["classes"], self.data.classes, "the checkpoint", self.data.val)
+        self.recalibrated = saved.get("recalibrated")
         require_same_weights(self.state_dict(), checkpoint["state_dict"], saved.get("backbone"))
         if self._is_fitting():
             self.sample_tables.keep(checkpoint.get(_TABLES, {}))

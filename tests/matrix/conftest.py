@@ -8,8 +8,8 @@ FILES = {
     "recipe/digits.yaml": "model: {lr: 1e-1}\n",
     "data/handwritten.yaml": "data: {train: digits/handwritten/train, val: digits/handwritten/val}\n",
     "data/typeset.yaml": "data: {train: digits/typeset/train, val: digits/typeset/val, val_labels: clean}\n",
-    "norm/bn.yaml": "norm: {class_path: en_bench.norms.BatchNorm}\n",
-    "norm/en.yaml": "norm: {class_path: en_bench.norms.ExemplarNorm}\n",
+    "norm/bn.yaml": "model: {norm: {class_path: en_bench.norms.BatchNorm}}\n",
+    "norm/en.yaml": "model: {norm: {class_path: en_bench.norms.ExemplarNorm}}\n",
     "digits.yaml": """
         name: digits
         title: Digits, handwritten against typeset

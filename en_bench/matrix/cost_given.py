@@ -1,0 +1,61 @@
+"""Seconds per step as people give them: in a specification, or as `--seconds-per-step`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from en_bench.errors import InputError
+
+if TYPE_CHECKING:
+    from en_bench.matrix.plan import Cell
+
+EVERY = "*"
+
+
+def seconds_in_spec(raw: object, where: str) -> dict[str, float]:
+    """The key `seconds_per_step` of a specification: a number for all cells, or numbers by normaliser or pattern.
+
+    Raises InputError for anything else.
+    """
+    found = raw if isinstance(raw, dict) else {EVERY: raw}
+    return {str(pattern): _seconds(value, f"{where}.{pattern}") for pattern, value in found.items()}
+
+
+def seconds_in_flags(flags: Sequence[str]) -> dict[str, float]:
+    """Of the arguments `0.12` (for all cells) and `PATTERN=0.12`; InputError for others."""
+    found: dict[str, float] = {}
+    for flag in flags:
+        pattern, _, value = flag.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        found[pattern or EVERY] = _seconds(number, f"--seconds-per-step {flag}")
+    return found
+
+
+def seconds_for(cell: Cell, given: Mapping[str, float]) -> float | None:
+    """What is given for a cell: by its normaliser's label, else by the last pattern that "norm/train/seed" matches."""
+    if cell.norm in given:
+        return given[cell.norm]
+    matching = [seconds for pattern, seconds in given.items() if fnmatchcase(str(cell), pattern)]
+    return matching[-1] if matching else None
+
+
+def check_given(given: Mapping[str, float], cells: Sequence[Cell]) -> None:
+    """Raise InputError for a pattern that no cell matches: it would be a typing error without effect."""
+    for pattern in given:
+        if not any(cell.norm == pattern or fnmatchcase(str(cell), pattern) for cell in cells):
+            raise InputError(
+                f"seconds per step of {pattern!r}: no cell is meant by it; give a normaliser's label or a pattern of "
+                f"normaliser/training set/seed, such as {cells[0]}"
+            )
+
+
+def _seconds(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{where}: expected seconds above 0, such as 0.12")
+    return float(value)
