@@ -10,7 +10,7 @@ from itertools import product
 from en_bench.matrix.reported import Reported
 from en_bench.report.entries import METRICS, PART, Entry, collect
 from en_bench.report.scores import SUMMARY, summary
-from en_bench.report.sheet import Frame, Note, Sheet, fields
+from en_bench.report.sheet import Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Column, Table, measured
 
 _ROUNDING = 1e-9  # of decimal fractions such as 0.763 + 0.003
@@ -116,7 +116,7 @@ def reported_frame(table: Table) -> Frame | None:
     rows = [
         [one.train, one.norm, one.target, one.metric, *summary(one.entry)]
         + ([None] * 3 if one.reported is None else [one.reported.value, one.reported.tolerance, one.reported.source])
-        + [one.difference, one.verdict or None]
+        + [computed(one.difference), one.verdict or None]
         for one in beside(table)
     ]
     columns = ["train", "norm", "validate", "metric", *SUMMARY, "reported", "tolerance", "source", "difference"]
