@@ -30,7 +30,10 @@ def matrix_sheet(table: Table) -> Sheet:
     side = "highest" if table.metric.higher_is_better else "lowest"
     adapted = [column.label for column in table.columns.values() if column.adapted]
     recalibrated = [
-        Note(f"running moments recalibrated on unlabelled images of {table.spec.adapted[label]}", f"{label} (adapted)")
+        Note(
+            f"running moments of {table.spec.adapted[label]}, without labels; – where there are none",
+            f"{label} (adapted)",
+        )
         for label in adapted
     ]
     rows = [
