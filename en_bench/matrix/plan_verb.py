@@ -18,6 +18,8 @@ from en_bench.matrix.plan_table import at_work_line, cell_lines, plan_json, summ
 from en_bench.matrix.probe import probe_shapes
 from en_bench.matrix.process import Execute
 from en_bench.matrix.run import select
+from en_bench.matrix.running import running_lines
+from en_bench.matrix.slurm_status import slurm_lines
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +77,10 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
 @collection_paused()
 def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
-    planned = open_matrix(args).planned()
+    matrix = open_matrix(args)
+    planned = matrix.planned()
+    for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned)]:
+        print(line)
     for state in State:
         names = [item for item in planned if item.state is state]
         if state is State.FAILED:
