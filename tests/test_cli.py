@@ -330,40 +330,21 @@ def test_an_unknown_verb_is_wrong_usage(capsys):
     assert "invalid choice" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def trained_by_two(shards, tmp_path_factory, run_command) -> Path:
-    """The folder of a finished run of two processes on set a, with uneven shards."""
-    folder = tmp_path_factory.mktemp("two")
+def test_two_processes_over_uneven_shards_validate_each_sample_once(shards, tmp_path, run_command):
+    """In the validation of a training; test_exact_ranks.py has validations alone, for any workers and batches."""
+    run = tmp_path / "two"
     ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 16)
-    done = run_command(*fit_arguments(shards, folder / "run", *ddp, norm="en"), cwd=folder)
+    done = run_command(*fit_arguments(shards, run, *ddp, norm="en"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("n 93 of 93") == 1
-    return folder / "run"
-
-
-def test_two_processes_over_uneven_shards_validate_each_sample_once(trained_by_two, tmp_path):
-    outcome = json.loads((trained_by_two / "fit.json").read_text())
+    outcome = json.loads((run / "fit.json").read_text())
     assert outcome["ranks"] == 2 and outcome["steps"] == 6
-    # The scores of both in their last validation are those of one process over the whole set.
-    assert main(validate_arguments(trained_by_two, "--trainer.devices", 1, "--result", tmp_path / "one.json")) == 0
+    # The scores of both are those of one process over the whole set.
+    assert main(validate_arguments(run, "--trainer.devices", 1, "--result", tmp_path / "one.json")) == 0
     one = json.loads((tmp_path / "one.json").read_text())
     assert outcome["metrics"]["val/n"] == one["n"] == 93
     assert outcome["metrics"]["val/top1"] == one["metrics"]["top1"]
     assert outcome["metrics"]["val/nll"] == pytest.approx(one["metrics"]["nll"], rel=1e-6)
-
-
-@pytest.mark.slow
-def test_one_and_two_processes_validate_another_set_alike(trained_by_two, tmp_path, run_command):
-    results = []
-    for devices in (1, 2):
-        result = tmp_path / f"{devices}.json"
-        options = ("--data.val", "b/val", "--data.val_batch_size", 16, "--trainer.devices", devices, "--result", result)
-        done = run_command(*validate_arguments(trained_by_two, *options), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        results.append(json.loads(result.read_text()))
-    assert results[0]["n"] == results[1]["n"] == 61
-    assert results[0]["metrics"]["top1"] == results[1]["metrics"]["top1"]
-    assert results[0]["metrics"]["nll"] == pytest.approx(results[1]["metrics"]["nll"], rel=1e-6)
 
 
 @pytest.mark.slow

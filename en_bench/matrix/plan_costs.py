@@ -9,11 +9,12 @@ from en_bench.matrix.cell_run import outstanding
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
 from en_bench.matrix.cost_known import Known
-from en_bench.matrix.lease import Leases
+from en_bench.matrix.lease import Found
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import Cell, PlannedCell, State
 from en_bench.matrix.progress import read_progress
 from en_bench.matrix.records import Record
+from en_bench.matrix.slurm_leases import KIND, SlurmJudge, leases_of
 from en_bench.matrix.training import was_cut_off
 
 
@@ -82,8 +83,14 @@ def _trained_share(matrix: OpenedMatrix, item: PlannedCell) -> float:
 
 def at_work(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> dict[str, str]:
     """`running` or `queued` by the id of each cell that somebody alive holds and that is not done."""
-    leases = Leases(matrix.results.leases)
+    judge = SlurmJudge()
+    leases = leases_of(matrix.results, judge)
     held = {item.cell.id: leases.holder(item.cell.id) for item in planned if item.state is not State.DONE}
-    return {
-        cell: "running" if "process" in found.holder else "queued" for cell, found in held.items() if found is not None
-    }
+    return {cell: _working(found, judge) for cell, found in held.items() if found is not None}
+
+
+def _working(found: Found, judge: SlurmJudge) -> str:
+    if found.holder.get("kind") != KIND:
+        return "running"
+    job = judge.job(found)
+    return "running" if job is not None and job.runs else "queued"

@@ -14,6 +14,7 @@ from en_bench.errors import InputError
 from en_bench.matrix.lease import Leases
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.records import Results
+from en_bench.matrix.slurm_leases import submitting_holder
 from en_bench.matrix.spec import load_spec
 from tests.conftest import REPO
 from tests.matrix.test_amount import SIZES
@@ -121,7 +122,9 @@ def test_running_and_queued_cells_are_told(
 ) -> None:
     first, second, third = plan_cells(load_spec(spec_file))[:3]
     leases = Leases(Results(Path("results/digits")).leases)
-    held, queued = leases.take(first.id), leases.take(second.id, holder={"kind": "elsewhere", "host": "cluster"})
+    # There is no squeue here that knows of the job: it is taken for queued, never for lost.
+    submitted = submitting_holder("name", 0, "cluster")
+    held, queued = leases.take(first.id), leases.take(second.id, holder=submitted)
     given_back = leases.take(third.id)
     assert held is not None and queued is not None and given_back is not None
     given_back.give_back()
