@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from en_bench.errors import InputError
+from en_bench.stop import STOPPED, asked_to_stop, stoppable
 from en_bench.tied import end_with_parent
 
 TRAINING_VERBS = {
@@ -51,8 +52,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs `en-bench ARGV` and returns its exit code: 0, 1 (bad input, failed cells) or 2 (wrong usage)."""
+    """Runs `en-bench ARGV` and returns its exit code.
+
+    0, 1 (bad input, failed cells), 2 (wrong usage), 75 (stopped by SIGUSR1 or SIGTERM: the same command continues) or
+    130 (interrupted).
+    """
     arguments = list(argv)
+    if not (arguments[:1] and arguments[0] in TRAINING_VERBS) and arguments[:2] != ["matrix", "run"]:
+        return _run(arguments)
+    with stoppable():
+        code = _run(arguments)
+        asked = asked_to_stop()
+    if code and asked is not None:
+        print(f"en-bench: stopped by {asked.name}", file=sys.stderr)
+        return STOPPED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         if arguments and arguments[0] in TRAINING_VERBS:
             _execute(arguments)
@@ -83,7 +100,8 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit as exit_:  # argparse and jsonargparse end this way, after --help with 0
         return exit_.code if isinstance(exit_.code, int) else 1
     except KeyboardInterrupt:
-        print("en-bench: interrupted", file=sys.stderr)
+        if asked_to_stop() is None:
+            print("en-bench: interrupted", file=sys.stderr)
         return 130
 
 

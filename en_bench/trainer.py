@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from en_bench.resume.checkpoint import AtomicCheckpointIO
 from en_bench.resume.loops import ResumableFitLoop
@@ -32,6 +33,13 @@ class SaveFitConfig(SaveConfigCallback):
             config = self.config.clone()
             config.result = config.ckpt_path = None
             self.parser.save(config, path, skip_unset=False, overwrite=True, multifile=False)
+
+
+class NoSignals(_SignalConnector):
+    """In place of Lightning's handlers: on Slurm they requeue the job themselves, or end it as if all were done."""
+
+    def register_signal_handlers(self) -> None:
+        self._original_handlers = self._get_current_signal_handlers()  # Lightning ignores SIGINT after the first
 
 
 class EnBenchTrainer(Trainer):
@@ -62,5 +70,6 @@ class EnBenchTrainer(Trainer):
             **kwargs,
         )
         self.fit_loop = ResumableFitLoop.of(self)
+        self._signal_connector = NoSignals(self)
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # no plugin was given
             self.strategy.checkpoint_io = AtomicCheckpointIO()

@@ -213,7 +213,7 @@ class EnBenchCLI(LightningCLI):
         self.datamodule.open("validate")
 
     def fit(self, **arguments: Any) -> None:
-        """Trains; an interrupt, which Lightning turns into exit code 1, is told as what it is."""
+        """Trains; an interrupt or a stop, which Lightning turns into exit code 1, is told as what it is."""
         try:
             self.trainer.fit(**arguments)
         except SystemExit:

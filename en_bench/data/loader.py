@@ -6,7 +6,6 @@ no state: workers, their number and their survival between epochs change nothing
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from en_bench.data.cached_files import CachedFiles
 from en_bench.data.dataset import Batch, StreamDataset
 from en_bench.data.samplers import Request, StreamSampler
 from en_bench.errors import InputError
+from en_bench.stop import leave_signals_to_parent
 
 
 class _ErrorsAsValues(Dataset[Any]):
@@ -69,9 +69,8 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_interrupts_to_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole group; what a training does of it, its loading processes must live to see."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker(worker: int) -> None:
+    leave_signals_to_parent()
 
 
 def make_loader(dataset: StreamDataset, sampler: StreamSampler, workers: int, pin_memory: bool) -> DataLoader[Batch]:
@@ -82,7 +81,7 @@ def make_loader(dataset: StreamDataset, sampler: StreamSampler, workers: int, pi
         sampler=sampler,
         num_workers=workers,
         collate_fn=_as_is,
-        worker_init_fn=_leave_interrupts_to_parent,
+        worker_init_fn=_begin_worker,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # what a loader draws for its workers must not move the run's own random numbers

@@ -217,7 +217,8 @@ def _lines(parent: int) -> Iterator[str]:
 
 def main() -> None:
     """Fetches ahead until stdin ends, or at once not, if another process does it already."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ends with its parent, which may take its time
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # ends with its parent, which may take its time
     with os.fdopen(int(sys.argv[1])) as file:
         settings = json.load(file)
     fields = settings["split"]

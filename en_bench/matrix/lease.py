@@ -159,6 +159,7 @@ class Lease:
     holder: Holder
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     released: bool = False
+    kept: bool = False  # when it is left by an interrupt
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _before: str | None = None
@@ -215,7 +216,8 @@ class Lease:
         os.environ.pop(LEASE)
         if self._before is not None:
             os.environ[LEASE] = self._before
-        self.give_back()
+        if not (self.kept and kind is not None and issubclass(kind, KeyboardInterrupt)):
+            self.give_back()
 
     def _beat(self) -> None:
         while not self._ended.wait(self.leases.beat_seconds):

@@ -10,12 +10,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
 from en_bench.resume.interrupt import TERMINAL
+from en_bench.stop import STOPPED, StopAsked, asked_to_stop
 from en_bench.tied import tie
 
 Execute = Callable[[list[str]], None]
@@ -23,6 +25,7 @@ Execute = Callable[[list[str]], None]
 
 _LONGEST_REASON = 300
 _SECONDS_TO_STOP = 30.0
+_SECONDS_TO_SAVE = 600.0  # a validation may have to end first; whoever asked has means to end it sooner
 # Forked data-loading workers inherit the claim and notice within five seconds that their parent was killed.
 _SECONDS_TO_CLAIM = 10.0
 
@@ -46,32 +49,42 @@ def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
                 traceback.print_exc(file=stream)
             name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             reason = one_line(f"{name}{error}")
-        if interrupted.is_set():
+        if interrupted.is_set() or asked_to_stop() is not None:
             raise KeyboardInterrupt
     return reason
 
 
-def run_isolated(argv: Sequence[str], log: Path) -> str | None:
-    """Run a command in a process of its own, as `run_here` does in this one. If this process is killed, it ends too."""
-    with log.open("ab") as stream, tie() as tied:
+def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) -> str | None:
+    """Run a command in a process of its own, as `run_here` does in this one. If this process is killed, it ends too.
+
+    `starter` are words before the command, such as `srun` with its options: then what they start ends with the job.
+    """
+    with log.open("ab") as stream, tie() if not starter else nullcontext() as tied:
         child = subprocess.Popen(
-            [sys.executable, "-m", "en_bench", *argv],
+            [*starter, sys.executable, "-m", "en_bench", *argv],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # with the ranks it starts, it is stopped as one group
-            pass_fds=tied.descriptors,
-            env=tied.environment,
+            pass_fds=tied.descriptors if tied is not None else (),
+            env=tied.environment if tied is not None else None,
         )
         try:
             code = child.wait()
         except BaseException:
             _stop(child)
             raise
+    if code == STOPPED:
+        raise StopAsked("a signal to the command")
     return _exit_reason(code, log)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
+    if asked_to_stop() is not None:
+        child.send_signal(signal.SIGUSR1)  # to the first rank, which tells the others, or to srun, which passes it on
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_SECONDS_TO_SAVE)
+            return
     with contextlib.suppress(ProcessLookupError):
         for number in (signal.SIGINT, signal.SIGTERM):  # the first lets a training save its step
             os.killpg(child.pid, number)

@@ -8,32 +8,50 @@ import shlex
 import sys
 from functools import partial
 
+from en_bench.errors import InputError
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.commands import cell_commands
 from en_bench.matrix.devices import choose_gpus, default_threads, make_slots, slot_environment
 from en_bench.matrix.launcher import LocalLauncher
-from en_bench.matrix.lease import Leases
 from en_bench.matrix.live import is_terminal
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import print_table, write_page
 from en_bench.matrix.run import INTERRUPTED, Runner, select
+from en_bench.matrix.slurm_job import run_job
+from en_bench.matrix.slurm_launcher import launch, print_scripts, watch
+from en_bench.matrix.slurm_leases import leases_of
+from en_bench.matrix.slurm_options import parse_flags
 from en_bench.matrix.worker import serve
 
 
 def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Returns 0, 1 if a cell failed, 130 if interrupted."""
     matrix = open_matrix(args)
+    cells = CellRun(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
+    if args.slurm_job is not None:
+        return run_job(cells, args.slurm_job)
+    flags = parse_flags(args.slurm)
+    if flags and args.launcher != "slurm":
+        raise InputError("--slurm says what jobs need: add --launcher slurm")
     if args.dry_run:
+        if args.launcher == "slurm":
+            print_scripts(matrix, args.only, flags)
         _print_commands(matrix, args.only)
         return 0
-    cells = CellRun(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
-    runner = Runner(cells, Leases(matrix.results.leases))
+    runner = Runner(cells, leases_of(matrix.results))
     if args.worker:
         return serve(runner, plan(matrix.spec, matrix.results.load()[0], matrix.digests))
     planned = matrix.planned()  # warns of files that are no records before anything runs
-    code = _launch(args, matrix, runner, planned)
+    if args.launcher == "slurm":
+        chosen = select(planned, args.only, matrix.spec)
+        launch(matrix, chosen, flags)
+        if not args.wait:
+            return 0
+        code = watch(matrix, chosen)
+    else:
+        code = _launch(args, matrix, runner, planned)
     if code != INTERRUPTED:
         planned = matrix.planned()
         print()

@@ -14,11 +14,12 @@ from en_bench.matrix.cost_given import seconds_in_spec
 from en_bench.matrix.metrics import METRICS
 from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
 from en_bench.matrix.reported import Labels, Reported, parse_reported
+from en_bench.matrix.slurm_options import SlurmSection, parse_slurm
 from en_bench.matrix.tuning import parse_tuning
 
 _KEYS = (
     *("name", "title", "base", "norms", "train", "validate", "seeds", "metric"),
-    *("adapted", "reported", "tuning", "baseline", "seconds_per_step"),
+    *("adapted", "reported", "tuning", "baseline", "seconds_per_step", "slurm"),
 )
 _OWN = "own"  # the validation set that each training has itself
 _TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
@@ -54,6 +55,7 @@ class Spec:
     tuning: dict[str, int] = field(default_factory=dict)
     baseline: str = ""
     seconds_per_step: dict[str, float] = field(default_factory=dict)
+    slurm: SlurmSection = field(default_factory=SlurmSection)
 
     def target(self, label: str) -> dict[str, str]:
         """The settings that select validation set `label`: `data.val` and, where given, `data.val_labels`.
@@ -106,6 +108,7 @@ def load_spec(path: Path) -> Spec:
         tuning=parse_tuning(raw.get("tuning"), f"{path}: tuning", norms),
         baseline=_baseline(raw.get("baseline", next(iter(norms))), norms, path),
         seconds_per_step=seconds_in_spec(raw.get("seconds_per_step", {}), f"{path}: seconds_per_step"),
+        slurm=parse_slurm(raw.get("slurm", {}), f"{path}: slurm"),
     )
     _check_norms(spec)
     _check_data(spec)

@@ -37,6 +37,10 @@ def add_verbs(subparsers: "Subparsers") -> None:
     run.add_argument("--gpus", metavar="LIST", help="0,1,3 or all or none (default: all that are visible)")
     run.add_argument("--threads", type=_positive, metavar="T", help="CPU threads of a slot (default: cores / slots)")
     run.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # a process that a launcher started
+    run.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where cells run (default: local)")
+    run.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="as the key slurm of SPEC")
+    run.add_argument("--wait", action="store_true", help="watch the jobs of Slurm until they have ended")
+    run.add_argument("--slurm-job", type=Path, help=argparse.SUPPRESS)
     _add(verbs, "status", status_verb, "count the cells by state")
     report = _add(verbs, "report", report_verb, "print the tables and write their files")
     add_report_options(report)

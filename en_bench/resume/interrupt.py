@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: the step that is under way ends, and is saved, before the training stops."""
+"""Ctrl-C, or a signal that asks for a stop: the step under way ends, and is saved, before the training stops."""
 
 from __future__ import annotations
 
@@ -10,49 +10,64 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
+from en_bench.stop import STOP_SIGNALS, StopAsked, asked_to_stop
+
 TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 """The descriptor that the user reads: another than that of errors where output goes to a log."""
 
 TOLD = "stopping after this step, or after the validation if one is running; Ctrl-C again stops at once"
 """What the user is told then."""
 
+Handler = Callable[[int, FrameType | None], Any]
+
 
 class Interrupt:
-    """While it is entered, a first SIGINT is noticed only. It takes effect at the next `obey`, or at the end.
+    """While it is entered, a first SIGINT, SIGUSR1 or SIGTERM is noticed only: `obey`, or the end, gives it its effect.
 
-    A second one takes effect at once. In another thread than the main one, or where SIGINT is ignored, nothing happens.
+    A second SIGINT takes effect at once; further ones of the others change nothing. Signals without a handler (none of
+    ours, or ignored) keep their effect, as all do in another thread than the main one.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: Callable[[int, FrameType | None], Any] | None = None
+        self.by: int | None = None  # the signal that asked, until it was obeyed
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Interrupt:
-        self.asked = False
-        before = signal.getsignal(signal.SIGINT)
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            self._before = before
-            signal.signal(signal.SIGINT, self._notice)
+        self.by = asked_to_stop()  # where an exception cannot be raised, as in a destructor, Python only prints it
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, *STOP_SIGNALS):
+                before = signal.getsignal(number)
+                if callable(before):
+                    self._before[number] = before
+                    signal.signal(number, self._notice)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        # Whoever handles what ended the training may have a handler of its own by now.
-        if self._before is not None and signal.getsignal(signal.SIGINT) == self._notice:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            # Whoever handles what ended the training may have a handler of its own by now.
+            if signal.getsignal(number) == self._notice:
+                signal.signal(number, before)
         try:
             if kind is None:  # an error says more than that there was an interrupt, too
                 self.obey()
         finally:
-            self._before = None
+            self._before = {}
 
-    def obey(self) -> None:
-        """Does what the handler before would have done, KeyboardInterrupt as a rule, if there was an interrupt."""
-        if self.asked and self._before is not None:
-            self.asked = False
-            self._before(signal.SIGINT, None)
+    def obey(self, by: int | None = None) -> None:
+        """Does what the handler before would have done, KeyboardInterrupt as a rule, if there was an interrupt.
+
+        `by` is the signal that another rank has received.
+        """
+        asked, self.by = self.by or by, None
+        if asked in self._before:
+            self._before[asked](asked, None)
+            if asked in STOP_SIGNALS:
+                raise StopAsked(signal.Signals(asked).name)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        assert self._before is not None
-        self.asked = True
-        signal.signal(signal.SIGINT, self._before)
-        os.write(TERMINAL.get(), f"\n{TOLD}\n".encode())  # print could be what is being interrupted
+        first, self.by = self.by is None, self.by or number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._before[number])
+        if first:
+            os.write(TERMINAL.get(), f"\n{TOLD}\n".encode())  # print could be what is being interrupted

@@ -8,7 +8,6 @@ is saved as such, and the counters are set from it: to what they would be had th
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from en_bench.data.module import ShardDataModule
 from en_bench.data.position import Position
+from en_bench.resume.agreement import StopAgreement, end_together
 from en_bench.resume.checkpoint import RunCheckpoint
 from en_bench.resume.epoch_means import restore_running_values, running_values
 from en_bench.resume.interrupt import Interrupt
@@ -76,14 +76,17 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         counted = self._batch_ended or half or validation_due or self._should_accumulate()
         return self._batches_that_stepped + (0 if counted else 1)
 
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Not as Lightning does, which waits for the device in each step: a stop is agreed on in `StopAgreement`."""
+
     def _save_if_due(self) -> None:
         # Between two optimiser steps there are gradients, which no checkpoint holds.
         if self._should_accumulate():
             return
-        interrupt = self.trainer.fit_loop.interrupt
+        stop = self.trainer.fit_loop.stop_reached()
         for callback in _run_checkpoints(self.trainer):
-            callback.save_if_due(self.trainer, now=interrupt.asked)
-        interrupt.obey()
+            callback.save_if_due(self.trainer, now=stop is not None)
+        self.trainer.fit_loop.obey(stop)
 
 
 class ResumableFitLoop(_FitLoop):
@@ -91,6 +94,7 @@ class ResumableFitLoop(_FitLoop):
 
     epoch_loop: ResumableEpochLoop
     interrupt: Interrupt
+    agreement: StopAgreement
     restored: Position | None = None  # where the training was continued
     _own: dict[str, Any] | None = None  # what this rank saved
 
@@ -99,7 +103,7 @@ class ResumableFitLoop(_FitLoop):
         """A loop with the limits of the one that `trainer` has."""
         theirs = trainer.fit_loop
         loop = cls(trainer, min_epochs=theirs.min_epochs, max_epochs=theirs.max_epochs)
-        loop.interrupt = Interrupt()
+        loop.interrupt, loop.agreement = Interrupt(), StopAgreement()
         loop.epoch_loop = ResumableEpochLoop(
             trainer, min_steps=theirs.epoch_loop.min_steps, max_steps=theirs.epoch_loop.max_steps
         )
@@ -196,9 +200,10 @@ class ResumableFitLoop(_FitLoop):
             print(f"going on from {self.restored}", flush=True)
         if any(callback.wait_count >= callback.patience for callback in self.trainer.early_stopping_callbacks):
             self.trainer.should_stop = True  # it was killed between that decision and its end
-        # Each of several ranks would notice it at another step, and none can save alone: they stop at once.
-        with self.interrupt if self.trainer.world_size == 1 else nullcontext():
+        with self.interrupt:
             super().run()
+            if self.trainer.world_size > 1:
+                self.interrupt.by = None  # what reached some of the ranks too late for an agreement
 
     def on_advance_start(self) -> None:
         own, self._own = self._own, None
@@ -211,7 +216,17 @@ class ResumableFitLoop(_FitLoop):
         super().on_advance_end()
         for callback in _run_checkpoints(self.trainer):
             callback.save(self.trainer)
-        self.interrupt.obey()
+        self.obey(self.stop_reached(now=True))
+
+    def stop_reached(self, now: bool = False) -> int | None:
+        """The signal by which the training stops here, see `StopAgreement`."""
+        return self.agreement.reached(self.trainer, self.interrupt, now)
+
+    def obey(self, signal: int | None) -> None:
+        """Stops where `stop_reached` says so."""
+        if signal is not None:
+            end_together(self.trainer)
+            self.interrupt.obey(signal)
 
 
 _PACES = {

@@ -15,7 +15,13 @@ EXPERIMENTS = REPO / "experiments"
 
 
 def arguments(
-    root: Path, run: Path, *more: object, kill: str | None = None, by: str = "kill", averaged: bool = False
+    root: Path,
+    run: Path,
+    *more: object,
+    kill: str | None = None,
+    by: str = "kill",
+    averaged: bool = False,
+    rank: int = 0,
 ) -> list[str]:
     """A training of two epochs of six steps, with a checkpoint after every second one."""
     average = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.5}}
@@ -26,7 +32,7 @@ def arguments(
         {"class_path": "tests.resume.watch.Trace", "init_args": {"file": str(run) + ".trace"}},
     ]
     if kill is not None:
-        init_args = {"where": kill, "marker": str(run) + ".killed", "by": by}
+        init_args = {"where": kill, "marker": str(run) + ".killed", "by": by, "rank": rank}
         callbacks.append({"class_path": "tests.resume.watch.KillAt", "init_args": init_args})
     return [
         *("fit", "--config", str(EXPERIMENTS / "base.yaml"), "--config", str(EXPERIMENTS / "recipe" / "digits.yaml")),

@@ -89,19 +89,21 @@ class KillAt(Callback):
             first batch of the held-out part), `save N` (while the N-th checkpoint is written), or `end` (when all is
             trained and saved).
         marker: file that is made just before.
-        by: `kill` (-9), `raise` (a `Killed`), or `interrupt` (Ctrl-C).
+        by: `kill` (-9), `raise` (a `Killed`), `interrupt` (Ctrl-C), or the name of a signal.
+        rank: the rank that is killed, or gets the signal.
     """
 
-    def __init__(self, where: str, marker: str, by: str = "kill") -> None:
+    def __init__(self, where: str, marker: str, by: str = "kill", rank: int = 0) -> None:
         self.kind, *numbers = where.split()
         self.numbers = [int(number) for number in numbers]
         self.marker = Path(marker)
         self.by = by
+        self.rank = rank
         self.saves = 0
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         batch = trainer.fit_loop.epoch_loop.batch_idx
-        if self.kind == "batch" and [trainer.current_epoch, batch] == self.numbers:
+        if self.kind == "batch" and [trainer.current_epoch, batch] == self.numbers and self.is_meant(trainer):
             self.kill()
 
     def on_validation_batch_end(
@@ -114,7 +116,7 @@ class KillAt(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         part = ("validation", "held_out")[dataloader_idx]
-        if self.kind == part and [trainer.current_epoch] == self.numbers:
+        if self.kind == part and [trainer.current_epoch] == self.numbers and self.is_meant(trainer):
             self.kill()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -128,13 +130,17 @@ class KillAt(Callback):
         if self.kind == "end":
             self.kill()
 
+    def is_meant(self, trainer: Trainer) -> bool:
+        return trainer.world_size == 1 or trainer.global_rank == self.rank
+
     def kill(self) -> None:
         if self.marker.exists():
             return
         self.marker.touch()
         if self.by == "raise":
             raise Killed
-        os.kill(os.getpid(), signal.SIGINT if self.by == "interrupt" else signal.SIGKILL)
+        names = {"kill": "SIGKILL", "interrupt": "SIGINT"}
+        os.kill(os.getpid(), signal.Signals[names.get(self.by, self.by)])
 
 
 class Deadly:

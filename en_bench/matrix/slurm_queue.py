@@ -1,0 +1,72 @@
+"""Which jobs Slurm knows, by `squeue`: without its accounting daemon, all that can be asked about them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+_SECONDS = 60
+_FIELDS = ("%j", "%F", "%K", "%T", "%r", "%N", "%S")
+_SEPARATOR = "|"
+
+
+class SlurmUnreachable(Exception):  # noqa: N818 - it may well be reachable in a minute
+    """No program of Slurm here, or its controller does not answer; the message says which."""
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A task of an array of jobs that waits, runs or is about to end. `start` is Slurm's estimate, or when it began."""
+
+    number: str
+    state: str
+    reason: str
+    nodes: str
+    start: str
+
+    @property
+    def runs(self) -> bool:
+        return self.state in ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED")
+
+    def told(self) -> str:
+        """Number, state and why or where, for a line of text."""
+        why = self.nodes if self.runs else "" if self.reason in ("None", "") else self.reason
+        return f"Slurm job {self.number} {self.state.lower()}{f' ({why})' if why else ''}"
+
+
+def queued_jobs() -> dict[tuple[str, int], QueuedJob]:
+    """All jobs that Slurm knows and that have not ended, by name and number of the task in its array.
+
+    Raises SlurmUnreachable.
+    """
+    jobs: dict[tuple[str, int], QueuedJob] = {}
+    for line in ask("squeue", "--noheader", "--array", "--format", _SEPARATOR.join(_FIELDS)).splitlines():
+        fields = line.split(_SEPARATOR)
+        if len(fields) != len(_FIELDS):
+            continue  # somebody else's job, with a name of its own kind
+        name, array, task, state, reason, nodes, start = fields
+        if task.isdecimal():
+            jobs[name, int(task)] = QueuedJob(f"{array}_{task}", state, reason, nodes, start)
+    return jobs
+
+
+def cluster_facts() -> tuple[str, int]:
+    """The cluster's name, and how many jobs an array may have. Raises SlurmUnreachable."""
+    lines = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
+    facts = {key.strip(): value.strip() for key, equals, value in lines if equals}
+    return facts.get("ClusterName", ""), int(facts.get("MaxArraySize", "1001"))
+
+
+def ask(*command: str) -> str:
+    """What a program of Slurm prints. Raises SlurmUnreachable."""
+    if shutil.which(command[0]) is None:
+        raise SlurmUnreachable(f"there is no {command[0]} on this machine")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise SlurmUnreachable(f"{command[0]} did not answer within {_SECONDS} s") from None
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise SlurmUnreachable(f"{command[0]}: {said}")
+    return done.stdout
