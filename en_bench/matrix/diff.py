@@ -14,7 +14,7 @@ from en_bench.matrix.records import Record
 _APART = frozenset(  # time, cost, host and places; and the configuration, which is compared as what makes a cell's id
     {"command", "config", "cost", "device", "versions", "commit", "finished", "checkpoint", "ranks"}
 )
-_COMPLETE = frozenset({"metrics", "validate", "adapted", "accuracies"})
+_COMPLETE = frozenset({"metrics", "validate", "adapted", "no_moments", "accuracies"})
 
 
 class Verdict(StrEnum):
@@ -101,6 +101,7 @@ def _results(record: Record) -> dict[str, Any]:
         "fit": record.fit,
         "validate": record.validate,
         "adapted": record.adapted,
+        "no_moments": record.no_moments,
         "targets": record.targets,
     }
 

@@ -38,7 +38,7 @@ def cells_frame(table: Table) -> Frame:
         for item in planned
         if item.record
         for result in (*item.record.validate.values(), *item.record.adapted.values())
-        for name in result.get("metrics", ())  # of a network without moments to adapt there are none
+        for name in result["metrics"]
     }
     metrics = [*METRICS, *sorted(found - set(METRICS))]
     rows: list[list[Any]] = []

@@ -124,6 +124,18 @@ def test_a_metric_or_a_validation_on_one_side_only_differs() -> None:
     ]
 
 
+def test_no_moments_to_adapt_on_one_side_only_differs() -> None:
+    raw = records()
+    first = find(raw, FIRST)
+    del first["adapted"]["web_images"]
+    first["no_moments"] = {"web_images": {"set": "web_images/train", "normalisers": 0}}
+    (differing,) = [c for c in compare(of(records()), of(raw)) if c.verdict is Verdict.DIFFERS]
+    assert [str(d) for d in differing.differences] == [
+        "adapted web_images: there | none",
+        "no_moments web_images: none | there",
+    ]
+
+
 def test_cells_on_one_side_and_cells_of_other_settings(
     a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

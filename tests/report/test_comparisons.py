@@ -268,12 +268,12 @@ def test_adapted_results_stand_beside_and_are_no_win(paper_spec: Spec, paper: Se
 
 
 def test_a_network_without_running_moments_has_nothing_to_adapt(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
-    def without(item: PlannedCell, adapted: dict[str, Any]) -> PlannedCell:
+    def without(item: PlannedCell, no_moments: dict[str, Any]) -> PlannedCell:
         if item.record is None or item.cell.norm != "SwitchNorm":
             return item
         return plan_cell(
             item.cell,
-            replace(item.record, adapted=adapted),
+            replace(item.record, adapted={}, no_moments=no_moments),
             {label: paper_spec.target(label) for label in paper_spec.validate},
             TODAY.get,
             paper_spec.adapted,
