@@ -53,14 +53,6 @@ def stoppable() -> Iterator[None]:
         _requests.pop()
 
 
-def note_stop(number: int) -> bool:
-    """Notes a request that the caller deals with: nothing is raised. Whether it is the first one."""
-    first = asked_to_stop() is None
-    if first and _requests:
-        _requests[-1].by = signal.Signals(number)
-    return first
-
-
 def asked_to_stop() -> signal.Signals | None:
     """The signal that has asked for a stop within `stoppable`, whatever has become of its StopAsked since."""
     return _requests[-1].by if _requests else None

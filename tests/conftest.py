@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from en_bench.data.images import ImageEncoder
@@ -19,6 +20,9 @@ from en_bench.data.sources import Source
 from en_bench.data.writer import write_split
 
 REPO = Path(__file__).resolve().parents[1]
+
+# For a command in a process of its own whose numbers are compared, to the bit, with those of one in this process.
+SAME_THREADS = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 # Compiling the tables of each kind of normaliser takes seconds: the tests that are about it ask for it.
 os.environ.setdefault("EN_BENCH_NORMS", "eager")

@@ -117,12 +117,11 @@ def test_equal_seeds_train_equally_and_another_seed_does_not(trained, shards, tm
     assert not all(torch.equal(first[k], weights[1][k]) for k in first)
 
 
-def test_a_part_of_the_set_is_told_as_a_part(trained, tmp_path, run_command):
+def test_a_part_of_the_set_is_told_as_a_part(trained, tmp_path, capsys):
     result = tmp_path / "part.json"
     limited = ("--trainer.limit_val_batches", 1, "--data.val_batch_size", 32, "--result", result)
-    done = run_command(*validate_arguments(trained, *limited), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "n 32 of 93  (a part only: limit_val_batches)" in done.stdout
+    assert main(validate_arguments(trained, *limited)) == 0
+    assert "n 32 of 93  (a part only: limit_val_batches)" in capsys.readouterr().out
     assert json.loads(result.read_text())["whole_set"] is False
 
 
@@ -258,11 +257,11 @@ def test_a_result_elsewhere_is_not_overwritten_by_a_later_validation(shards, tmp
     assert json.loads(elsewhere.read_text())["command"] == "fit"
 
 
-def test_accumulated_gradients_print_each_step_once(shards, tmp_path, run_command):
+def test_accumulated_gradients_print_each_step_once(shards, tmp_path, capsys):
     options = ("--trainer.accumulate_grad_batches", 2, "--trainer.log_every_n_steps", 1, "--data.batch_size", 20)
-    done = run_command(*fit_arguments(shards, tmp_path / "run", *options), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    steps = [line.split("step ")[1].split()[0] for line in done.stdout.splitlines() if "step " in line]
+    assert main(fit_arguments(shards, tmp_path / "run", *options)) == 0
+    out = capsys.readouterr().out
+    steps = [line.split("step ")[1].split()[0] for line in out.splitlines() if "step " in line]
     assert steps == [f"{k}/5" for k in range(1, 6)]
 
 
@@ -331,19 +330,35 @@ def test_an_unknown_verb_is_wrong_usage(capsys):
     assert "invalid choice" in capsys.readouterr().err
 
 
-def test_two_processes_over_uneven_shards_validate_each_sample_once(shards, tmp_path, run_command):
+@pytest.fixture(scope="module")
+def trained_by_two(shards, tmp_path_factory, run_command) -> Path:
+    """The folder of a finished run of two processes on set a, with uneven shards."""
+    folder = tmp_path_factory.mktemp("two")
     ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 16)
-    done = run_command(*fit_arguments(shards, tmp_path / "two", *ddp, norm="en"), cwd=tmp_path)
+    done = run_command(*fit_arguments(shards, folder / "run", *ddp, norm="en"), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("n 93 of 93") == 1
-    outcome = json.loads((tmp_path / "two" / "fit.json").read_text())
-    assert outcome["ranks"] == 2 and outcome["steps"] == 6
+    return folder / "run"
 
+
+def test_two_processes_over_uneven_shards_validate_each_sample_once(trained_by_two, tmp_path):
+    outcome = json.loads((trained_by_two / "fit.json").read_text())
+    assert outcome["ranks"] == 2 and outcome["steps"] == 6
+    # The scores of both in their last validation are those of one process over the whole set.
+    assert main(validate_arguments(trained_by_two, "--trainer.devices", 1, "--result", tmp_path / "one.json")) == 0
+    one = json.loads((tmp_path / "one.json").read_text())
+    assert outcome["metrics"]["val/n"] == one["n"] == 93
+    assert outcome["metrics"]["val/top1"] == one["metrics"]["top1"]
+    assert outcome["metrics"]["val/nll"] == pytest.approx(one["metrics"]["nll"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_one_and_two_processes_validate_another_set_alike(trained_by_two, tmp_path, run_command):
     results = []
     for devices in (1, 2):
         result = tmp_path / f"{devices}.json"
         options = ("--data.val", "b/val", "--data.val_batch_size", 16, "--trainer.devices", devices, "--result", result)
-        done = run_command(*validate_arguments(tmp_path / "two", *options), cwd=tmp_path)
+        done = run_command(*validate_arguments(trained_by_two, *options), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         results.append(json.loads(result.read_text()))
     assert results[0]["n"] == results[1]["n"] == 61

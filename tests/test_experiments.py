@@ -11,6 +11,7 @@ from en_bench.cli import main
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.spec import load_spec
 from tests.conftest import REPO, make_split
+from tests.test_recipes import RECIPES
 
 EXPERIMENTS = REPO / "experiments"
 SPECS = sorted(p for p in EXPERIMENTS.glob("*.yaml") if "norms" in yaml.safe_load(p.read_text()))
@@ -40,11 +41,16 @@ def parsed(capsys: pytest.CaptureFixture[str], *files: Path) -> dict[str, object
     return config
 
 
-@pytest.mark.parametrize("recipe", overlays("recipe"), ids=lambda p: p.stem)
-def test_every_recipe_and_data_set_parse(recipe, capsys):
-    for data in overlays("data"):
-        config = parsed(capsys, recipe, data)
-        assert config["data"]["train"].endswith("/train") and config["data"]["val"].endswith("/val")
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_parses(name, capsys):
+    chain = [EXPERIMENTS / "recipe" / f"{file}.yaml" for file in RECIPES[name].files]
+    assert parsed(capsys, *chain, EXPERIMENTS / "data" / "cifar10.yaml")["model"]["backbone"]
+
+
+@pytest.mark.parametrize("data", overlays("data"), ids=lambda p: p.stem)
+def test_every_data_set_parses(data, capsys):
+    config = parsed(capsys, EXPERIMENTS / "recipe" / "digits.yaml", data)
+    assert config["data"]["train"].endswith("/train") and config["data"]["val"].endswith("/val")
 
 
 @pytest.mark.parametrize("norm", overlays("norm"), ids=lambda p: p.stem)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO
+from en_bench.cli import main
+from tests.conftest import REPO, SAME_THREADS
 
 SPEC = """
 name: toy
@@ -48,26 +49,26 @@ def numbers(record: dict[str, object]) -> dict[str, object]:
     }
 
 
-def test_the_matrix_equals_its_commands_typed_by_hand(shards, tmp_path, run_command):
+def test_the_matrix_equals_its_commands_typed_by_hand(shards, tmp_path, run_command, monkeypatch, capsys):
     spec = write_spec(tmp_path)
-    data = ("--data-root", shards)
-    done = run_command("matrix", "run", spec, *data, cwd=tmp_path)
+    data = ("--data-root", str(shards))
+    done = run_command("matrix", "run", spec, *data, cwd=tmp_path, **SAME_THREADS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done 4, missing 0, failed 0" in done.stdout
     assert "page: results/toy/report.html" in done.stdout
     assert (tmp_path / "results" / "toy" / "report.html").stat().st_size > 10_000
 
-    status = run_command("matrix", "status", spec, *data, cwd=tmp_path)
-    assert status.stdout.splitlines()[-1] == "done 4, missing 0, failed 0"
+    monkeypatch.chdir(tmp_path)
+    assert main(["matrix", "status", str(spec), *data]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "done 4, missing 0, failed 0"
 
-    dry = run_command("matrix", "run", spec, "--dry-run", "--results", "hand", *data, cwd=tmp_path)
-    commands = [shlex.split(line) for line in dry.stdout.splitlines() if not line.startswith("#")]
+    assert main(["matrix", "run", str(spec), "--dry-run", "--results", "hand", *data]) == 0
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert len(commands) == 4 * 3
     first = commands[:3]  # one cell: its fit and two validations
     for command in first:
         assert command[0] == "en-bench"
-        typed = run_command(*command[1:], cwd=tmp_path)
-        assert typed.returncode == 0, typed.stderr
+        assert main(command[1:]) == 0
     found = records(tmp_path / "results")
     cell = re.search(r"runs/([0-9a-f]{16})", " ".join(first[0])).group(1)
     run = tmp_path / "hand" / "toy" / "runs" / cell
@@ -78,18 +79,19 @@ def test_the_matrix_equals_its_commands_typed_by_hand(shards, tmp_path, run_comm
     assert numbers(by_hand) == numbers(found[cell])
 
 
-def test_a_failing_cell_does_not_stop_the_others(shards, tmp_path, run_command):
+def test_a_failing_cell_does_not_stop_the_others(shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     spec = write_spec(tmp_path)
     spec.write_text(
         spec.read_text()
         .replace("BatchNorm: ", "BatchNorm: [{data: {labels: nowhere}}, ")
         .replace("bn.yaml", "bn.yaml]")
     )
-    done = run_command("matrix", "run", spec, "--data-root", shards, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "done 2, missing 0, failed 2" in done.stdout
-    assert "FAILED: " in done.stdout and "no label column 'nowhere'" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+    assert main(["matrix", "run", str(spec), "--data-root", str(shards)]) == 1
+    told = capsys.readouterr()
+    assert "done 2, missing 0, failed 2" in told.out
+    assert "FAILED: " in told.out and "no label column 'nowhere'" in told.out
+    assert "Traceback" not in told.out + told.err
 
 
 @pytest.mark.slow

@@ -149,6 +149,7 @@ class Look(Callback):
 
     def __init__(self) -> None:
         self.lr: list[float | None] = []
+        self.before: list[float] = []  # one step before the epochs 30, 60 and 90
         self.decay: list[float] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -160,6 +161,8 @@ class Look(Callback):
             rates = [base * f(step) for base, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
             assert len(set(rates)) == 1
             self.lr.append(rates[0] if step < length.steps else None)
+            if epoch:
+                self.before.append(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](step - 1))
         self.decay = [group["weight_decay"] for group in trainer.optimizers[0].param_groups]
         raise Enough
 
@@ -177,6 +180,8 @@ def test_the_learning_rate_at_epochs_0_30_60_and_90(name, shards, tmp_path):
     assert [rate is None for rate in look.lr] == [rate is None for rate in recipe.lr]
     for seen, meant in zip(look.lr, recipe.lr, strict=True):
         assert seen == (None if meant is None else pytest.approx(meant, rel=1e-9))
+    if recipe.lr == STEPS:
+        assert look.before == pytest.approx(STEPS[:3]), "not earlier"
     decay = recipe.weight_decay
     assert look.decay == [decay, decay if recipe.decay_all else 0.0]
 
@@ -226,6 +231,44 @@ def test_every_point_of_the_small_batch_grid(shards, tmp_path):
         task.check(data, trainer)  # the learning rate is for just this batch
         if ranks == 8:  # as the file's header says for one GPU
             task.check(data, trainer_of(options, tmp_path, devices=1, accumulate_grad_batches=8))
+
+
+PAPER = (
+    "imagenet",
+    "imagenet_short",
+    "imagenet_shufflenet",
+    "webvision",
+    "imagenet_webvision",
+    "cifar",
+    "fine_grained",
+    "small_batch",
+    "ablation",
+    "finetune",
+)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_cell_is_a_task_with_a_normaliser_that_can_be_made(name, shards):
+    spec = load_spec(EXPERIMENTS / f"{name}.yaml")
+    assert spec.tuning == dict.fromkeys(spec.norms, 1)
+    norms = {}
+    for cell in (cell for cell in plan_cells(spec) if cell.seed == 0):
+        task, _, _ = made(cell.config, shards)
+        assert task.norm is not None and task.lr_batch is not None
+        norms[cell.norm] = (repr(task.norm(64)), task.attention)
+    assert len(set(norms.values())) == len(spec.norms), "each row is another network"
+
+
+def test_the_ablations_are_the_papers():
+    """Which arguments of ExemplarNorm each row changes."""
+    spec = load_spec(EXPERIMENTS / "ablation.yaml")
+    cells = {cell.norm: cell.config["model"]["norm"].get("init_args", {}) for cell in plan_cells(spec)}
+    changed = [next(iter(arguments), None) for name, arguments in cells.items() if name.startswith("EN")]
+    assert {name for name in changed if name} == {
+        *("reduce", "activation", "shared_affine", "gate", "hidden", "reduction", "normalizers")
+    }
+    sweeps = {key: [a[key] for a in cells.values() if key in a] for key in ("hidden", "reduction", "gate")}
+    assert sweeps == {"hidden": [10, 25, 100], "reduction": [8, 16, 64], "gate": ["mlp2", "mlp3"]}
 
 
 def test_reported_numbers_are_those_of_the_sources():

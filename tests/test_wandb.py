@@ -3,7 +3,10 @@
 import json
 import socket
 
-from tests.conftest import REPO
+import pytest
+
+from en_bench.cli import main
+from tests.conftest import REPO, SAME_THREADS
 from tests.test_cli import fit_arguments
 
 OVERLAY = ("--config", REPO / "experiments" / "logger" / "wandb.yaml")
@@ -14,9 +17,8 @@ def metrics(folder):
 
 
 def test_without_a_login_the_run_is_mirrored_offline_under_one_id(shards, tmp_path, run_command):
-    plain = run_command(*fit_arguments(shards, tmp_path / "plain"), cwd=tmp_path)
-    assert plain.returncode == 0, plain.stderr
-    no_login = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "NETRC": str(tmp_path / "none")}
+    assert main(fit_arguments(shards, tmp_path / "plain")) == 0
+    no_login = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "NETRC": str(tmp_path / "none"), **SAME_THREADS}
     done = run_command(*fit_arguments(shards, tmp_path / "run", *OVERLAY), cwd=tmp_path, **no_login)
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "run") == metrics(tmp_path / "plain")
@@ -27,6 +29,7 @@ def test_without_a_login_the_run_is_mirrored_offline_under_one_id(shards, tmp_pa
     assert (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_login_without_a_network_goes_offline_and_the_key_stays_secret(shards, tmp_path, run_command):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

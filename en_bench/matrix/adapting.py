@@ -1,16 +1,14 @@
 """Results of adapted validations: where they lie, what they hold, and whether they still do.
 
 The running moments of a training are recalibrated on unlabelled images, the network is validated with them, and the
-recalibrated checkpoint goes. A network without running moments has nothing to adapt: the facts of its recalibration,
-with 0 normalisers, are its result then.
+recalibrated checkpoint goes. A network without running moments has nothing to adapt, which its recalibration says.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from en_bench.errors import InputError
-from en_bench.matrix.records import Json, check_adapted, read_json
+from en_bench.matrix.records import Json, check_adapted, check_recalibration, read_json
 
 
 def adapted_path(run: Path, label: str) -> Path:
@@ -29,15 +27,23 @@ def recalibration_path(run: Path, label: str) -> Path:
 
 
 def written_adapted(run: Path, label: str) -> Json | None:
-    """The result for `label` in `run`, or None: of a validation, or of a recalibration that had nothing to do."""
-    for path in (adapted_path(run, label), recalibration_path(run, label)):
-        try:
-            result = read_json(path)
-            check_adapted(result)
-        except InputError:
-            continue
-        return result
-    return None
+    """The result in `run` of the adapted validation on `label`, or None."""
+    return _read(adapted_path(run, label), check_adapted)
+
+
+def written_no_moments(run: Path, label: str) -> Json | None:
+    """What the recalibration in `run` for `label` wrote, if it found no running moments, or None."""
+    found = _read(recalibration_path(run, label), check_recalibration)
+    return found if found is not None and found["normalisers"] == 0 else None
+
+
+def _read(path: Path, check: Callable[[Json], None]) -> Json | None:
+    try:
+        result = read_json(path)
+        check(result)
+    except InputError:
+        return None
+    return result
 
 
 def remove_adapted(run: Path, label: str) -> None:
@@ -46,13 +52,12 @@ def remove_adapted(run: Path, label: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def unlabelled(result: Json) -> Json:
-    """Which images the moments are of: `set` and `digest`, and how many `normalisers` took them."""
-    of: dict[str, Any] = dict(result.get("recalibrated", result))
-    return of
+def still_holds(adapted: Json | None, no_moments: Json | None, split: str, stale: Callable[[Json], bool]) -> bool:
+    """Whether one of them is by the images of `split` as they are now, and of a validation set as it is now.
 
-
-def is_of(result: Json, split: str, stale: Callable[[Json], bool]) -> bool:
-    """Whether a result is by the unlabelled images of `split` as they are now, and of a set as it is now."""
-    images = unlabelled(result)
-    return images["set"] == split and not stale(images) and not stale(result)
+    `stale` tells whether the set named in a result has changed.
+    """
+    if adapted is not None:
+        images = adapted["recalibrated"]
+        return images["set"] == split and not stale(images) and not stale(adapted)
+    return no_moments is not None and no_moments["set"] == split and not stale(no_moments)

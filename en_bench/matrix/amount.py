@@ -19,13 +19,18 @@ Sizes = Callable[[str], int | None]
 
 @dataclass(frozen=True)
 class Amount:
-    """Of one cell: a step is a batch on every rank, `epoch` the steps of an epoch. `watched` are the images validated
-    while it trains, `after` those of each validation that follows, by label."""
+    """Of one cell: a step is a batch on every rank, `epoch` the steps of an epoch.
+
+    `watched` are the images validated while it trains, `after` those of each validation that follows, by label, and
+    `adapted` those that recalibrate the running moments and are then validated (for a normaliser without such moments
+    none: this is the most it can be).
+    """
 
     epoch: int
     steps: int
     watched: int
     after: Mapping[str, int]
+    adapted: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,10 @@ def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unkn
     With a part held out, its size is the share's expectation: which samples it takes depends on their keys.
     """
     trainer, data = section(cell.config, "trainer"), section(cell.config, "data")
-    targets = {label: spec.target(label)["data.val"] for label in spec.validate}
+    # A label that stands for each training's own validation set selects none.
+    targets = {label: spec.target(label).get("data.val", str(data.get("val"))) for label in spec.validate}
     found: dict[str, int] = {}
-    for name in (str(data.get("train")), str(data.get("val")), *targets.values()):
+    for name in (str(data.get("train")), str(data.get("val")), *targets.values(), *spec.adapted.values()):
         n = sizes(name)
         if n is None:
             return Unknown(f"samples of {name} unknown: it is not here (--data-root) and no record has counted it")
@@ -86,11 +92,13 @@ def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unkn
     assert steps is not None
     limit = trainer.get("limit_val_batches")
     per_validation = _limited_samples(found[str(data["val"])] + held_out, limit, data, ranks)
+    after = {label: _limited_samples(found[name], limit, data, ranks) for label, name in targets.items()}
     return Amount(
         epoch,
         steps,
         _validations(trainer, steps, epoch) * per_validation,
-        {label: _limited_samples(found[name], limit, data, ranks) for label, name in targets.items()},
+        after,
+        {label: found[split] + after[label] for label, split in spec.adapted.items()},
     )
 
 

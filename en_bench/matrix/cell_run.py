@@ -1,7 +1,7 @@
 """One cell: what it still needs of training and validations, command by command, and the record of it."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,12 @@ from en_bench.errors import InputError
 from en_bench.lease_guard import require_lease
 from en_bench.matrix.adapting import (
     adapted_path,
-    is_of,
     recalibrated_checkpoint,
     recalibration_path,
     remove_adapted,
+    still_holds,
     written_adapted,
+    written_no_moments,
 )
 from en_bench.matrix.commands import adapt_commands, checkpoint_path, fit_command, result_path, validate_command
 from en_bench.matrix.overlays import Config
@@ -96,10 +97,11 @@ class CellRun:
             log=str((run / LOG).relative_to(self.results.folder)),
             reason=reason,
             fit=finished_fit(run, cell) or {},
-            validate={label: result for label in targets if (result := _written_result(run, label)) is not None},
+            validate=_found(_written_result, run, targets),
             targets=targets,
             generation=generation,
-            adapted={label: result for label in targets if (result := written_adapted(run, label)) is not None},
+            adapted=_found(written_adapted, run, targets),
+            no_moments=_found(written_no_moments, run, targets),
         )
         self.results.save(record)
         return record
@@ -151,7 +153,7 @@ class CellRun:
             remove_adapted(run, label)
             recalibrate, validate = adapt_commands(self.spec, label, run, self.data_root)
             reason = self._perform(cell, recalibrate, recalibration_path(run, label), check_recalibration)
-            if reason is None and written_adapted(run, label) is not None:
+            if reason is None and written_no_moments(run, label) is not None:
                 told = f"no normaliser has running moments: nothing to adapt to {label}"
                 print(f"{cell}: {told}", flush=True)
                 _note(run, told)
@@ -197,8 +199,8 @@ def outstanding(spec: Spec, item: PlannedCell, results: Results, digests: Digest
         return result is not None and targets.get(label) == spec.target(label) and not is_stale(result, digests)
 
     def is_adapted(label: str) -> bool:
-        result = written_adapted(run, label)
-        return result is not None and is_of(result, spec.adapted[label], partial(is_stale, digests=digests))
+        found = written_adapted(run, label), written_no_moments(run, label)
+        return still_holds(*found, spec.adapted[label], partial(is_stale, digests=digests))
 
     labels = tuple(label for label in spec.validate if not is_there(label))
     return Work(False, labels, tuple(label for label in spec.adapted if label in labels or not is_adapted(label)))
@@ -219,6 +221,10 @@ def _note(run: Path, text: str) -> None:
     run.mkdir(parents=True, exist_ok=True)
     with (run / LOG).open("a", encoding="utf-8") as stream:
         stream.write(f"# {text}\n")
+
+
+def _found(written: Callable[[Path, str], Json | None], run: Path, labels: Iterable[str]) -> dict[str, Json]:
+    return {label: result for label in labels if (result := written(run, label)) is not None}
 
 
 def _written_result(run: Path, label: str) -> Json | None:

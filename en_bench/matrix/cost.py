@@ -52,10 +52,12 @@ class CellCost:
 
 @dataclass(frozen=True)
 class Rest:
-    """What is left of a cell: the `share` of its training (from 0 to 1) and the validations `after` it."""
+    """What is left of a cell: the `share` of its training (from 0 to 1), by label the validations `after` it, and those
+    with `adapted` running moments."""
 
     share: float
-    after: frozenset[str]
+    after: frozenset[str] = frozenset()
+    adapted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,10 @@ def cost_of(
 def _cell_cost(shape: Shape, rate: Rate, amount: Amount, rest: Rest) -> CellCost:
     image = rate.validation or rate.step / (shape.batch * rate.ranks) * FORWARD_SHARE
     training = Seconds(amount.steps * rate.step, amount.watched * image)
-    whole = training + Seconds(0.0, sum(amount.after.values()) * image)
-    left = Seconds(
-        training.training * rest.share,
-        training.validating * rest.share + sum(n for label, n in amount.after.items() if label in rest.after) * image,
-    )
+    later = [(amount.after, rest.after), (amount.adapted, rest.adapted)]
+    whole = training + Seconds(0.0, sum(sum(images.values()) for images, _ in later) * image)
+    to_come = sum(n for images, labels in later for label, n in images.items() if label in labels)
+    left = Seconds(training.training * rest.share, training.validating * rest.share + to_come * image)
     return CellCost(shape, rate, rate.ranks, amount, whole, left)
 
 

@@ -20,12 +20,13 @@ from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner
 from en_bench.matrix.tally import Settled, Tally
 from en_bench.resume.interrupt import TOLD
-from en_bench.stop import STOP_SIGNALS, note_stop
+from en_bench.stop import STOP_SIGNALS
 from en_bench.tied import Tie, tie
 
 _MOST_DEATHS = 3  # of processes that ran the same cell, or that did not even start
 _SECONDS_TO_LOOK = 0.25
 _SECONDS_TO_END = 10.0
+_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
 
 
 @dataclass
@@ -54,27 +55,28 @@ class LocalLauncher:
         cells = self.runner.cells
         in_order = sorted(planned, key=lambda item: -self._places(item))
         tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places)
-        with self.screen, tie() as tied, _counting_interrupts() as interrupts, selectors.DefaultSelector() as selector:
+        requests = _Requests()
+        with self.screen, tie() as tied, requests.received(), selectors.DefaultSelector() as selector:
             self.screen.say(tally.head())
             try:
-                self._run_all(tally, tied, selector, interrupts)
+                self._run_all(tally, tied, selector, requests)
             finally:
                 for member in self._crew:
                     member.dismiss()
                 for member in self._crew:
                     member.close(_SECONDS_TO_END)
-            if interrupts:
-                self.screen.say(STOPPED)
-                return INTERRUPTED
-            for line in self.runner.left_to_others(tally.held):
+            for line in [STOPPED] if requests.asked else self.runner.left_to_others(tally.held):
                 self.screen.say(line)
+        if requests.asked:
+            requests.obey()
+            return INTERRUPTED
         return 1 if tally.failed else 0
 
-    def _run_all(self, tally: Tally, tied: Tie, selector: selectors.BaseSelector, interrupts: Sequence[None]) -> None:
+    def _run_all(self, tally: Tally, tied: Tie, selector: selectors.BaseSelector, requests: _Requests) -> None:
         obeyed = 0
         while True:
-            if obeyed < min(len(interrupts), 2):
-                obeyed += 1
+            if obeyed < requests.level:
+                obeyed = requests.level
                 self._stop(at_once=obeyed == 2)
             if not obeyed:
                 self._assign(tally, tied, selector)
@@ -192,32 +194,36 @@ class LocalLauncher:
         return len(places or ())
 
 
-@contextmanager
-def _counting_interrupts() -> Iterator[list[None]]:
-    """Yields a list that grows with each SIGINT, unless that is ignored, and with a first SIGUSR1 or SIGTERM.
+class _Requests:
+    """The signals that asked for a stop, in their order. `level` is 1 after the first, 2 after a second SIGINT."""
 
-    Not outside the main thread.
-    """
-    found: list[None] = []
+    def __init__(self) -> None:
+        self.asked: list[int] = []
 
-    def count(number: int, frame: FrameType | None) -> None:
-        found.append(None)
+    @property
+    def level(self) -> int:
+        return 2 if signal.SIGINT in self.asked[1:] else min(len(self.asked), 1)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if note_stop(number):
-            found.append(None)
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self.asked.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield found
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOP_SIGNALS)}
-    if before[signal.SIGINT] is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, count)
-    for number in STOP_SIGNALS:
-        if callable(before[number]):
-            signal.signal(number, stop)
-    try:
-        yield found
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def received(self) -> Iterator[None]:
+        """Within it signals only ask, unless they are ignored, or this is not the main thread."""
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        if threading.current_thread() is not threading.main_thread():
+            before = {}
+        taken = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        for number in taken:
+            signal.signal(number, self.receive)
+        try:
+            yield
+        finally:
+            for number, handler in taken.items():
+                signal.signal(number, handler)
+
+    def obey(self) -> None:
+        """Does what the handler of the first signal does that was there before, if there is one: not for SIGINT."""
+        handler = signal.getsignal(self.asked[0])
+        if self.asked[0] != signal.SIGINT and callable(handler):
+            handler(self.asked[0], None)

@@ -44,11 +44,16 @@ class Row:
 
     def line(self, metric: str) -> str:
         """The same in a few words."""
+        since = f" for {duration(self.seconds)}" if self.progress is None else ""
+        return f"{self.where}: {self.cell} {self.words(metric)}{since}"
+
+    def words(self, metric: str) -> str:
+        """How far it is."""
         epoch, rate, score, left = self._told(metric)
         if self.progress is None:
-            return f"{self.where}: {self.cell} {epoch} for {duration(self.seconds)}"
+            return epoch
         named = epoch if self.progress.command == "validate" else f"epoch {epoch}"
-        return f"{self.where}: {self.cell} {named}, {rate} images/s, {metric} {score}, time left {left}"
+        return f"{named}, {rate} images/s, {metric} {score}, time left {left}"
 
     def _told(self, metric: str) -> tuple[str, str, str, str]:
         progress = self.progress
@@ -65,7 +70,7 @@ class Row:
         else:
             told = f"{score:.3f}" if metric == "nll" else f"{100 * score:.1f}"
         if not self.at_work:
-            return epoch, _UNKNOWN, told, _UNKNOWN
+            return f"{epoch} ...", _UNKNOWN, told, _UNKNOWN
         rate = _UNKNOWN if progress.images_per_second is None else f"{progress.images_per_second:.0f}"
         silent = time.time() - progress.time
         if silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs

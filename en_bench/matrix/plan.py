@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from en_bench.errors import InputError
-from en_bench.matrix.adapting import is_of
+from en_bench.matrix.adapting import still_holds
 from en_bench.matrix.label_files import changed_files
 from en_bench.matrix.overlays import Config, Overlay, merge, read_overlay
 from en_bench.matrix.records import Json, Record
@@ -81,8 +81,7 @@ class PlannedCell:
 
     def adapted(self, label: str) -> Json | None:
         """What the validation on set `label` with adapted running moments wrote, if there is one and it still holds."""
-        found = self.record.adapted[label] if self.record is not None and label in self.fresh_adapted else None
-        return found if found is not None and "recalibrated" in found else None
+        return self.record.adapted.get(label) if self.record is not None and label in self.fresh_adapted else None
 
     def has_no_moments(self, label: str) -> bool:
         """Whether adapting to set `label` found that the network has no running moments."""
@@ -163,9 +162,11 @@ def plan_cell(
     present = {label for label in targets if label in record.validate and record.targets.get(label) == targets[label]}
     fresh = present - {label for label in present if is_stale(record.validate[label], digests)}
     stale_set = partial(is_stale, digests=digests)
-    present_adapted = {label for label in adapted.keys() & present if label in record.adapted}
+    present_adapted = adapted.keys() & present & (record.adapted.keys() | record.no_moments.keys())
     fresh_adapted = {
-        label for label in present_adapted & fresh if is_of(record.adapted[label], adapted[label], stale_set)
+        label
+        for label in present_adapted & fresh
+        if still_holds(record.adapted.get(label), record.no_moments.get(label), adapted[label], stale_set)
     }
     if fit_is_stale(record.fit, digests):
         fresh, fresh_adapted, stale = set(), set(), True

@@ -9,9 +9,12 @@ from en_bench.matrix.cell_run import outstanding
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
 from en_bench.matrix.cost_known import Known
+from en_bench.matrix.lease import Leases
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import Cell, PlannedCell, State
+from en_bench.matrix.progress import read_progress
 from en_bench.matrix.records import Record
+from en_bench.matrix.training import was_cut_off
 
 
 def matrix_cost(
@@ -60,6 +63,27 @@ def checkpoint_disk(matrix: OpenedMatrix, cost: Cost, slots: int) -> Disk:
 
 def _rest(matrix: OpenedMatrix, item: PlannedCell) -> Rest:
     if item.state is State.DONE:
-        return Rest(0.0, frozenset())
+        return Rest(0.0)
     work = outstanding(matrix.spec, item, matrix.results, matrix.digests)
-    return Rest(1.0 if work.fit else 0.0, frozenset(work.labels))
+    share = 1.0 - _trained_share(matrix, item) if work.fit else 0.0
+    return Rest(share, frozenset(work.labels), frozenset(work.adapted))
+
+
+def _trained_share(matrix: OpenedMatrix, item: PlannedCell) -> float:
+    """Of a training that is under way, or that was cut off and can go on."""
+    run = matrix.results.run(item.cell.id)
+    progress = read_progress(run)
+    if progress is None or progress.command != "fit" or not progress.steps:
+        return 0.0
+    if not was_cut_off(run, item.cell, matrix.digests):  # nothing to go on from: the next one begins anew
+        return 0.0
+    return min(1.0, progress.step / progress.steps)
+
+
+def at_work(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> dict[str, str]:
+    """`running` or `queued` by the id of each cell that somebody alive holds and that is not done."""
+    leases = Leases(matrix.results.leases)
+    held = {item.cell.id: leases.holder(item.cell.id) for item in planned if item.state is not State.DONE}
+    return {
+        cell: "running" if "process" in found.holder else "queued" for cell, found in held.items() if found is not None
+    }

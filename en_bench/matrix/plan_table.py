@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from en_bench.duration import duration
@@ -13,12 +13,22 @@ from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.spec import Spec
 
 
-def cell_lines(planned: Sequence[PlannedCell], cost: Cost) -> Iterator[str]:
-    """A line for each cell: id, name, state, and the time it takes (of a cell that is half done also what is left)."""
-    names = max(len(str(item.cell)) for item in planned)
-    states = max(len(item.state) for item in planned)
-    for item, one in zip(planned, cost.cells, strict=True):
-        yield f"{item.cell.id}  {item.cell!s:<{names}}  {item.state:<{states}}  {_cell(item, one)}".rstrip()
+def cell_lines(planned: Sequence[PlannedCell], cost: Cost, at_work: Mapping[str, str]) -> Iterator[str]:
+    """A line for each cell: id, name, state, and the time it takes (of a cell that is half done also what is left).
+
+    `at_work` says which cells are running or queued, by id.
+    """
+    states = [at_work.get(item.cell.id, item.state.value) for item in planned]
+    names, widest = max(len(str(item.cell)) for item in planned), max(map(len, states))
+    for item, state, one in zip(planned, states, cost.cells, strict=True):
+        yield f"{item.cell.id}  {item.cell!s:<{names}}  {state:<{widest}}  {_cell(item, one)}".rstrip()
+
+
+def at_work_line(at_work: Mapping[str, str]) -> str | None:
+    """How many of the cells that are not done are running or queued; None if none is."""
+    counted = Counter(at_work.values())
+    told = ", ".join(f"{name} {counted[name]}" for name in ("running", "queued") if counted[name])
+    return f"of those that are not done: {told}" if told else None
 
 
 def summary_lines(
@@ -43,13 +53,19 @@ def summary_lines(
         )
 
 
-def plan_json(spec: Spec, planned: Sequence[PlannedCell], cost: Cost, disk: Disk, slots: int) -> dict[str, Any]:
+def plan_json(
+    spec: Spec, planned: Sequence[PlannedCell], cost: Cost, disk: Disk, slots: int, at_work: Mapping[str, str]
+) -> dict[str, Any]:
     """Everything of a plan, in seconds and bytes; null is what is not known."""
     return {
         "format": "en_bench.plan 1",
         "spec": spec.name,
         "states": {state.value: n for state, n in Counter(item.state for item in planned).items()},
-        "cells": [_cell_json(item, one, checkpoint) for item, one, checkpoint in _rows(planned, cost)],
+        "at_work": dict(Counter(at_work.values())),
+        "cells": [
+            {**_cell_json(item, one, checkpoint), "at_work": at_work.get(item.cell.id)}
+            for item, one, checkpoint in _rows(planned, cost)
+        ],
         "whole_seconds": cost.whole().total,
         "rest_seconds": cost.rest().total,
         "rest_device_seconds": sum(cell.rest.total * cell.ranks for cell in cost.known()),

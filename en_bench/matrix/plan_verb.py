@@ -13,11 +13,12 @@ from en_bench.matrix.cost_given import check_given, seconds_in_flags
 from en_bench.matrix.opened import open_matrix
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State, count_states
-from en_bench.matrix.plan_costs import checkpoint_disk, matrix_cost, not_known, sizes_of
-from en_bench.matrix.plan_table import cell_lines, plan_json, summary_lines
+from en_bench.matrix.plan_costs import at_work, checkpoint_disk, matrix_cost, not_known, sizes_of
+from en_bench.matrix.plan_table import at_work_line, cell_lines, plan_json, summary_lines
 from en_bench.matrix.probe import probe_shapes
 from en_bench.matrix.process import Execute
 from en_bench.matrix.run import select
+from en_bench.matrix.running import running_lines
 from en_bench.matrix.slurm_status import slurm_lines
 
 
@@ -60,13 +61,16 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
         cost = matrix_cost(matrix, everything, planned, given, args.device)
     disk = checkpoint_disk(matrix, cost, args.slots)
     folder = shown(matrix.results.folder)
-    for line in cell_lines(planned, cost):
+    busy = at_work(matrix, planned)
+    for line in cell_lines(planned, cost, busy):
         print(line)
     for line in summary_lines(matrix.spec, planned, cost, disk, args.slots, folder):
         print(line)
+    if told := at_work_line(busy):
+        print(told)
     print(count_states(planned))
     if args.json is not None:
-        write_json(args.json, plan_json(matrix.spec, planned, cost, disk, args.slots))
+        write_json(args.json, plan_json(matrix.spec, planned, cost, disk, args.slots, busy))
     return 1 if failed else 0
 
 
@@ -75,7 +79,7 @@ def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
     matrix = open_matrix(args)
     planned = matrix.planned()
-    for line in slurm_lines(matrix, planned):
+    for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned)]:
         print(line)
     for state in State:
         names = [item for item in planned if item.state is state]

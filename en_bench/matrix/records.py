@@ -30,7 +30,7 @@ class Record:
     `fit` is what the training wrote (empty where it failed), `validate` what each validation wrote, by label, and
     `targets` the settings that selected the validation set at the time, by label. `overlays` is the merged
     configuration, `log` the log's path below the matrix's folder. `adapted` is what validations with running moments of
-    unlabelled images wrote, by label (`en_bench.matrix.adapting`).
+    unlabelled images wrote, by label, and `no_moments` what recalibrations wrote that found nothing to adapt.
     """
 
     id: str
@@ -47,6 +47,7 @@ class Record:
     targets: Mapping[str, Json] = field(default_factory=dict)
     generation: int = 1
     adapted: Mapping[str, Json] = field(default_factory=dict)
+    no_moments: Mapping[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,7 +63,8 @@ class Record:
             "fit": self.fit,
             "validate": self.validate,
             "targets": self.targets,
-            "adapted": self.adapted,
+            **({"adapted": self.adapted} if self.adapted else {}),
+            **({"no_moments": self.no_moments} if self.no_moments else {}),
             "log": self.log,
         }
 
@@ -79,9 +81,11 @@ class Record:
         for label in validate:
             check_validation(_mapping(validate, label))
         targets = _mapping(raw, "targets")
-        adapted = _mapping(raw, "adapted") if "adapted" in raw else {}  # records of former versions have none
+        adapted, no_moments = (_mapping(raw, key) if key in raw else {} for key in ("adapted", "no_moments"))
         for label in adapted:
             check_adapted(_mapping(adapted, label))
+        for label in no_moments:
+            check_recalibration(_mapping(no_moments, label))
         reason = raw.get("reason")
         return Record(
             id=_typed(raw, "id", str),
@@ -98,6 +102,7 @@ class Record:
             targets={label: _mapping(targets, label) for label in targets},
             generation=_typed(raw, "generation", int) if "generation" in raw else 1,
             adapted=adapted,
+            no_moments=no_moments,
         )
 
 
@@ -123,17 +128,13 @@ def check_validation(result: Json) -> None:
 
 
 def check_adapted(result: Json) -> None:
-    """Raise InputError unless `result` is of a validation with recalibrated moments, or says that there were none."""
-    if "recalibrated" in result:
-        check_validation(result)
-        _typed(_mapping(result, "recalibrated"), "set", str)
-    elif _typed(result, "normalisers", int) != 0:
-        raise InputError("normalisers were recalibrated, and nothing was validated")
-    _typed(result, "set", str)
+    """Raise InputError unless `result` is of a validation that says on which images its moments were recalibrated."""
+    check_validation(result)
+    check_recalibration(_mapping(result, "recalibrated"))
 
 
 def check_recalibration(result: Json) -> None:
-    """Raise InputError unless `result` says which images running moments were recalibrated on."""
+    """Raise InputError unless `result` says on which images how many normalisers were recalibrated."""
     _typed(result, "set", str)
     _typed(result, "normalisers", int)
 

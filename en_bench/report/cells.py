@@ -38,10 +38,11 @@ def cells_frame(table: Table) -> Frame:
         for item in planned
         if item.record
         for result in (*item.record.validate.values(), *item.record.adapted.values())
-        for name in result["metrics"]
+        for name in result.get("metrics", ())  # of a network without moments to adapt there are none
     }
     metrics = [*METRICS, *sorted(found - set(METRICS))]
     rows: list[list[Any]] = []
+    told: dict[str, str | None] = {}  # variants: few, in many cells
     for item in planned:
         fit = item.record.fit if item.record is not None else {}
         reason = item.record.reason if item.record is not None else None
@@ -55,11 +56,14 @@ def cells_frame(table: Table) -> Frame:
         ]
         for column in table.columns.values():
             result = column.result(item) or {"metrics": {}}
+            variant = result.get("variant")
+            if (key := repr(variant)) not in told:
+                told[key] = variant_told(variant)
             rows.append(
                 [
                     *(item.cell.id, item.state.value, item.cell.train, item.cell.norm, item.cell.seed),
                     *(column.label, int(column.adapted), *(result.get(key) for key in _COUNTED)),
-                    *(variant_told(result.get("variant")), *(_number(result["metrics"], name) for name in metrics)),
+                    *(told[key], *(_number(result["metrics"], name) for name in metrics)),
                     *of_training,
                 ]
             )

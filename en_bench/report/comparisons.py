@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,7 @@ from en_bench.report.tables import Key, Table
 LEVEL = 0.05
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """`norm` minus `other`, both trained on `train` and measured in `column`.
 
     `mean` is NaN where no seed has both, or one diverged. `p` is adjusted for the number of tests of its family, NaN
@@ -78,21 +78,27 @@ def _family(table: Table, pairs: Sequence[tuple[str, str]]) -> Differences:
     wholes = np.array([whole[one] and whole[other] for one, other in zip(ones, others, strict=True)])
     paired = paired_t(a, b, both, wholes)
     p = holm(paired.p)
-    numbers = zip(paired.n, paired.mean, paired.half_width, p, paired.untested, strict=True)
+    columns = (
+        paired.n.tolist(),
+        paired.mean.tolist(),
+        paired.half_width.tolist(),
+        p.tolist(),
+        paired.untested.tolist(),
+    )
     found = [
         Difference(
             train=train,
             norm=norm,
             other=other,
             column=column,
-            n=int(n),
-            mean=float(mean),
-            half_width=float(half_width),
-            p=float(adjusted),
-            untested=str(untested),
+            n=n,
+            mean=mean,
+            half_width=half_width,
+            p=adjusted,
+            untested=untested,
             marks=_marks(table.entries[train, norm, column], table.entries[train, other, column]),
         )
-        for (train, (norm, other), column), (n, mean, half_width, adjusted, untested) in zip(keys, numbers, strict=True)
+        for (train, (norm, other), column), n, mean, half_width, adjusted, untested in zip(keys, *columns, strict=True)
     ]
     return Differences(found, int(np.count_nonzero(~np.isnan(p))))
 
@@ -110,7 +116,8 @@ def _rows(table: Table) -> tuple[dict[Key, Floats], dict[Key, bool]]:
 
 
 def _marks(one: Entry, other: Entry) -> tuple[str, ...]:
-    return tuple(mark for mark in MARKS if mark in (*one.holding(), *other.holding()))
+    said = {*one.holding(), *other.holding()}
+    return tuple(mark for mark in MARKS if mark in said) if said else ()
 
 
 def tallies(family: Differences, table: Table) -> dict[tuple[str, str], Counter[str]]:

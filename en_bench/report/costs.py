@@ -11,7 +11,7 @@ from en_bench.duration import duration
 from en_bench.matrix.plan import PlannedCell
 from en_bench.report.entries import NOTHING
 from en_bench.report.scores import SUMMARY, summary
-from en_bench.report.sheet import Frame, Note, Sheet, fields
+from en_bench.report.sheet import Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Table
 
 COSTS = ("parameters", "flops", "images_per_second", "seconds", "peak_memory_bytes")
@@ -90,5 +90,7 @@ def costs_frame(table: Table) -> Frame:
         found = costs(table.group(train, norm))
         own = table.own.get(train)
         score = [None] * len(SUMMARY) if own is None else summary(table.entries[train, norm, own])
-        rows.append([train, norm, own, table.spec.metric, *score, *(fmean(v) if v else None for v in found.values())])
+        rows.append(
+            [train, norm, own, table.spec.metric, *score, *(computed(fmean(v)) if v else None for v in found.values())]
+        )
     return Frame("costs", ["train", "norm", "validate", "metric", *SUMMARY, *COSTS], rows)

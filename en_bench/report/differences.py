@@ -11,7 +11,7 @@ from en_bench.matrix.paired import CONSTANT, DIVERGED, FEW, PARTIAL
 from en_bench.matrix.plan import State
 from en_bench.report.comparisons import LEVEL, Difference, Differences, tallies
 from en_bench.report.entries import NOTHING, PART
-from en_bench.report.sheet import Field, Frame, Note, Sheet, fields
+from en_bench.report.sheet import Field, Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Table
 
 _SHORT = {FEW: "below 3 seeds", PARTIAL: PART, DIVERGED: "diverged", CONSTANT: "no spread"}
@@ -140,7 +140,7 @@ def differences_frame(table: Table, baseline: Differences, pairs: Differences) -
     rows = [
         [
             *(family, d.train, table.columns[d.column].label, int(table.columns[d.column].adapted), d.norm, d.other),
-            *(table.spec.metric, d.mean if d.n else None, _number(d.half_width), d.n, _number(d.p)),
+            *(table.spec.metric, computed(d.mean) if d.n else None, _number(d.half_width), d.n, _number(d.p)),
             *(d.outcome(table.metric.higher_is_better), d.untested or None, " ".join(d.marks) or None),
         ]
         for family, d in families
@@ -149,4 +149,4 @@ def differences_frame(table: Table, baseline: Differences, pairs: Differences) -
 
 
 def _number(value: float) -> float | None:
-    return None if isnan(value) else value
+    return None if isnan(value) else computed(value)

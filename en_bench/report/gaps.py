@@ -16,7 +16,9 @@ def gaps(table: Table) -> dict[Key, Entry]:
     """By training set, normaliser and column: the differences of each training, over seeds. None for its own set."""
     own = {train: Column(label) for train, label in table.own.items()}
     return {
-        (train, norm, name): collect(table.group(train, norm), partial(_gap, own[train], column, table.spec.metric))
+        (train, norm, name): collect(
+            filter(column.applies, table.group(train, norm)), partial(_gap, own[train], column, table.spec.metric)
+        )
         for train, norm, (name, column) in product(table.trains, table.norms, table.columns.items())
         if train in own and column != own[train]
     }

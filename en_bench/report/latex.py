@@ -27,29 +27,29 @@ _SPECIAL = {
     "×": "$\\times$",
     "…": "\\ldots{}",
 }
+_TRANSLATED = str.maketrans(_SPECIAL)
 _HEAD = "% needs \\usepackage{{booktabs,longtable,textcomp}} and \\usepackage[T1]{{fontenc}}; {title}"
 
 
 def to_latex(title: str, name: str, sheets: Sequence[Sheet]) -> str:
     """All sheets one after the other: a `table` each, labelled `tab:<name>:<sheet>`, or a `longtable` where one page
     would not hold it. The best is bold, the notes stand under the rules."""
-    return "\n".join([_HEAD.format(title=_comment(title)), *(_sheet(name, sheet) for sheet in sheets)])
+    return "\n".join([_HEAD.format(title=_printable(title)), *(_sheet(name, sheet) for sheet in sheets)])
 
 
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it is. A sign before a number becomes a minus; control characters become spaces."""
-    signed = re.sub(r"(?<![\w.])-(?=\d)", "−", text)
-    return "".join(_SPECIAL.get(c, c if c.isprintable() else " ") for c in signed)
+    return _printable(re.sub(r"(?<![\w.])-(?=\d)", "−", text)).translate(_TRANSLATED)
 
 
-def _comment(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def _sheet(name: str, sheet: Sheet) -> str:
     long = len(sheet.rows) > _LONGEST
     columns = "l" * sheet.stub + "r" * (len(sheet.head) - sheet.stub)
-    caption = f"\\caption{{{escaped(sheet.caption)}.}}\\label{{tab:{_comment(name)}:{sheet.name}}}"
+    caption = f"\\caption{{{escaped(sheet.caption)}.}}\\label{{tab:{_printable(name)}:{sheet.name}}}"
     head = ["\\toprule", " & ".join(map(escaped, sheet.head)) + " \\\\", "\\midrule"]
     body = []
     for number, row in enumerate(sheet.rows):

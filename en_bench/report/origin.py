@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from en_bench.matrix.plan import PlannedCell, State, count_states
-from en_bench.matrix.records import covers_set
+from en_bench.matrix.records import Json, covers_set
 from en_bench.matrix.spec import Spec
 from en_bench.noise.base import labels_told
 from en_bench.report.entries import NOTHING, PART
 
 _DIGITS = 8  # of a hash, where it is shown
+_MADE = ("classes_digest", "device", "versions", "commit")
+_OF_RESULT = ("set", "n", "unreadable", "labels", "digest", "variant", "whole_set", *_MADE)
+_OF_TRAINING = ("train", "noise", "held_out", "epochs", *_MADE)
 
 
-def notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterator[tuple[str, str]]:
+Validated = Mapping[str, Sequence[Json]]
+"""Results of different origins, by validation set."""
+
+
+def notes(spec: Spec, planned: Sequence[PlannedCell], validated: Validated) -> Iterator[tuple[str, str]]:
     """Sets, seeds, devices, versions and commits behind the numbers of a matrix, each with what it is called."""
     # Of the trainings only those with a number in the table.
-    fits = [(item, item.record.fit) for item in planned if item.record is not None and item.fresh]
-    runs = [fit for _, fit in fits]
-    results = {label: [r for item in planned if (r := item.result(label)) is not None] for label in spec.validate}
-    for label in spec.train:
-        yield (
-            f"trained on {label}",
-            _mixed(_set(fit.get("train", {}), _of_training(fit)) for item, fit in fits if item.cell.train == label),
-        )
-    for label in spec.train:
-        held_out = [fit["held_out"] for item, fit in fits if item.cell.train == label and fit.get("held_out")]
+    runs = [item.record.fit for item in planned if item.record is not None and item.fresh]
+    by_train: dict[str, list[Json]] = {label: [] for label in spec.train}
+    for item in planned:
+        if item.record is not None and item.fresh:
+            by_train[item.cell.train].append(item.record.fit)
+    trained = {label: _distinct(fits, _OF_TRAINING) for label, fits in by_train.items()}
+    for label, fits in trained.items():
+        yield f"trained on {label}", _mixed(_set(fit.get("train", {}), _of_training(fit)) for fit in fits)
+    for label, fits in trained.items():
+        held_out = [fit["held_out"] for fit in fits if fit.get("held_out")]
         if held_out:
             yield f"held out of {label}", _mixed(map(_held_out, held_out))
-    for label in spec.validate:
-        yield f"validated on {label}", _mixed(_set(result) for result in results[label])
-    everything = runs + [result for found in results.values() for result in found]
+    for label, results in validated.items():
+        yield f"validated on {label}", _mixed(map(_set, results))
+    results = list(chain.from_iterable(validated.values()))
+    trainings = list(chain.from_iterable(trained.values()))
+    everything = trainings + results
     yield "class map", _class_maps(everything)
-    if not all(covers_set(result) for found in results.values() for result in found):
+    if not all(map(covers_set, results)):
         yield PART, "validated on a part of the set only: no best among its rivals"
-    yield "epochs", _mixed(str(fit.get("epochs", "?")) for fit in runs)
+    yield "epochs", _mixed(str(fit.get("epochs", "?")) for fit in trainings)
     yield "seeds", ", ".join(map(str, spec.seeds))
     yield "recipes tried", recipes_tried(spec)
     yield "device", _mixed(told_origin("device", made.get("device")) for made in everything)
@@ -47,11 +57,21 @@ def notes(spec: Spec, planned: Sequence[PlannedCell]) -> Iterator[tuple[str, str
     yield "cells", cells(planned)
 
 
-def data_line(spec: Spec, planned: Sequence[PlannedCell]) -> str:
+def data_line(validated: Validated) -> str:
     """Class map, and n and variant of each validation set, in one line: what tells whether tables are comparable."""
+    sets = [f"{label} {_mixed(map(_counted, results))}" for label, results in validated.items()]
+    return "; ".join([f"class map {_class_maps(chain.from_iterable(validated.values()))}", *sets])
+
+
+def validated_by(spec: Spec, planned: Sequence[PlannedCell]) -> Validated:
+    """The results that hold, one of each origin."""
     found = {label: [r for item in planned if (r := item.result(label)) is not None] for label in spec.validate}
-    sets = [f"{label} {_mixed(_counted(result) for result in results)}" for label, results in found.items()]
-    return "; ".join([f"class map {_class_maps(r for results in found.values() for r in results)}", *sets])
+    return {label: _distinct(results, _OF_RESULT) for label, results in found.items()}
+
+
+def _distinct(made: Iterable[Json], facts: Sequence[str]) -> list[Json]:
+    """One for each combination of `facts`, in order of appearance: ten thousand records have a handful of origins."""
+    return list({repr([one.get(fact) for fact in facts]): one for one in made}.values())
 
 
 def cells(planned: Sequence[PlannedCell]) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 from en_bench.matrix.reported import Reported
-from en_bench.report.entries import METRICS, PART, Entry, collect
+from en_bench.report.entries import METRICS, PART, Entry
 from en_bench.report.scores import SUMMARY, summary
-from en_bench.report.sheet import Frame, Note, Sheet, fields
-from en_bench.report.tables import Column, Table, measured
+from en_bench.report.sheet import Frame, Note, Sheet, computed, fields
+from en_bench.report.tables import Column, Table, entry_of
 
 _ROUNDING = 1e-9  # of decimal fractions such as 0.763 + 0.003
 
@@ -64,7 +63,7 @@ def beside(table: Table) -> list[Beside]:
         published: Sequence[Reported | None] = by_key.get((train, norm, target), [None])
         for reported in published:
             metric = table.spec.metric if reported is None else reported.metric
-            entry = collect(table.group(train, norm), partial(measured, Column(target), metric))
+            entry = entry_of(table.group(train, norm), Column(target), metric)
             found.append(Beside(train, norm, target, metric, entry, reported))
     return found
 
@@ -116,7 +115,7 @@ def reported_frame(table: Table) -> Frame | None:
     rows = [
         [one.train, one.norm, one.target, one.metric, *summary(one.entry)]
         + ([None] * 3 if one.reported is None else [one.reported.value, one.reported.tolerance, one.reported.source])
-        + [one.difference, one.verdict or None]
+        + [computed(one.difference), one.verdict or None]
         for one in beside(table)
     ]
     columns = ["train", "norm", "validate", "metric", *SUMMARY, "reported", "tolerance", "source", "difference"]

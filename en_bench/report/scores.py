@@ -9,7 +9,7 @@ from typing import Any
 from en_bench.accuracies import LABELS
 from en_bench.matrix.plan import State
 from en_bench.report.entries import MEANS, METRICS, Entry
-from en_bench.report.sheet import Field, Frame, Note, Sheet, fields
+from en_bench.report.sheet import Field, Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Key, Table
 
 _HOLES = (State.MISSING, State.FAILED, State.STALE)
@@ -21,8 +21,8 @@ without a result."""
 def summary(entry: Entry) -> list[Any]:
     """The values of SUMMARY."""
     found = entry.summary
-    numbers = [None, None, None, 0] if found is None else [found.mean, found.sd, found.half_width, found.n]
-    return [*numbers, entry.parts, *(entry.holes[state] for state in _HOLES)]
+    numbers = [None, None, None] if found is None else map(computed, (found.mean, found.sd, found.half_width))
+    return [*numbers, len(entry.values), entry.parts, *(entry.holes[state] for state in _HOLES)]
 
 
 def matrix_sheet(table: Table) -> Sheet:
@@ -30,7 +30,10 @@ def matrix_sheet(table: Table) -> Sheet:
     side = "highest" if table.metric.higher_is_better else "lowest"
     adapted = [column.label for column in table.columns.values() if column.adapted]
     recalibrated = [
-        Note(f"running moments recalibrated on unlabelled images of {table.spec.adapted[label]}", f"{label} (adapted)")
+        Note(
+            f"running moments of {table.spec.adapted[label]}, without labels; – where there are none",
+            f"{label} (adapted)",
+        )
         for label in adapted
     ]
     rows = [

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """Text in a table; `best` where it is to stand out."""
 
     text: str
@@ -61,11 +60,17 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Frame:
-    """A table for programs: values in full precision (fractions and nats), None where there is none."""
+    """A table for programs: measured values in full precision (fractions and nats), None where there is none."""
 
     name: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+
+
+def computed(value: float | None) -> float | None:
+    """A number that was computed from measured ones, for a frame: to twelve significant digits, as the last bits differ
+    between machines and versions of libraries."""
+    return None if value is None else float(f"{value:.12g}")
 
 
 def fields(*texts: str) -> list[Field]:

@@ -32,6 +32,10 @@ class Column:
     def name(self) -> str:
         return f"{self.label} (adapted)" if self.adapted else self.label
 
+    def applies(self, item: PlannedCell) -> bool:
+        """Whether there can be a result: not after adapting a network that has no running moments."""
+        return not (self.adapted and item.has_no_moments(self.label))
+
     def result(self, item: PlannedCell) -> Json | None:
         """What the cell has there, if it still holds."""
         return item.adapted(self.label) if self.adapted else item.result(self.label)
@@ -94,11 +98,11 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
     columns = _columns(spec)
     entries: dict[Key, Entry] = {}
     for train, column in product(spec.train, columns.values()):
-        find = partial(measured, column, spec.metric)
-        found = {norm: collect(groups.get((train, norm), ()), find) for norm in spec.norms}
+        found = {norm: entry_of(groups.get((train, norm), ()), column, spec.metric) for norm in spec.norms}
         best = _best(found, metric)
         for norm, entry in found.items():
             entries[train, norm, column.name] = replace(entry, best=True) if norm == best else entry
+    validated = origin.validated_by(spec, planned)
     return Table(
         spec=spec,
         groups=groups,
@@ -109,15 +113,20 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
         columns=columns,
         own=spec.own_targets(),
         entries=entries,
-        notes=tuple(origin.notes(spec, planned)),
+        notes=tuple(origin.notes(spec, planned, validated)),
         failures=tuple(
             f"{item.cell}: {item.record.reason} (cell {item.cell.id})"
             for item in planned
             if item.state is State.FAILED and item.record is not None
         ),
         accuracies=_accuracies(spec, groups),
-        data_line=origin.data_line(spec, planned),
+        data_line=origin.data_line(validated),
     )
+
+
+def entry_of(group: Sequence[PlannedCell], column: Column, metric: str) -> Entry:
+    """What a group of cells comes to in a column."""
+    return collect(filter(column.applies, group), partial(measured, column, metric))
 
 
 def measured(column: Column, metric: str, item: PlannedCell) -> tuple[float | None, bool] | None:

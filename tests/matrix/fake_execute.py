@@ -49,6 +49,8 @@ def execute(argv: list[str]) -> None:
         if values[name] is not None:
             config = merge([config, {"data": {name.removeprefix("data."): values[name]}}])
     config["seed_everything"] = int(values["seed_everything"] or 0)
+    if "FAKE_DEAF" in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     if argv[0] == "fit":
         _fit(Path(values["trainer.default_root_dir"]), int(values["seed_everything"]), config, rest)

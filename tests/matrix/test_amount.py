@@ -54,6 +54,20 @@ def test_each_validation_that_follows_counts_its_whole_set(spec_file: Path) -> N
     assert isinstance(found, Amount) and found.after == {"handwritten": 300, "typeset": 200}
 
 
+def test_adapting_reads_the_unlabelled_images_and_validates_again(spec_file: Path) -> None:
+    with spec_file.open("a") as stream:
+        stream.write("adapted: [typeset]\n")
+    found = counted(spec_file, {})
+    assert isinstance(found, Amount) and found.adapted == {"typeset": 500 + 200}
+
+
+def test_a_label_for_each_trainings_own_set(spec_file: Path) -> None:
+    with spec_file.open("a") as stream:
+        stream.write("validate: own\n")
+    found = counted(spec_file, {})
+    assert isinstance(found, Amount) and list(found.after.values()) == [300]
+
+
 @pytest.mark.parametrize(
     ("more", "missing", "reason"),
     [

@@ -24,7 +24,7 @@ def spec(spec_file: Path) -> Spec:
 
 
 def one(seconds: float, ranks: int = 1) -> CellCost:
-    amount = Amount(1, 1, 0, {})
+    amount = Amount(1, 1, 0, {}, {})
     return CellCost(SHAPE, Rate(1.0, None, ranks, ""), ranks, amount, Seconds(seconds), Seconds(seconds))
 
 

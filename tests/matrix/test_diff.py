@@ -1,6 +1,7 @@
 """Two result folders cell by cell."""
 
 import argparse
+import gc
 import json
 import re
 import subprocess
@@ -53,10 +54,11 @@ def of(raw: list[dict[str, Any]]) -> dict[str, Record]:
     return {record["id"]: Record.from_json(record) for record in raw}
 
 
-def test_a_rerun_elsewhere_with_the_same_numbers_is_equal(
-    a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    again = records()
+def test_a_rerun_elsewhere_with_the_same_numbers_is_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, again = records(), records()
+    for record in first:
+        for made in filter(None, (record["fit"], *record["validate"].values(), *record["adapted"].values())):
+            made.update(finished="today", config={"root": "/w"}, checkpoint="/z", ranks=1)
     for record in again:
         record["log"] = "elsewhere"
         for made in filter(None, (record["fit"], *record["validate"].values(), *record["adapted"].values())):
@@ -65,7 +67,7 @@ def test_a_rerun_elsewhere_with_the_same_numbers_is_equal(
         if record["fit"]:
             record["fit"]["cost"] = {"seconds": 1}
             record["fit"]["a fact of later versions"] = 1
-    b = folder(tmp_path / "b", again)
+    a, b = folder(tmp_path / "a", first), folder(tmp_path / "b", again)
     assert diff(a, b) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"A: {a}, 17 records"
@@ -149,6 +151,8 @@ def test_records_of_former_settings_are_all_told() -> None:
     found = compare(of([*records(), former]), of(raw))
     assert [c.verdict for c in found if c.name == FIRST] == [Verdict.ONLY_A, Verdict.ONLY_A]
     assert counted(found) == "equal 16, differ 0, other settings 0, only in A 2, only in B 0"
+    other = {**json.loads(json.dumps(former)), "id": "e" * 16}
+    assert counted(compare(of([*records(), former]), of([*raw, other]))).endswith("only in A 2, only in B 1")
 
 
 def test_with_the_specification_what_both_lack_is_told_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,3 +202,9 @@ def test_as_a_command_without_torch(a: Path) -> None:
     assert done.stdout.endswith("equal 17, differ 0, other settings 0, only in A 0, only in B 0\n")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert not imported & {"torch", "lightning", "scipy", "matplotlib"}
+
+
+def test_the_collector_is_on_again_after_an_error(a: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        diff(a, tmp_path / "nowhere")
+    assert gc.isenabled()

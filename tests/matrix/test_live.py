@@ -34,7 +34,7 @@ def view(rows: list[Row], **changes: object) -> View:
             Row("BN/a/0", "1", 9.0, progress(command="validate", phase="validate", epoch=None)),
             ("validates", "812", "51.2", "33.0 s"),
         ),
-        (Row("BN/a/0", "1", 9.0, progress(), at_work=False), ("3/10", "-", "51.2", "-")),
+        (Row("BN/a/0", "1", 9.0, progress(), at_work=False), ("3/10 ...", "-", "51.2", "-")),
     ],
 )
 def test_a_row(row: Row, told: tuple[str, ...]) -> None:

@@ -110,6 +110,11 @@ def is_gone(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=20)[1]
 
 
+def said(folder: Path, text: str) -> int:
+    """How often the logs of all cells say it."""
+    return sum(log.read_text().count(text) for log in folder.glob("results/toy/runs/*/log.txt"))
+
+
 def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, undisturbed: Path) -> None:
     (tmp_path / "toy.yaml").write_text(SPEC.format(experiments=REPO / "experiments"))
 
@@ -124,6 +129,7 @@ def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, 
     assert "interrupted: finished cells are kept, the same command continues" in text
     assert "BatchNorm/a/0" in text and "running 1, waiting 1 of 2" in text and "Traceback" not in text
     assert is_gone(processes)
+    assert said(tmp_path, "en-bench: stopped in epoch") == 1  # and so has saved its step
 
     # Two slots, every command isolated.
     second = Launched(tmp_path, shards, "--slots", "2", "--isolate")
@@ -134,8 +140,7 @@ def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, 
     assert is_gone(processes)
     told = second.output.decode()
     assert "BatchNorm/a/0: goes on where it was cut off" in told and "Traceback" not in told
-    saved = [path.stat().st_mtime_ns for path in tmp_path.glob("results/toy/runs/*/checkpoints/last.ckpt")]
-    assert len(saved) == 2
+    assert said(tmp_path, "en-bench: stopped in epoch") == 3
 
     # Two slots; of two interrupts the second comes at once.
     third = Launched(tmp_path, shards, "--slots", "2")
@@ -167,3 +172,13 @@ def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, 
     for cell, record in found.items():
         assert record.status == "done"
         assert numbers(record.to_json()) == numbers(expected[cell].to_json())
+
+
+def test_a_cell_of_two_devices_runs_in_two_slots(shards: Path, tmp_path: Path) -> None:
+    text = SPEC.format(experiments=REPO / "experiments").replace("seeds: [0, 1]", "seeds: [0]")
+    (tmp_path / "toy.yaml").write_text(text.replace("max_epochs: 5,", "max_epochs: 1, devices: 2,"))
+    run = Launched(tmp_path, shards, "--slots", "2", terminal=True)
+    assert run.end() == 0, run.output.decode()
+    assert re.search(r"BatchNorm/a/0 +1, 2 +\S", run.output.decode())
+    (record,) = Results(tmp_path / "results/toy").load()[0].values()
+    assert record.fit["ranks"] == 2

@@ -189,17 +189,23 @@ def build(tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_native
-def test_built_once_into_the_cache_folder(tmp_path):
-    first = build(tmp_path)
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stand-in", "real"])
+def test_built_once_into_the_cache_folder(tmp_path, stand_in_compiler, real):
+    compiler = "g++" if real else str(stand_in_compiler)
+    first = build(tmp_path, CXX=compiler)
     assert first.stdout.startswith("True 0"), first
     (library,) = (tmp_path / "cache").iterdir()
     written = library.stat().st_mtime_ns
-    assert build(tmp_path, CXX="g++").stdout.startswith("True 0")
+    assert build(tmp_path, CXX=compiler).stdout.startswith("True 0")
     assert [p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()] == [written]
 
 
 @pytest.mark.parametrize(
-    ("compiler", "said"), [("no-such-compiler", "no C\\+\\+ compiler found"), ("false", "false failed")]
+    ("compiler", "said"),
+    [
+        ("no-such-compiler", "no C\\+\\+ compiler found"),
+        pytest.param("false", "false failed", marks=pytest.mark.slow),
+    ],
 )
 def test_without_a_compiler_one_warning_and_the_same_results(tmp_path, compiler, said):
     done = build(tmp_path, CXX=compiler)
@@ -210,11 +216,17 @@ def test_without_a_compiler_one_warning_and_the_same_results(tmp_path, compiler,
 
 
 @needs_native
-def test_two_processes_building_at_once_and_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path, stand_in_compiler):
+    (tmp_path / "file").touch()
+    environment = {"CXX": str(stand_in_compiler), "EN_BENCH_CACHE": str(tmp_path / "file" / "below")}
+    assert build(tmp_path, **environment).stdout.startswith("True 0")
+
+
+@needs_native
+@pytest.mark.slow
+def test_two_processes_building_at_once(tmp_path):
     env = {**os.environ, "EN_BENCH_CACHE": str(tmp_path / "cache")}
     code = "from en_bench.norms.maps import native; print(native.build())"
     both = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) for _ in "ab"]
     said = {process.communicate(timeout=120)[0] for process in both}
     assert len(said) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
-    (tmp_path / "file").touch()
-    assert build(tmp_path, EN_BENCH_CACHE=str(tmp_path / "file" / "below")).stdout.startswith("True 0")

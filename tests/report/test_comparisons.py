@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy import stats
 
 from en_bench.errors import InputError
-from en_bench.matrix.plan import Cell, PlannedCell, State
+from en_bench.matrix.plan import Cell, PlannedCell, State, plan_cell
 from en_bench.matrix.records import Record
 from en_bench.matrix.reported import Reported
 from en_bench.matrix.spec import Spec, load_spec
 from en_bench.report.comparisons import against_baseline, all_pairs
 from en_bench.report.entries import METRICS
 from en_bench.report.tables import build_table
+from tests.report.conftest import TODAY
 from tests.report.shown import rows, sheet, shown, tables
 
 Values = dict[tuple[str, str, str], list[float | None]]
@@ -263,8 +265,29 @@ def test_adapted_results_stand_beside_and_are_no_win(paper_spec: Spec, paper: Se
         if norm == "BatchNorm" and word.isdigit()
     )
     assert outcomes == 2 * 4, "two rivals over two training and two validation sets"
-    without = [replace(i, record=replace(i.record, adapted={}) if i.record else None) for i in paper]
-    assert build_table(paper_spec, without).entries["photos", "BatchNorm", "web_images (adapted)"].summary is None
+
+
+def test_a_network_without_running_moments_has_nothing_to_adapt(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
+    def without(item: PlannedCell, adapted: dict[str, Any]) -> PlannedCell:
+        if item.record is None or item.cell.norm != "SwitchNorm":
+            return item
+        return plan_cell(
+            item.cell,
+            replace(item.record, adapted=adapted),
+            {label: paper_spec.target(label) for label in paper_spec.validate},
+            TODAY.get,
+            paper_spec.adapted,
+        )
+
+    nothing = {"web_images": {"set": "web_images/train", "digest": TODAY["web_images/train"], "normalisers": 0}}
+    found = [without(item, nothing) for item in paper]
+    assert shown(tables(paper_spec, found), "matrix")["photos", "SwitchNorm"]["web_images (adapted)"] == "–"
+    assert build_table(paper_spec, found).entries["photos", "SwitchNorm", "web_images (adapted)"].holes.total() == 0
+    adapted = [row for row in rows(paper_spec, found, "cells") if row["adapted"] == "1" and row["norm"] == "SwitchNorm"]
+    assert len(adapted) == 6 and {row["top1"] for row in adapted} == {""}
+    lacking = [without(item, {}) for item in paper]
+    entry = build_table(paper_spec, lacking).entries["photos", "SwitchNorm", "web_images (adapted)"]
+    assert entry.holes == {State.MISSING: 3}
 
 
 def test_own_validation_sets(spec: Spec, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
+from en_bench.errors import InputError
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.records import Results
 from en_bench.matrix.spec import Spec
@@ -62,6 +64,14 @@ def test_parquet_holds_what_csv_holds_with_types(doc: Document) -> None:
     cells = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(frame(doc, "cells"))))
     kinds = {name: str(cells.schema.field(name).type) for name in ("id", "seed", "top1", "whole_set", "flops")}
     assert kinds == {"id": "string", "seed": "int64", "top1": "double", "whole_set": "bool", "flops": "int64"}
+
+
+def test_parquet_without_pyarrow_is_told_in_one_line(doc: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        InputError, match=r"--format parquet needs pyarrow: pip install 'en_bench\[noise\]', or use csv"
+    ):
+        to_parquet(doc.frames[0])
 
 
 def test_parquet_of_mixed_and_of_no_values() -> None:

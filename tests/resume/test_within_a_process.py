@@ -99,6 +99,16 @@ def cut_and_continued(shards: Path, folder: Path, point: str, *more: object) -> 
     return what_is_left(folder / "run"), what_is_left(folder / "undisturbed")
 
 
+def test_a_step_schedule_goes_on_where_it_was(shards, tmp_path):
+    steps = {"class_path": "en_bench.tasks.schedules.StepSchedule", "init_args": {"milestones": [0.5, 1.5]}}
+    more = ("--model.schedule", json.dumps(steps), "--model.warmup_epochs", 0, "--model.decay_all", "true")
+    cut_off, undisturbed = cut_and_continued(shards, tmp_path, "batch 1 2", *more)
+    assert_same(cut_off, undisturbed)
+    rates = [line["train/lr"] for line in undisturbed.metrics if "train/lr" in line]
+    assert rates == pytest.approx([0.1] * 3 + [0.01] * 6 + [0.001] * 3)
+    assert [group["weight_decay"] for group in undisturbed.optimiser[0]["param_groups"]] == [1e-4, 1e-4]
+
+
 @pytest.mark.parametrize(("steps", "point"), [(12, "validation 1"), (8, "batch 1 0"), (8, "end")])
 def test_a_number_of_steps_as_the_end(shards, tmp_path, steps, point):
     cut_off, undisturbed = cut_and_continued(shards, tmp_path, point, "--trainer.max_steps", steps)
