@@ -43,12 +43,13 @@ def test_several_ranks_stop_together_and_end_as_they_would_have_locally(make_mat
     matrix = make_matrix(base=base)
     assert "1 node x 2 tasks" in matrix.submit("--slurm", "signal_seconds=60")
     (number,) = cluster.jobs()
-    until(lambda: lines(matrix) > 3, 100, matrix.logs)
+    until(lambda: lines(matrix) > 3, 150, matrix.logs)
     cluster.ask("scancel", "--signal=USR1", "--batch", number)
     until(lambda: cluster.jobs()[number]["Restarts"] == "1", 60, matrix.logs)
-    assert "queued" in matrix("status") and not matrix.records()
+    until(lambda: f"queued  BN/a/0  Slurm job {number} pending" in matrix("status"), 60, matrix.logs)
+    assert not matrix.records()
     cluster.start_now(number)
-    until(matrix.records, 100, matrix.logs)
+    until(matrix.records, 150, matrix.logs)
     log = (matrix.results.run(matrix.records()["BN"].id) / "log.txt").read_text()
     assert "task 0: Exited with exit code 75" in log and "task 1: Exited with exit code 75" in log
     assert log.count("going on from") == 1

@@ -16,13 +16,13 @@ def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_
     matrix = make_matrix(base={"trainer": LONG})
     matrix.submit()
     (number,) = cluster.jobs()
-    until(lambda: lines(matrix) > 3, 100, matrix.logs)
+    until(lambda: lines(matrix) > 3, 150, matrix.logs)
     cluster.ask("sbatch", "--partition=high", f"--ntasks={CPUS}", "--output=/dev/null", "--wrap", "sleep 1")
     until(lambda: cluster.jobs()[number]["Restarts"] == "1", 60, matrix.logs)
     stopped_after = lines(matrix)
     assert not matrix.records()
     cluster.start_now(number)
-    until(matrix.records, 100, matrix.logs)
+    until(matrix.records, 150, matrix.logs)
     record = matrix.records()["BN"]
     assert record.generation == 1
     log = (matrix.results.run(record.id) / "log.txt").read_text()
@@ -36,7 +36,7 @@ def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_
 def test_without_a_controller_nothing_is_doubled_and_jobs_go_on(make_matrix, cluster):
     matrix = make_matrix(base={"trainer": LONG})
     matrix.submit()
-    until(lambda: lines(matrix) > 3, 100, matrix.logs)
+    until(lambda: lines(matrix) > 3, 150, matrix.logs)
     cluster.kill_controller()
     try:
         told = matrix("run", "--launcher", "slurm", expected=1)
@@ -44,7 +44,7 @@ def test_without_a_controller_nothing_is_doubled_and_jobs_go_on(make_matrix, clu
         assert "left to Slurm job" in matrix("run")  # nor does a local runner take the cell
         told = matrix("status")
         assert "queued  BN/a/0  Slurm job" in told and "is told as it was submitted" in told
-        until(matrix.records, 100, matrix.logs)
+        until(matrix.records, 150, matrix.logs)
     finally:
         cluster.start_controller()
     assert "1 cells, 1 of them done" in matrix.submit()
@@ -73,7 +73,7 @@ def test_whoever_submits_may_be_killed_before_and_after(make_matrix, cluster):
     (number,) = cluster.jobs()
     assert f"queued  BN/a/0  Slurm job {number} pending (BeginTime)" in matrix("status")
     cluster.start_now(number)
-    until(matrix.records, 100, matrix.logs)
+    until(matrix.records, 150, matrix.logs)
     assert matrix.records()["BN"].generation == 2  # the lease of the first, who was killed before, counts
 
 
