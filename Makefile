@@ -36,7 +36,7 @@ test: install
 	@$(PYTEST) -n $(JOBS) --dist worksteal
 
 test-slow: install
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m slow -n $(JOBS) --dist loadgroup
 
 test-full: install
 	@$(PYTEST) -m 'slow or full'

@@ -224,7 +224,9 @@ def _note(run: Path, text: str) -> None:
 
 
 def _found(written: Callable[[Path, str], Json | None], run: Path, labels: Iterable[str]) -> dict[str, Json]:
-    return {label: result for label in labels if (result := written(run, label)) is not None}
+    """Without their configurations, which are the training's: they would be half of each record."""
+    results = {label: result for label in labels if (result := written(run, label)) is not None}
+    return {label: {k: v for k, v in result.items() if k != "config"} for label, result in results.items()}
 
 
 def _written_result(run: Path, label: str) -> Json | None:

@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.cluster import until
 from tests.slurm.conftest import EXPERIMENTS, LONG, lines, numbers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
 
 
 def test_an_array_of_cells_of_which_one_fails(make_matrix, cluster):

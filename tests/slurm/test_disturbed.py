@@ -9,7 +9,7 @@ import pytest
 from tests.slurm.cluster import CPUS, until
 from tests.slurm.conftest import LONG, lines, numbers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
 
 
 def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_matrix, cluster):
