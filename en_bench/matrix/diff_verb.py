@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from en_bench.errors import InputError
+from en_bench.matrix.collection import collection_paused
 from en_bench.matrix.diff import Verdict, compare, counted, same
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.process import Execute
 from en_bench.matrix.records import Record, Results
 from en_bench.matrix.spec import load_spec
-from en_bench.matrix.uncollected import uncollected
 
 _ORIGINS = ("device", "versions", "commit")
 
@@ -35,15 +35,11 @@ def add_diff_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@collection_paused()
 def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Prints every cell's verdict and what differs. Returns 0 if all are equal, else 1."""
     if not 0 <= args.tolerance < math.inf:
         raise InputError(f"--tolerance {args.tolerance} is none: give a number of 0 or more")
-    with uncollected():
-        return _diff(args)
-
-
-def _diff(args: argparse.Namespace) -> int:
     sides = [_open(path, args.results) for path in (args.a, args.b)]
     specified = [cells for _, cells in sides if cells is not None]
     loaded = [_load(results) for results, _ in sides]

@@ -11,7 +11,6 @@ from en_bench.matrix.collection import collection_paused
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.process import Execute
-from en_bench.matrix.uncollected import uncollected
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +25,8 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 @collection_paused()
 def report_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Prints the tables and writes the files of all of them. Returns the exit code."""
-    with uncollected():
-        matrix = open_matrix(args)
-        print_table(matrix, matrix.planned(), args.format, args.table)
+    matrix = open_matrix(args)
+    print_table(matrix, matrix.planned(), args.format, args.table)
     return 0
 
 
