@@ -185,7 +185,7 @@ def test_the_maps_of_a_resnet_50():
         (["--markdown", "pyproject.toml/x.md"], "cannot be written"),
         (["--from", "nowhere.json"], "--from nowhere.json: No such file"),
         (["--from", "pyproject.toml"], "not JSON"),
-        (["--from", "tests/report/records.json"], "not what"),
+        (["--from", "tests/report/records/01d6ca485e3d110e.json"], "not what"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(options, words, capsys, monkeypatch):

@@ -148,7 +148,7 @@ def test_tables_are_made_again_from_the_record_alone(
         (["x.tar", "--scratch", "pyproject.toml"], "--scratch pyproject.toml is no folder"),
         (["x.tar", "--json", "."], "--json . is a folder"),
         (["x.tar", "--from", "old.json"], "--from measures nothing: leave out x.tar"),
-        (["--from", "tests/report/records.json"], "not what `en-bench bench prepare --json`"),
+        (["--from", "tests/report/records/01d6ca485e3d110e.json"], "not what `en-bench bench prepare --json`"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(

@@ -180,7 +180,7 @@ def _ended(status: Path) -> bool:
         ),
         (["{small}", "--json", "."], "--json . is a folder"),
         (["{small}", "--from", "old.json"], "--from measures nothing: leave out"),
-        (["--from", "tests/report/records.json"], "not what `en-bench bench data --json`"),
+        (["--from", "tests/report/records/01d6ca485e3d110e.json"], "not what `en-bench bench data --json`"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(

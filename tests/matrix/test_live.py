@@ -22,23 +22,25 @@ def view(rows: list[Row], **changes: object) -> View:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("changes", "told"),
     [
-        (Row("BN/a/0", "1", 9.0, None), ("starts", "-", "-", "-")),
-        (Row("BN/a/0", "1", 9.0, progress()), ("3/10", "812", "51.2", "33.0 s")),
-        (Row("BN/a/0", "1", 9.0, progress(phase="validate")), ("3/10 val", "812", "51.2", "33.0 s")),
-        (Row("BN/a/0", "1", 9.0, progress(epochs=None, seconds_left=None)), ("3", "812", "51.2", "-")),
-        (Row("BN/a/0", "1", 9.0, progress(scores={"top1": None})), ("3/10", "812", "nan", "33.0 s")),
-        (Row("BN/a/0", "1", 9.0, progress(scores={}, images_per_second=None)), ("3/10", "-", "-", "33.0 s")),
-        (
-            Row("BN/a/0", "1", 9.0, progress(command="validate", phase="validate", epoch=None)),
-            ("validates", "812", "51.2", "33.0 s"),
-        ),
-        (Row("BN/a/0", "1", 9.0, progress(), at_work=False), ("3/10 ...", "-", "51.2", "-")),
+        (None, ("starts", "-", "-", "-")),
+        ({}, ("3/10", "812", "51.2", "33.0 s")),
+        (dict(phase="validate"), ("3/10 val", "812", "51.2", "33.0 s")),
+        (dict(epochs=None, seconds_left=None), ("3", "812", "51.2", "-")),
+        (dict(scores={"top1": None}), ("3/10", "812", "nan", "33.0 s")),
+        (dict(scores={}, images_per_second=None), ("3/10", "-", "-", "33.0 s")),
+        (dict(command="validate", phase="validate", epoch=None), ("validates", "812", "51.2", "33.0 s")),
     ],
 )
-def test_a_row(row: Row, told: tuple[str, ...]) -> None:
+def test_a_row(changes: dict[str, object] | None, told: tuple[str, ...]) -> None:
+    row = Row("BN/a/0", "1", 9.0, None if changes is None else progress(**changes))
     assert row.columns("top1") == ("BN/a/0", "1", *told, "9.0 s")
+
+
+def test_a_row_between_two_commands() -> None:
+    row = Row("BN/a/0", "1", 9.0, progress(), at_work=False)
+    assert row.columns("top1") == ("BN/a/0", "1", "3/10 ...", "-", "51.2", "-", "9.0 s")
 
 
 def test_a_command_that_says_nothing_for_long() -> None:
