@@ -128,8 +128,7 @@ def write_splits(
         samples = limited(split.samples, args) if hasattr(args, "limit") else split.samples
         noise = split.noise
         if columns and split.name == "train":
-            samples, made = with_noisy_columns(samples, columns, classes, encode, args.workers)
-            noise = {**noise, **made}
+            samples, noise = with_noisy_columns(samples, columns, classes, encode, args.workers, noise)
         with Progress(split.name) as progress:
             manifest = write_split(
                 out / split.name,

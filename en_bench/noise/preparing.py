@@ -21,6 +21,7 @@ from en_bench.data.progress import Progress
 from en_bench.data.shard_task import Loaded, Report
 from en_bench.data.sources import Source
 from en_bench.errors import InputError
+from en_bench.noise.added_twice import Known, same_seed
 from en_bench.noise.base import Noise, SmallImages
 from en_bench.noise.kinds import KINDS
 from en_bench.noise.small_images import SIDE, small_image
@@ -148,12 +149,20 @@ def with_noisy_columns(
     classes: Sequence[str],
     encode: Callable[[bytes], Encoded],
     workers: int,
-) -> tuple[Sequence[Source], dict[str, dict[str, Any]]]:
-    """The samples with further columns, and what the manifest says of these. Raises InputError, for names too."""
-    noise = {}
+    known: Known,
+) -> tuple[Sequence[Source], dict[str, Mapping[str, Any]]]:
+    """The samples with further columns, and what the manifest says of all; `known` is that of those that are there.
+
+    Raises InputError as `with_noise` does, for a name that is taken, and for noise of the seed that made the base.
+    """
+    noise = dict(known)
     for column in columns:
         if samples and column.column in samples[0].labels:
             raise InputError(f"{_FLAG}: there is a label column {column.column!r} already: name another with column=")
+        if (before := same_seed(column.noise, column.base, noise)) is not None:
+            raise InputError(
+                f"{_FLAG} on column {column.base!r}: {before}: use seed={before.free_seed}, or from={before.origin}"
+            )
         samples = with_noise(samples, column, classes, encode, workers)
         noise[column.column] = column.describe()
     return samples, noise

@@ -180,6 +180,11 @@ def test_columns_of_different_rates_have_different_names():
     [
         (["symmetric,rate=0.4,column=given"], "there is a label column 'given' already"),
         (["symmetric,rate=0.4", "--label-noise", "symmetric,rate=0.4,seed=1"], "'symmetric40' already"),
+        (
+            ["symmetric,rate=0.4", "--label-noise", "pair,rate=0.2,from=symmetric40"],
+            "--label-noise on column 'symmetric40': symmetric 0.4 (seed 0) made these labels, and noise of the same "
+            "seed would hit the same samples again: use seed=1, or from=given",
+        ),
         (["symmetric,rate=0.4,from=clean"], "no label column 'clean' to start from: use from=given"),
         (["pair,rate=0.4,mapping=cifar10"], "'truck' of its mapping is none of the 6 classes"),
         (["symmetric,rate=0.4", "--split-map", "train=fit"], "there is no split train"),
