@@ -18,11 +18,9 @@ from en_bench.errors import InputError
 from en_bench.files import write_text
 from en_bench.losses.cross_entropy import CrossEntropy
 from en_bench.noise.transition import Matrix
-from en_bench.one_process import OneProcessCLI, restored
-from en_bench.resume.checkpoint import last_checkpoint
+from en_bench.one_process import OneProcessCLI, restored, run_verb_of_a_run
 from en_bench.tasks.classification import ClassificationTask
-from en_bench.trainer import CONFIG, EnBenchTrainer
-from en_bench.training import run_training_verb
+from en_bench.trainer import EnBenchTrainer
 
 _AGAINST_OUTLIERS, _SUREST = 97.0, 100.0
 _LEAST_SHARE = 0.05  # of the samples, of a class whose surest 3 % are its own
@@ -178,14 +176,5 @@ class EstimateCLI(OneProcessCLI):
 
 
 def run(argv: list[str]) -> None:
-    """Runs `en-bench noise estimate ARGV`, RUN [options]. Raises as `run_training_verb` does, and InputError."""
-    options = argv
-    if argv and not argv[0].startswith("-"):
-        folder, *options = argv
-        config = Path(folder) / CONFIG
-        if not config.is_file():
-            raise InputError(f"{folder} is no folder of a run: there is no {config}")
-        options = ["--config", str(config), "--ckpt_path", str(last_checkpoint(folder)), *options]
-    elif "--help" not in argv and "-h" not in argv:
-        raise InputError("estimate needs the folder of a finished run: en-bench noise estimate RUN --out FILE")
-    run_training_verb(["estimate", *options], EstimateCLI)
+    """Runs `en-bench noise estimate ARGV`. Raises as `run_verb_of_a_run` does."""
+    run_verb_of_a_run("estimate", argv, EstimateCLI)

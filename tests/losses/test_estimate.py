@@ -131,8 +131,11 @@ def test_the_percentile_that_was_used_is_recorded(trained, tmp_path, capsys):
         (["RUN", "--out", "T.json", "--model.mixup", "0.5"], "trains with CrossEntropy and --model.mixup 0.5, after"),
         (["RUN"], "estimate needs --out"),
         (["RUN", "--out", "T.json", "--percentile", "101"], "--percentile 101.0 is not within 0 .. 100"),
-        (["nowhere", "--out", "T.json"], "nowhere is no folder of a run"),
-        (["--out", "T.json"], "estimate needs the folder of a finished run"),
+        (
+            ["nowhere", "--out", "T.json"],
+            "nowhere is no run: it has no config.yaml; give the folder that en-bench fit wrote",
+        ),
+        (["--out", "T.json"], "estimate needs the run's folder first: en-bench noise estimate RUN"),
         (["RUN", "--out", "T.json", "--ckpt_path", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["RUN", "--out", "T.json", "--data.train", "a/trian"], "a/trian: no such folder"),
         (["RUN", "--out", "T.json", "--percentage", "90"], "there is no option --percentage"),

@@ -144,8 +144,11 @@ def test_workers_change_no_label(raw, specs, tmp_path):
     ("text", "message"),
     [
         ("gauss,rate=0.4", "'gauss' is no kind of noise: use one of symmetric, pair, matrix, instance"),
-        ("symmetric", "missing 1 required positional argument: 'rate'"),
-        ("symmetric,rate=0.4,mapping=next", "unexpected keyword argument 'mapping'"),
+        ("symmetric", "symmetric: rate= is missing: use rate, include_own, seed, column, from"),
+        ("symmetric,rat=0.4", "'rat' is no argument of symmetric: use rate, include_own, seed, column, from"),
+        ("symmetric,rate=0.4,mapping=next", "'mapping' is no argument of symmetric: use rate, include_own"),
+        ("pair,rate=0.4,mapping=cifar11", "no mapping 'cifar11': use next, cifar10, cifar100, or a CSV with columns"),
+        ("pair,rate=0.4,mapping=cifar11.csv", "cifar11.csv: not a file"),
         ("symmetric,rate=much", "could not convert string to float"),
         ("symmetric,rate=1.4", "1.4 is not a rate"),
         ("symmetric,rate", "write each argument once, as name=value"),
@@ -159,6 +162,12 @@ def test_what_cannot_be_understood(text, message):
     with pytest.raises(InputError) as told:
         parse_noisy_column(text)
     assert message in str(told.value) and "\n" not in str(told.value)
+
+
+def test_it_is_told_in_one_line_without_the_usage(raw, tmp_path, capsys):
+    assert prepare(raw, tmp_path / "out", "--label-noise", "symmetric,rat=0.4") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: --label-noise symmetric,rat=0.4: 'rat' is no argument" in line
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,7 @@ def test_noise_that_cannot_be_made_is_one_line(sets, tmp_path, capsys):
         ),
         (["SymmetricNoise", "--data.noise.rate", "4"], "4.0 is not a rate: use 0 to 1"),
         (["MatrixNoise", "--data.noise.matrix", "none.json"], "none.json: No such file"),
+        (["Gauss", "--data.noise.rate", "0.4"], "no class Gauss: use one of "),
         (["SymetricNoise", "--data.noise.rate", "0.4"], "no class SymetricNoise: did you mean SymmetricNoise"),
         (["null", "--data.noise.rate", "0.4"], "--data.noise.rate is an option of a class: give --data.noise too"),
     ):
