@@ -89,6 +89,8 @@ class AuditingTrainer(EnBenchTrainer):
             ratios, more = gather.ratios_of(passed, labels, bootstrap)
             notes += more
         scores, of_scores = gather.scores_of(record, passed, labels)
+        ranked_by = score or default_score(scores)
+        of_scores = [*gather.unranked(scores[ranked_by], record, labels), *of_scores]
         issues, of_issues = gather.issues_of(passed, labels)
         self.findings = Findings(
             name=datamodule.train,
@@ -98,7 +100,7 @@ class AuditingTrainer(EnBenchTrainer):
             noise=None if datamodule.noise is None else str(datamodule.noise),
             labels=labels,
             scores=scores,
-            ranked_by=score or default_score(scores),
+            ranked_by=ranked_by,
             predicted=gather.predicted_of(record, passed, len(manifest.classes)),
             pass_predicted=passed.predicted,
             issues=issues,

@@ -17,6 +17,7 @@ from en_bench.data.once import each_once
 from en_bench.errors import InputError
 from en_bench.files import write_text
 from en_bench.losses.cross_entropy import CrossEntropy
+from en_bench.noise.matrix_text import matrix_lines
 from en_bench.noise.transition import Matrix
 from en_bench.one_process import OneProcessCLI, restored, run_verb_of_a_run
 from en_bench.tasks.classification import ClassificationTask
@@ -121,6 +122,8 @@ class EstimatingTrainer(EnBenchTrainer):
         kept = float(np.diag(matrix).mean())
         print(f"{len(probability)} images of {datamodule.train}, {unreadable} unreadable")
         print(f"the image at percentile {used:g} of p(label) stands for each class")
+        print("from clean (rows) to the labels that train (columns), estimated, in percent of the row")
+        print("\n".join(matrix_lines(matrix, manifest.classes)))
         print(f"a label is kept with probability {kept:.3f}, the mean over {len(matrix)} classes")
         if doubt := doubtful(matrix, manifest.classes):
             print(doubt)

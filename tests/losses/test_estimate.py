@@ -98,8 +98,11 @@ def test_a_run_in_a_matrix_out(trained, shards, tmp_path, capsys):
         files.append(tmp_path / f"{size}.json")
         options = ("--out", files[-1], "--percentile", 90, "--data.val_batch_size", size)
         assert main(["noise", "estimate", str(trained), *map(str, options)]) == 0
-    assert "200 images of a/train, 0 unreadable" in capsys.readouterr().out
+    out = capsys.readouterr().out
     found = [json.loads(path.read_text()) for path in files]
+    assert "200 images of a/train, 0 unreadable" in out
+    for name, row in zip(("dark  ", "grey  ", "bright"), found[0]["matrix"], strict=True):
+        assert name + "".join(f"{100 * share:7.2f}" for share in row) + "\n" in out
     np.testing.assert_allclose(found[0]["matrix"], found[1]["matrix"], rtol=1e-4, atol=1e-6)
     assert found[0]["classes"] == ["dark", "grey", "bright"]
     assert found[0]["estimated"]["n"] == 200 and found[0]["estimated"]["percentile"] == 90

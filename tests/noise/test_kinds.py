@@ -241,7 +241,10 @@ def test_descriptions_tell_kinds_arguments_and_seeds_apart(skewed):
             "classes that it has, or use mapping cifar10 or next",
         ),
         (lambda: PairNoise(0.1, "cifar10").check(CIFAR10.classes[1:]), "'airplane' of its mapping is none of the 9"),
-        (lambda: PairNoise(0.1, "cifar01").validate(), "there is no mapping 'cifar01': use next, cifar10, cifar100, or a CSV"),
+        (
+            lambda: PairNoise(0.1, "cifar01").validate(),
+            "there is no mapping 'cifar01': use next, cifar10, cifar100, or a CSV",
+        ),
         (lambda: MatrixNoise("nowhere.json").validate(), "nowhere.json: No such file or directory: name the file"),
     ],
 )

@@ -94,7 +94,9 @@ def test_preparing_and_reading_make_the_very_same_labels(raw, specs, tmp_path, c
     capsys.readouterr()
     assert main(["data", "verify", str(tmp_path / "pets"), "--workers", "1"]) == 0
     assert main(["data", "info", str(tmp_path / "pets" / "train")]) == 0
-    assert f"{100 * manifest.noise['own']['realised']:.2f} % differ from given" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{100 * manifest.noise['own']['realised']:.2f} % differ from given" in shown
+    assert f"\n  {'label symmetric40':19}all known" in shown and f"\n  {'samples':19}72\n" in shown
     assert prepare(raw, tmp_path / "pets", *options) == 0, "the same again: nothing to do"
     assert "already there" in capsys.readouterr().out
     assert prepare(raw, tmp_path / "pets") == 1
