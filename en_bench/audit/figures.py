@@ -67,9 +67,8 @@ def effects_png(report: RatioReport, title: str) -> bytes:
         axes.grid(color="#e6eaee", linewidth=0.8)
         axes.set_axisbelow(True)
         _open(axes)
-    figure.supxlabel(
-        "Cliff's delta; right of 0: wrongly labelled samples have more\n95 % intervals, not corrected for their number",
-        fontsize=8,
+    panels[len(panels) // 2].set_xlabel(
+        "Cliff's delta; right of 0: wrongly labelled samples have more\n95 % intervals, not corrected for their number"
     )
     handles, names = panels[0].get_legend_handles_labels()
     _head(figure, report, title, handles, names)
@@ -132,7 +131,8 @@ def epochs_png(report: RatioReport, title: str) -> bytes:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", color=_COLOURS[i % len(_COLOURS)]) for i in range(len(normalisers))]
-    figure.supxlabel("epoch, from 1", fontsize=8)
+    for axes in panels[-_ACROSS:]:  # the lowest of each column
+        axes.set_xlabel("epoch, from 1")
     figure.supylabel("Cliff's delta within classes (clean label)", fontsize=8)
     _head(figure, report, title, handles, list(normalisers), "in training, epoch by epoch, without intervals")
     return _png(figure)
