@@ -68,13 +68,13 @@ def three_accuracies(by_epoch: Mapping[int, Scores], epochs: int) -> Accuracies:
     }
 
 
-def told(accuracies: Accuracies) -> str:
-    """What `three_accuracies` gave, as one line."""
+def told(accuracies: Accuracies, held_out: Mapping[str, Any] | None) -> str:
+    """What `three_accuracies` gave, as one line; `held_out` is what the outcome says of that part, None without one."""
     parts = []
     for name, label in LABELS.items():
         found = accuracies.get(name)
         if found is None:
-            parts.append(f"{label}: none")
+            parts.append(f"{label}: none{f' ({_why_none(held_out)})' if name == 'selected' else ''}")
             continue
         score = "nan" if found["top1"] is None else f"{found['top1']:.4f}"
         of = f" of {found['of']}" if name == "last" else ""
@@ -82,6 +82,14 @@ def told(accuracies: Accuracies) -> str:
         part = "" if found["whole_set"] else ", a part of the set"
         parts.append(f"{label} {score} (epoch {found['epoch']}{of}{by}{part})")
     return "   ".join(parts)
+
+
+def _why_none(held_out: Mapping[str, Any] | None) -> str:
+    if held_out is None:
+        return "nothing is held out: --data.held_out 0.1 does"
+    if held_out.get("trained_before"):
+        return "samples of the held-out part have trained before"
+    return "no epoch has an accuracy on the held-out part"
 
 
 def _argmax(scores: Mapping[int, float | None]) -> int | None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import IO, Any
 
 from en_bench.lease_guard import require_lease
 
+# A list of numbers as `json.dumps` indents it. No string of JSON holds a line break.
+_NUMBERS = re.compile(r"(?<=\[)\n *-?\d[\d.eE+-]*(?:,\n *-?\d[\d.eE+-]*)*\n *(?=\])")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -93,5 +96,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """`write_text` of `value` as indented JSON; NaN and infinities, which JSON lacks, raise ValueError."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """`write_text` of `value` as indented JSON, lists of numbers on one line each.
+
+    NaN and infinities, which JSON lacks, raise ValueError.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from en_bench.data.module import ShardDataModule
+from en_bench.errors import InputError
+from en_bench.resume.checkpoint import last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
-from en_bench.training import EnBenchCLI
+from en_bench.trainer import CONFIG
+from en_bench.training import EnBenchCLI, run_training_verb
 
 
 class OneProcessCLI(EnBenchCLI):
@@ -38,3 +42,22 @@ def restored(
     trainer.precision_plugin.convert_module(task)
     task.to(trainer.strategy.root_device)
     return task
+
+
+def run_verb_of_a_run(verb: str, argv: list[str], cli: type[OneProcessCLI]) -> None:
+    """Runs `VERB RUN [options]`: the configuration and the last checkpoint of the folder RUN, and the options.
+
+    Raises InputError where there is no such run, and as `run_training_verb` does.
+    """
+    if any(argument in ("-h", "--help") for argument in argv):
+        run_training_verb([verb, "--help"], cli)
+        return
+    command = f"{cli.PROG} {verb}"
+    if not argv or argv[0].startswith("-"):
+        raise InputError(f"{verb} needs the run's folder first: {command} RUN")
+    folder, options = Path(argv[0]), argv[1:]
+    config = folder / CONFIG
+    if not config.is_file():
+        raise InputError(f"{folder} is no run: it has no {CONFIG}; give the folder that en-bench fit wrote")
+    own = ["--config", str(config), "--trainer.default_root_dir", str(folder)]
+    run_training_verb([verb, *own, "--ckpt_path", str(last_checkpoint(folder)), *options], cli)

@@ -236,7 +236,8 @@ class EnBenchCLI(LightningCLI):
                 self.trainer, self.datamodule, self.cost, self.validations, self.unreadable, self.scores
             )
             facts["loss"] = {"class": type(self.model.loss).__name__, **self.model.loss.facts()}
-            print(f"top-1 on {self.datamodule.val}   {accuracies.told(facts['accuracies'])}", flush=True)
+            three = accuracies.told(facts["accuracies"], facts["held_out"])
+            print(f"top-1 on {self.datamodule.val}   {three}", flush=True)
             self._write_result([self._folder() / FIT_RESULT], facts)
 
     def after_validate(self) -> None:

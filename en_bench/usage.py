@@ -40,7 +40,8 @@ def explain(message: str, options: Sequence[str]) -> str:
     if absent := _first(r"File does not exist: '?([^'\n]+)", message):
         return f"there is no overlay {absent}: correct the path after --config"
     if wrong := _first(r"Expected a dot import path string: (\S+)", message):
-        return f"{flag}: there is no class {wrong}{_meant(wrong, _class_names(message))}"
+        names = _class_names(message)
+        return f"{flag}: there is no class {wrong}{_meant(wrong, names) or ': use one of ' + ', '.join(names)}"
     option = _first(r"NestedArg\(key='(\w+)'", message)
     if option and "Expected an instantiatable class" in message:
         having = [cls.__name__ for cls in _classes(message) if option in inspect.signature(cls).parameters]
@@ -97,11 +98,17 @@ def _plain(expected: str) -> str:
 
 
 def _meant(word: str, known: Iterable[str], prefix: str = "") -> str:
-    close = _closest(word, known)
+    known = list(known)
+    close = _closest(word, known) or [name for name in known if _initials(name) == word.upper()]
     if not close:
         tails = {name.rpartition(".")[2]: name for name in known}
         close = [tails[tail] for tail in _closest(word.rpartition(".")[2], tails)]
     return f": did you mean {' or '.join(prefix + name for name in close)}?" if close else ""
+
+
+def _initials(name: str) -> str:
+    """GCE of GeneralizedCrossEntropy: what papers and overlays call it."""
+    return "".join(letter for letter in name if letter.isupper())
 
 
 def _closest(word: str, known: Iterable[str]) -> list[str]:
@@ -126,7 +133,7 @@ def _class_names(message: str) -> list[str]:
 def _classes(message: str) -> list[type]:
     """Those that can be named where `message` expects a Norm, a Transform, a Loss or a Noise; else all."""
     bases = (Norm, Transform, Loss, Noise)
-    found: list[type] = [base for base in bases if f".{base.__name__}'>" in message]
+    found: list[type] = [base for base in bases if re.search(rf"\.{base.__name__}['\]]", message)]
     found = found or [*bases]
     for cls in found:  # which grows
         below: list[type] = cls.__subclasses__()

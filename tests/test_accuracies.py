@@ -41,7 +41,7 @@ def test_last_best_and_selected_by_hand():
         "best": {"top1": 0.7, "epoch": 2, **counted},
         "selected": {"top1": 0.6, "epoch": 3, **counted, "held_out": 0.4},
     }
-    assert told(found) == (
+    assert told(found, {"share": 0.1}) == (
         "last epoch 0.4000 (epoch 4 of 4)   best epoch (oracle) 0.7000 (epoch 2)   "
         "selected on held-out labels 0.6000 (epoch 3, held out 0.4000)"
     )
@@ -58,9 +58,13 @@ def test_no_held_out_part_no_validation_and_no_number():
     found = three_accuracies({1: scores(0.5), 2: scores(math.nan)}, 2)
     assert found["selected"] is None and found["best"] is not None and found["best"]["epoch"] == 1
     assert found["last"] is not None and found["last"]["top1"] is None
-    assert told(found) == (
-        "last epoch nan (epoch 2 of 2)   best epoch (oracle) 0.5000 (epoch 1)   selected on held-out labels: none"
-    )
+    line = "last epoch nan (epoch 2 of 2)   best epoch (oracle) 0.5000 (epoch 1)   selected on held-out labels: none"
+    for held_out, why in (
+        (None, "nothing is held out: --data.held_out 0.1 does"),
+        ({"share": 0.2, "trained_before": True}, "samples of the held-out part have trained before"),
+        ({"share": 0.2}, "no epoch has an accuracy on the held-out part"),
+    ):
+        assert told(found, held_out) == f"{line} ({why})"
     diverged = three_accuracies({1: scores(math.nan, math.nan), 2: scores(0.2, 0.1)}, 2)
     assert diverged["selected"] is not None and diverged["selected"]["epoch"] == 2
     json.dumps(diverged, allow_nan=False)

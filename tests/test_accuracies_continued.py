@@ -108,6 +108,7 @@ def test_a_command_that_begins_to_hold_out_says_that_nothing_is_selected_and_nam
     assert main(fit_arguments(shards, tmp_path / "more", *noise, *checkpoint, *more)) == 0
     out = capsys.readouterr().out
     assert "a share of 0.2 of a/train is held out, but epochs before held out 0.0" in out
+    assert "selected on held-out labels: none (samples of the held-out part have trained before)" in out
     assert "epoch 2  held out of a/train (labels given + symmetric 0.4 (seed 0))  top1" in out
     assert "epoch 2  memory a/train (labels given + symmetric 0.4 (seed 0))  wrong" in out
     fit = json.loads((tmp_path / "more" / "fit.json").read_text())

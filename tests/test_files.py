@@ -14,6 +14,14 @@ def test_writes_whole_files_and_leaves_nothing_beside(tmp_path):
     assert os.listdir(path.parent) == ["a.json"]
 
 
+def test_numbers_of_a_row_stand_on_one_line(tmp_path):
+    value = {"matrix": [[1, -2.5e-07], [3, 4]], "names": ["[\n 1,\n 2\n]", "b"], "none": [], "mixed": [1, None]}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == value
+    assert "  [1, -2.5e-07],\n  [3, 4]\n" in text and "  1,\n  null\n" in text
+
+
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"x": 1})

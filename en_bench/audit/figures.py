@@ -67,7 +67,9 @@ def effects_png(report: RatioReport, title: str) -> bytes:
         axes.grid(color="#e6eaee", linewidth=0.8)
         axes.set_axisbelow(True)
         _open(axes)
-    panels[len(panels) // 2].set_xlabel("Cliff's delta, 95 % interval; right of 0: wrongly labelled samples have more")
+    panels[len(panels) // 2].set_xlabel(
+        "Cliff's delta; right of 0: wrongly labelled samples have more\n95 % intervals, not corrected for their number"
+    )
     handles, names = panels[0].get_legend_handles_labels()
     _head(figure, report, title, handles, names)
     return _png(figure)
@@ -129,8 +131,10 @@ def epochs_png(report: RatioReport, title: str) -> bytes:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", color=_COLOURS[i % len(_COLOURS)]) for i in range(len(normalisers))]
+    for axes in panels[-_ACROSS:]:  # the lowest of each column
+        axes.set_xlabel("epoch, from 1")
     figure.supylabel("Cliff's delta within classes (clean label)", fontsize=8)
-    _head(figure, report, f"{title}; by epoch", handles, list(normalisers))
+    _head(figure, report, title, handles, list(normalisers), "in training, epoch by epoch, without intervals")
     return _png(figure)
 
 
@@ -155,8 +159,10 @@ def _names(report: RatioReport) -> tuple[list[str], list[str]]:
     return layers, list(dict.fromkeys(effect.normaliser for effect in report.effects))
 
 
-def _head(figure: Figure, report: RatioReport, title: str, handles: list[Any], names: list[str]) -> None:
-    about = f"{report.source}; {report.wrong:,} wrong, {report.right:,} right samples"
+def _head(
+    figure: Figure, report: RatioReport, title: str, handles: list[Any], names: list[str], source: str | None = None
+) -> None:
+    about = f"{source or report.source}; {report.wrong:,} wrong, {report.right:,} right samples"
     figure.suptitle(f"{title}\n{about}", fontsize=9)
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
 

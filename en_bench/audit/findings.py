@@ -165,7 +165,8 @@ def to_json(findings: Findings) -> dict[str, Any]:
             "left_out": list(ratios.left_out),
             "resamples": ratios.resamples,
             "comparisons": ratios.comparisons,
-            "correction": "Benjamini-Yekutieli over these comparisons",
+            "correction": "of p: Benjamini-Yekutieli over these comparisons, which are layers x normalisers x within "
+            "(clean, given, all); intervals are of each by itself and not corrected",
             "effect": "Cliff's delta, wrong against right: above 0 where wrong ones have the larger ratio",
         },
         "notes": list(findings.notes),

@@ -64,6 +64,31 @@ def scores_of(record: Record | None, passed: CheckpointPass, labels: Labels) -> 
     return dict(by_name(scores)), notes
 
 
+def unranked(score: Score, record: Record | None, labels: Labels) -> list[str]:
+    """A note of how many labelled samples the score that ranks does not rank, and why; none where it ranks all."""
+    labelled = labels.given >= 0
+    without = labelled & np.isnan(score.values)
+    if not without.any():
+        return []
+    held_out = without & labels.held_out
+    of_training = without & ~labels.held_out
+    never = np.zeros(len(labels.given), np.bool_)
+    if score.name in RECORDED and record is not None:
+        seen = np.zeros(len(labels.given), np.bool_)
+        seen[record.row] = True
+        never = of_training & ~seen
+    reasons = {
+        "held out, which have no record": held_out,
+        "in no epoch of the record": never,
+        "without a finite value": of_training & ~never,
+    }
+    told = ", ".join(f"{int(rows.sum()):,} {why}" for why, rows in reasons.items() if rows.any())
+    return [
+        f"{score.name} ranks {int((labelled & ~without).sum()):,} of {int(labelled.sum()):,} samples; no rank have "
+        f"{int(without.sum()):,}: {told}"
+    ]
+
+
 def predicted_of(record: Record | None, passed: CheckpointPass, classes: int) -> Ints:
     """The class (N,) that each sample was predicted as: in training where there is a record, else by the checkpoint."""
     predicted = passed.predicted

@@ -14,6 +14,7 @@ from en_bench.data.manifest import Manifest
 from en_bench.data.targets import Targets
 from en_bench.dynamics.files import FOLDER, dynamics_facts, files_of, ratio_columns, read_dynamics
 from en_bench.errors import InputError
+from en_bench.noise.base import labels_told
 
 _OTHER_SET = "give --data.root and --data.train of the set that was trained on"
 _COLUMNS = ("row", "target", "predicted", "loss", "margin")
@@ -57,15 +58,22 @@ class Record:
             yield LayerRatios(layer, tuple(columns), self.epochs, mean, by_epoch)
 
 
-def read_record(run: Path, manifest: Manifest, name: str, given: Targets) -> Record | None:
-    """The record of `run`, None if it made none; `given` are the labels (N,) that its training split has here.
+def read_record(run: Path, manifest: Manifest, name: str, given: Targets, trains: str) -> Record | None:
+    """The record of `run`, None if it made none.
+
+    Args:
+        run: folder of the training.
+        manifest, name: of its training split.
+        given: the labels (N,) that the split has here.
+        trains: which these are, as `labels_told` tells.
 
     Raises InputError for files that cannot be read, of another set, or of other labels.
     """
     if not files_of(run):
         return None
     table = read_dynamics(run, [*_COLUMNS, "epoch"])
-    found = dynamics_facts(run).get("manifest")
+    facts = dynamics_facts(run)
+    found = facts.get("manifest")
     if found != manifest.digest:
         raise InputError(
             f"{run / FOLDER} is of a set with manifest {str(found)[:12]}, {name} here has {manifest.digest[:12]}: "
@@ -78,9 +86,11 @@ def read_record(run: Path, manifest: Manifest, name: str, given: Targets) -> Rec
         raise InputError(f"{run / FOLDER} records rows that {name} does not have: {_OTHER_SET}")
     differing = int((given[row] != target).sum())
     if differing:
+        trained = labels_told(str(facts.get("labels")), facts.get("noise"))
+        which = f"it is of {trained}, here are {trains}: leave --data.labels and --data.noise out"
         raise InputError(
-            f"{run / FOLDER}: {differing:,} of {len(row):,} records are of other labels than {name} has now: use the "
-            "labels and the noise that the training had"
+            f"{run / FOLDER}: {differing:,} of {len(row):,} records are of other labels than {name} has here: "
+            + (which if trained != trains else f"use the {trained} that the training had")
         )
     loss, margin = (table.column(column).to_numpy().astype(np.float64) for column in ("loss", "margin"))
     epochs = tuple(int(epoch) + 1 for epoch in np.unique(table.column("epoch").to_numpy()))

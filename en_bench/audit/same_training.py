@@ -7,6 +7,7 @@ from typing import Any
 from en_bench.data.manifest import Manifest, require_same_classes
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
+from en_bench.noise.base import told_json
 
 
 def check_same_set(saved: dict[str, Any], manifest: Manifest, data: ShardDataModule) -> None:
@@ -34,13 +35,9 @@ def check_same_set(saved: dict[str, Any], manifest: Manifest, data: ShardDataMod
     noise, held_out = state.get("noise"), state.get("held_out", 0.0)
     if noise != here.noise:
         cure = "use --data.noise null" if noise is None else "leave --data.noise out, or give what it was trained with"
-        raise InputError(f"the checkpoint was trained with {_told(noise)}, here is {_told(here.noise)}: {cure}")
+        raise InputError(f"the checkpoint was trained with {told_json(noise)}, here is {told_json(here.noise)}: {cure}")
     if held_out != here.held_out:
         raise InputError(
             f"the checkpoint was trained with a share of {held_out} held out, here it is {here.held_out}: use "
             f"--data.held_out {held_out}"
         )
-
-
-def _told(noise: str | None) -> str:
-    return "no label noise" if noise is None else f"label noise {noise}"

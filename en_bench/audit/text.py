@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from en_bench.audit.findings import AT, PROBABILITIES, Findings
+from en_bench.audit.findings import AT, PARTS, PROBABILITIES, Findings
 from en_bench.audit.ratios import SHOWN, RatioReport
 
+_INTERVALS = ", with 95 % intervals of each by itself, not corrected for their number"
 _LARGEST = 3  # effects that are told
 
 
@@ -58,7 +59,10 @@ def _measures(measures: list[dict[str, Any]], ranked_by: str) -> list[str]:
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in table
     ]
-    return [*lines, "* ranks; P@k: share of wrong labels among the k most suspect, k of P@errors: the true number"]
+    lines.append("* ranks; P@k: share of wrong labels among the k most suspect, k of P@errors: the true number")
+    if any(len({m["n"] for m in measures if m["part"] == part}) > 1 for part in PARTS):
+        lines.append("scores of different n are measured on different samples: compare those of equal n")
+    return lines
 
 
 def _issue(issue: dict[str, Any]) -> str:
@@ -74,8 +78,10 @@ def _ratios(report: RatioReport) -> list[str]:
     clear = [effect for effect in shown if effect.p_adjusted < 0.05]
     lines = [
         f"ratios ({report.source}): {report.wrong:,} wrong against {report.right:,} right samples, Cliff's delta",
-        f"{report.comparisons} comparisons; within classes (clean label) {len(clear)} of {len(shown)} differ at a "
-        "corrected p below 0.05 (Benjamini-Yekutieli), the largest:",
+        f"within classes (clean label) {len(clear)} of {len(shown)} comparisons (layers x normalisers) differ at p "
+        f"below 0.05, corrected for all {report.comparisons}: these, within given labels and over all samples "
+        "(Benjamini-Yekutieli)",
+        f"the largest within classes (clean label){_INTERVALS if report.resamples else ''}:",
     ]
     for effect in sorted(shown, key=lambda effect: -abs(effect.delta))[:_LARGEST]:
         interval = f"({effect.low:+.3f} .. {effect.high:+.3f})" if report.resamples else ""

@@ -24,11 +24,10 @@ from en_bench.data.module import ShardDataModule
 from en_bench.data.sheet import MOST
 from en_bench.errors import InputError
 from en_bench.files import write_bytes, write_json, write_text
-from en_bench.one_process import OneProcessCLI, restored
-from en_bench.resume.checkpoint import last_checkpoint
+from en_bench.noise.base import labels_told
+from en_bench.one_process import OneProcessCLI, restored, run_verb_of_a_run
 from en_bench.tasks.classification import ClassificationTask
-from en_bench.trainer import CONFIG, EnBenchTrainer
-from en_bench.training import run_training_verb
+from en_bench.trainer import EnBenchTrainer
 
 FOLDER = "audit"
 _PACKAGES = ("numpy", "scipy", "matplotlib", "pyarrow", "cleanlab")
@@ -72,7 +71,8 @@ class AuditingTrainer(EnBenchTrainer):
         assert manifest is not None
         labels = labels_of(datamodule)
         run = Path(self.default_root_dir)
-        record = read_record(run, manifest, datamodule.train, labels.given)
+        trains = labels_told(datamodule.labels, None if datamodule.noise is None else datamodule.noise.describe())
+        record = read_record(run, manifest, datamodule.train, labels.given, trains)
         if score is not None:
             gather.check_score(score, record)
         saved = torch.load(ckpt_path, map_location="cpu", weights_only=True)
@@ -89,6 +89,8 @@ class AuditingTrainer(EnBenchTrainer):
             ratios, more = gather.ratios_of(passed, labels, bootstrap)
             notes += more
         scores, of_scores = gather.scores_of(record, passed, labels)
+        ranked_by = score or default_score(scores)
+        of_scores = [*gather.unranked(scores[ranked_by], record, labels), *of_scores]
         issues, of_issues = gather.issues_of(passed, labels)
         self.findings = Findings(
             name=datamodule.train,
@@ -98,7 +100,7 @@ class AuditingTrainer(EnBenchTrainer):
             noise=None if datamodule.noise is None else str(datamodule.noise),
             labels=labels,
             scores=scores,
-            ranked_by=score or default_score(scores),
+            ranked_by=ranked_by,
             predicted=gather.predicted_of(record, passed, len(manifest.classes)),
             pass_predicted=passed.predicted,
             issues=issues,
@@ -123,7 +125,7 @@ class AuditCLI(OneProcessCLI):
     def before_audit(self) -> None:
         given = self.config_init.audit
         if not 1 <= given.top <= MOST:
-            raise InputError(f"--top {given.top}: a contact sheet shows 1 to {MOST:,} samples")
+            raise InputError(f"--top {given.top}: a contact sheet shows 1 to {MOST:,} samples: use --top 100")
         if given.bootstrap < 0:
             raise InputError(f"--bootstrap {given.bootstrap} is too small: use 0 or more")
         if given.score is not None and given.score not in MEANINGS:
@@ -189,15 +191,5 @@ def _sha256(path: Path) -> str:
 
 
 def run(argv: list[str]) -> None:
-    """Runs `en-bench noise audit ARGV`. Raises as `run_training_verb` does."""
-    if any(argument in ("-h", "--help") for argument in argv):
-        run_training_verb(["audit", "--help"], AuditCLI)
-        return
-    if not argv or argv[0].startswith("-"):
-        raise InputError("audit needs the run's folder first: en-bench noise audit RUN")
-    folder, options = Path(argv[0]), argv[1:]
-    config = folder / CONFIG
-    if not config.is_file():
-        raise InputError(f"{folder} is no run: it has no {CONFIG}; give the folder that en-bench fit wrote")
-    own = ["--config", str(config), "--trainer.default_root_dir", str(folder)]
-    run_training_verb(["audit", *own, "--ckpt_path", str(last_checkpoint(folder)), *options], AuditCLI)
+    """Runs `en-bench noise audit ARGV`. Raises as `run_verb_of_a_run` does."""
+    run_verb_of_a_run("audit", argv, AuditCLI)

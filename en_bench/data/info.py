@@ -21,7 +21,7 @@ CLEAN = "clean"
 _CONFUSIONS = 3  # most frequent ones that are told
 _NAMES = 12  # classes named where not all are asked for
 _REASONS = 8  # reasons of skipped samples in the text
-_WIDTH = 14  # of the first column of the text
+_WIDTH = 14  # of the first column of the text, unless a label column has a longer name
 _MEASURED = {"known", "differ", "realised", "confusions", "against"}  # of noise; what else is told of it was asked for
 
 
@@ -132,9 +132,11 @@ def printable(text: object) -> str:
 def to_text(facts: Mapping[str, Any], all_classes: bool = False) -> str:
     """`describe`'s facts as aligned lines; every class with its counts if asked."""
     lines = [printable(facts["url"])]
-    for name, values in _paragraphs(facts):
+    paragraphs = [(printable(name), values) for name, values in _paragraphs(facts)]
+    width = max(_WIDTH, *(len(name) + 2 for name, _ in paragraphs))
+    for name, values in paragraphs:
         for number, value in enumerate(values):
-            lines.append(f"  {name if number == 0 else '':{_WIDTH}}{printable(value)}".rstrip())
+            lines.append(f"  {name if number == 0 else '':{width}}{printable(value)}".rstrip())
     if all_classes:
         lines += ["", *_class_table(facts)]
     return "\n".join(lines) + "\n"

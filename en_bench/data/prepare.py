@@ -128,8 +128,7 @@ def write_splits(
         samples = limited(split.samples, args) if hasattr(args, "limit") else split.samples
         noise = split.noise
         if columns and split.name == "train":
-            samples, made = with_noisy_columns(samples, columns, classes, encode, args.workers)
-            noise = {**noise, **made}
+            samples, noise = with_noisy_columns(samples, columns, classes, encode, args.workers, noise)
         with Progress(split.name) as progress:
             manifest = write_split(
                 out / split.name,
@@ -162,10 +161,10 @@ def run_script(
     parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
 ) -> int:
     """Parses, works, and returns the exit code: 0, or 1 after one line on stderr. Wrong usage exits with 2."""
-    args = parser.parse_args(argv)
     # For torch, before it is imported: an image is too small to share, and threads on a busy machine only wait.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
+        args = parser.parse_args(argv)  # --label-noise raises InputError, whose one line argparse would bury in usage
         if sys.getfilesystemencoding().lower() != "utf-8":
             raise InputError(
                 f"names of files are read as {sys.getfilesystemencoding()}: set PYTHONUTF8=1, or a UTF-8 locale"

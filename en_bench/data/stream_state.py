@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from en_bench.data.shuffle import Shuffle
+from en_bench.noise.base import told_json
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,14 @@ class StreamState:
 
         Batch size and ranks may change if their product does not: a step takes the same samples then.
         """
+        without = saved.get("noise") is None
         told = {
             "manifest": ("the training split has another manifest", "give the split it was trained on"),
             "labels": ("labels '{}' instead of '{}'", "use --data.labels {1}"),
-            "noise": ("label noise {} instead of {}", "give the --data.noise it was trained with"),
+            "noise": (
+                "{} instead of {}",
+                "use --data.noise null" if without else "give the --data.noise it was trained with",
+            ),
             "held_out": ("a share of {} held out instead of {}", "use --data.held_out {1}"),
             "samples": ("{} training samples instead of {}", "give the split it was trained on"),
             "seed": ("seed {} instead of {}", "use --data.seed {1}"),
@@ -80,8 +85,9 @@ class StreamState:
         if own["held_out"] != saved["held_out"]:
             del told["samples"]  # follows from it
         values = {name: (own[name], saved.get(name)) for name in told}
+        shown = {**values, "noise": tuple(map(told_json, values["noise"]))}
         found = [
-            (difference.format(*values[name]), cure.format(*values[name]))
+            (difference.format(*shown[name]), cure.format(*shown[name]))
             for name, (difference, cure) in told.items()
             if values[name][0] != values[name][1]
         ]

@@ -17,12 +17,11 @@ from en_bench.data.once import each_once
 from en_bench.errors import InputError
 from en_bench.files import write_text
 from en_bench.losses.cross_entropy import CrossEntropy
+from en_bench.noise.matrix_text import matrix_lines
 from en_bench.noise.transition import Matrix
-from en_bench.one_process import OneProcessCLI, restored
-from en_bench.resume.checkpoint import last_checkpoint
+from en_bench.one_process import OneProcessCLI, restored, run_verb_of_a_run
 from en_bench.tasks.classification import ClassificationTask
-from en_bench.trainer import CONFIG, EnBenchTrainer
-from en_bench.training import run_training_verb
+from en_bench.trainer import EnBenchTrainer
 
 _AGAINST_OUTLIERS, _SUREST = 97.0, 100.0
 _LEAST_SHARE = 0.05  # of the samples, of a class whose surest 3 % are its own
@@ -123,6 +122,8 @@ class EstimatingTrainer(EnBenchTrainer):
         kept = float(np.diag(matrix).mean())
         print(f"{len(probability)} images of {datamodule.train}, {unreadable} unreadable")
         print(f"the image at percentile {used:g} of p(label) stands for each class")
+        print("from clean (rows) to the labels that train (columns), estimated, in percent of the row")
+        print("\n".join(matrix_lines(matrix, manifest.classes)))
         print(f"a label is kept with probability {kept:.3f}, the mean over {len(matrix)} classes")
         if doubt := doubtful(matrix, manifest.classes):
             print(doubt)
@@ -178,14 +179,5 @@ class EstimateCLI(OneProcessCLI):
 
 
 def run(argv: list[str]) -> None:
-    """Runs `en-bench noise estimate ARGV`, RUN [options]. Raises as `run_training_verb` does, and InputError."""
-    options = argv
-    if argv and not argv[0].startswith("-"):
-        folder, *options = argv
-        config = Path(folder) / CONFIG
-        if not config.is_file():
-            raise InputError(f"{folder} is no folder of a run: there is no {config}")
-        options = ["--config", str(config), "--ckpt_path", str(last_checkpoint(folder)), *options]
-    elif "--help" not in argv and "-h" not in argv:
-        raise InputError("estimate needs the folder of a finished run: en-bench noise estimate RUN --out FILE")
-    run_training_verb(["estimate", *options], EstimateCLI)
+    """Runs `en-bench noise estimate ARGV`. Raises as `run_verb_of_a_run` does."""
+    run_verb_of_a_run("estimate", argv, EstimateCLI)

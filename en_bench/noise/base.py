@@ -120,6 +120,11 @@ def told(description: Mapping[str, Any]) -> str:
     return f"{' '.join([kind, *words])} (seed {seed})"
 
 
+def told_json(text: str | None) -> str:
+    """What a checkpoint says of the noise of its labels, in the words of `told`; None is that it had none."""
+    return "no label noise" if text is None else f"label noise {told(json.loads(text))}"
+
+
 def labels_told(column: str, description: Mapping[str, Any] | None) -> str:
     """Which labels train: the column, and what `describe` gave of noise that was added to it, if any."""
     return column if description is None else f"{column} + {told(description)}"
@@ -128,4 +133,6 @@ def labels_told(column: str, description: Mapping[str, Any] | None) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, dict) and "file" in value:
         return str(value["file"])
+    if isinstance(value, dict) and value.keys() == {"sha256"}:  # as `compared` has it
+        return f"of sha256 {value['sha256'][:12]}"
     return value if isinstance(value, str) else json.dumps(value)

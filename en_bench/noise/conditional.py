@@ -16,6 +16,7 @@ from en_bench.noise.class_maps import CIFAR10, CIFAR100
 from en_bench.noise.transition import Matrix, TransitionFile, read_transition
 
 _NAMED: Mapping[str, Mapping[str, str]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+_MAPPINGS = ("next", *_NAMED)
 
 
 class ConditionalNoise(Noise):
@@ -105,8 +106,18 @@ class PairNoise(ConditionalNoise):
     @cached_property
     def _table(self) -> ClassMap | None:
         """The CSV, if `mapping` names one."""
-        named = isinstance(self.mapping, dict) or self.mapping in ("next", *_NAMED)
-        return None if named else read_class_map(str(self.mapping))
+        if isinstance(self.mapping, dict) or self.mapping in _MAPPINGS:
+            return None
+        try:
+            return read_class_map(self.mapping)
+        except InputError as error:
+            if "/" in self.mapping or "." in self.mapping:
+                raise
+            # No name of a CSV: a mapping was meant.
+            raise InputError(
+                f"PairNoise: there is no mapping {self.mapping!r}: use {', '.join(_MAPPINGS)}, or a CSV with columns "
+                "source and target"
+            ) from error
 
     def validate(self) -> None:
         super().validate()
@@ -135,9 +146,10 @@ class PairNoise(ConditionalNoise):
             names = [name for pair in mapping.items() for name in pair]
             strange = [name for name in names if name not in number]
             if strange:
+                fitting = [name for name, pairs in _NAMED.items() if {*pairs, *pairs.values()} <= number.keys()]
                 raise InputError(
                     f"pair noise: {strange[0]!r} of its mapping is none of the {count:,} classes of the set: map "
-                    "classes that it has, or use mapping next"
+                    f"classes that it has, or use mapping {' or '.join([*fitting, 'next'])}"
                 )
             pairs = {number[source]: number[target] for source, target in mapping.items()}
         matrix = np.eye(count)

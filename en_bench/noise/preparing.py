@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from en_bench.data.progress import Progress
 from en_bench.data.shard_task import Loaded, Report
 from en_bench.data.sources import Source
 from en_bench.errors import InputError
+from en_bench.noise.added_twice import Known, same_seed
 from en_bench.noise.base import Noise, SmallImages
 from en_bench.noise.kinds import KINDS
 from en_bench.noise.small_images import SIDE, small_image
@@ -48,7 +50,7 @@ def add_noise_option(parser: argparse.ArgumentParser) -> None:
     """Adds --label-noise, of the scripts that write labels."""
     parser.add_argument(
         _FLAG,
-        type=_parse,
+        type=parse_noisy_column,
         action="append",
         default=[],
         metavar="KIND,NAME=VALUE,...",
@@ -75,11 +77,14 @@ def parse_noisy_column(text: str) -> NoisyColumn:
     if kind not in KINDS:
         raise InputError(f"{_FLAG} {text}: {kind!r} is no kind of noise: use one of {', '.join(KINDS)}")
     base, column = values.pop("from", GIVEN), values.pop("column", None)
+    _check_names(text, kind, values)
     try:
         noise = KINDS[kind](**{name: _value(name, value) for name, value in values.items()})
         noise.validate()
-    except (TypeError, ValueError) as error:  # an argument too many or too few, or no number
-        raise InputError(f"{_FLAG} {text}: {str(error).rpartition('__init__() ')[2]}: correct its arguments") from None
+    except (TypeError, ValueError) as error:  # no number
+        raise InputError(f"{_FLAG} {text}: {error}: correct its arguments") from None
+    except InputError as error:
+        raise InputError(f"{_FLAG} {text}: {error}") from None
     percent = f"{100 * noise.rate:g}".replace(".", "_") if hasattr(noise, "rate") else ""
     column = column or f"{kind}{percent}"
     if column == CLEAN:
@@ -89,11 +94,17 @@ def parse_noisy_column(text: str) -> NoisyColumn:
     return NoisyColumn(column, base, noise)
 
 
-def _parse(text: str) -> NoisyColumn:
-    try:
-        return parse_noisy_column(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix(f"{_FLAG} ")) from None
+def _check_names(text: str, kind: str, given: Collection[str]) -> None:
+    """Raises InputError where the kind of noise has no such argument, or lacks one that it needs."""
+    parameters = inspect.signature(KINDS[kind]).parameters
+    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    there = f"use {', '.join([*parameters, 'column', 'from'])}"
+    for name in given:
+        if name not in parameters:
+            raise InputError(f"{_FLAG} {text}: {name!r} is no argument of {kind}: {there}")
+    for name in needed:
+        if name not in given:
+            raise InputError(f"{_FLAG} {text}: {name}= is missing: {there}")
 
 
 def _value(name: str, text: str) -> Any:
@@ -148,12 +159,20 @@ def with_noisy_columns(
     classes: Sequence[str],
     encode: Callable[[bytes], Encoded],
     workers: int,
-) -> tuple[Sequence[Source], dict[str, dict[str, Any]]]:
-    """The samples with further columns, and what the manifest says of these. Raises InputError, for names too."""
-    noise = {}
+    known: Known,
+) -> tuple[Sequence[Source], dict[str, Mapping[str, Any]]]:
+    """The samples with further columns, and what the manifest says of all; `known` is that of those that are there.
+
+    Raises InputError as `with_noise` does, for a name that is taken, and for noise of the seed that made the base.
+    """
+    noise = dict(known)
     for column in columns:
         if samples and column.column in samples[0].labels:
             raise InputError(f"{_FLAG}: there is a label column {column.column!r} already: name another with column=")
+        if (before := same_seed(column.noise, column.base, noise)) is not None:
+            raise InputError(
+                f"{_FLAG} on column {column.base!r}: {before}: use seed={before.free_seed}, or from={before.origin}"
+            )
         samples = with_noise(samples, column, classes, encode, workers)
         noise[column.column] = column.describe()
     return samples, noise

@@ -16,6 +16,8 @@ from en_bench.data.info import CLEAN
 from en_bench.data.manifest import Manifest
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.targets import Targets, training_targets
+from en_bench.errors import InputError
+from en_bench.noise.added_twice import same_seed
 from en_bench.noise.base import Labels, Noise
 from en_bench.noise.small_images import read_small_images
 from en_bench.noise.transition import transition_counts
@@ -86,12 +88,20 @@ class TrainingLabels:
         told = []
         if changed is not None:
             told.append(f"{_percent(changed)} of {changed['n']:,} changed")
-        if wrong is not None and wrong["count"] and (changed is None or wrong["count"] != changed["count"]):
+        if wrong is not None and (wrong["count"] if changed is None else self._wrong_before()):
             assert self.measured_by is not None
             than = "are not the clean ones" if self.measured_by[0] == CLEAN else f"differ from {self.measured_by[0]}"
             told.append(f"{_percent(wrong)} of {wrong['n']:,} {than}")
         made = f" + {self.noise}" if self.noise is not None else ""
         return f"labels: {self.column}{made}: {', '.join(told)}" if told else None
+
+    def _wrong_before(self) -> bool:
+        """Whether some label that trains was wrong before noise was added."""
+        if self.measured_by is None:
+            return False
+        right = self.measured_by[1]
+        known = ~self.held_out & (self.stored >= 0) & (right >= 0)
+        return bool((self.stored != right)[known].any())
 
 
 def load_training_labels(
@@ -101,11 +111,18 @@ def load_training_labels(
 
     `share` is that of the held-out part.
 
-    Raises InputError for a column that cannot train, and for noise that cannot be made with the set's classes.
+    Raises InputError for a column that cannot train, for noise that cannot be made with the set's classes, and for
+    noise of the seed that made the column.
     """
     stored = training_targets(manifest, index, column)
     targets = stored
     if noise is not None:
+        if (before := same_seed(noise, column, manifest.noise)) is not None:
+            start = f", or start from --data.labels {before.origin}" if before.origin in index.labels else ""
+            raise InputError(
+                f"--data.noise on labels {column!r} of {manifest.dataset}/{manifest.split}: {before}: use "
+                f"--data.noise.seed {before.free_seed}{start}"
+            )
         images = partial(read_small_images, manifest, index, cache)
         targets = noise.apply(stored, index.keys, manifest.classes, images)
     known = manifest.noise.get(column)

@@ -20,6 +20,7 @@ from en_bench.files import write_text
 Matrix = NDArray[np.float64]  # (C, C): entry (i, j) is the probability that label i becomes j
 Counts = NDArray[np.int64]  # (C, C): how many labels i have become j
 
+_OF_THIS_SET = "use a matrix of this very set, from en-bench noise matrix or estimate"
 _ROUNDING = 1e-4  # by which the sum of a row that was written with few digits may differ from 1
 
 
@@ -78,11 +79,12 @@ class TransitionFile:
             told = f", first {first[0]!r} in the place of {first[1]!r}" if first else ""
             raise InputError(
                 f"{self.name}: its {len(self.classes):,} classes are not the {len(classes):,} of the set{told}: "
-                "use a matrix of this set, in the order of its labels"
+                f"{_OF_THIS_SET}, in the order of its labels"
             )
         if len(self.matrix) != len(classes):
             raise InputError(
-                f"{self.name}: a matrix of {len(self.matrix):,} classes for a set of {len(classes):,}: use its own"
+                f"{self.name}: the matrix is of {len(self.matrix):,} classes, and the set has {len(classes):,}: "
+                f"{_OF_THIS_SET}"
             )
         return self.matrix
 

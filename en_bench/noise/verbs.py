@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from en_bench.data.manifest import load_manifest
 from en_bench.data.places import place, shown
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from en_bench.matrix.process import Execute
     from en_bench.matrix.verbs import Subparsers
     from en_bench.noise.transition import Counts
-
-_TABLE = 20  # classes of which the whole matrix is printed
-_CONFUSIONS = 20  # most frequent ones that are printed of more
-_NAME = 12  # characters of a class name in the table
 
 
 def add_verbs(subparsers: Subparsers) -> None:
@@ -62,41 +58,12 @@ def _matrix(args: argparse.Namespace, execute: Execute) -> int:
 
 
 def _to_text(counts: Counts, classes: Sequence[str], title: str) -> str:
+    from en_bench.noise.matrix_text import matrix_lines, named
     from en_bench.noise.transition import normalised
 
     n, wrong = int(counts.sum()), int(counts.sum() - counts.trace())
-    matrix = normalised(counts)
-    lines = [f"{title}, in percent of the row"]
-    if len(classes) <= _TABLE:
-        names = [_printable(name)[:_NAME] for name in classes]
-        width = max(map(len, names))
-        lines.append(" " * width + "".join(f"{name[:6]:>7}" for name in names))
-        lines += [
-            f"{name:<{width}}" + "".join(f"{100 * share:7.2f}" for share in row)
-            for name, row in zip(names, matrix, strict=True)
-        ]
-    else:
-        lines += _confusions(counts, matrix, classes)
-    empty = [_printable(name) for name, total in zip(classes, counts.sum(axis=1), strict=True) if not total]
-    if empty:
-        named = ", ".join(empty[:8]) + (", …" if len(empty) > 8 else "")
-        lines.append(f"{len(empty):,} classes without a sample keep their label: {named}")
+    lines = [f"{title}, in percent of the row", *matrix_lines(normalised(counts), classes, counts)]
+    if empty := [name for name, total in zip(classes, counts.sum(axis=1), strict=True) if not total]:
+        lines.append(f"{len(empty):,} classes without a sample keep their label: {named(empty)}")
     lines.append(f"{100 * wrong / n:.2f} % of {n:,} differ ({wrong:,})")
     return "\n".join(lines)
-
-
-def _confusions(counts: Counts, matrix: Any, classes: Sequence[str]) -> list[str]:
-    """The most frequent ones, of more classes than a table holds."""
-    pairs = [(int(counts[i, j]), i, j) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
-    found = sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:_CONFUSIONS]
-    told = [
-        f"  {_printable(classes[i])} called {_printable(classes[j])}: {100 * matrix[i, j]:.2f} ({count:,})"
-        for count, i, j in found
-    ]
-    return [f"the {len(told)} most frequent of {len(pairs):,} confusions:", *told]
-
-
-def _printable(text: str) -> str:
-    from en_bench.data.info import printable
-
-    return printable(text)

@@ -17,6 +17,16 @@ def test_held_out_samples_have_scores_of_the_pass_alone(root, tmp_path, capsys):
     assert 20 < facts["held_out"] == len(rows) < 70
     assert all(row["rank"] == row["aum"] == "" and row["self_confidence"] for row in rows)
     assert {m["score"] for m in facts["measures"] if m["part"] == "held_out"} == {*PASSED, *cleanlab_scores.NAMES}
+    never = sum(row["part"] == "train" and row["rank"] == "" for row in table(run / "audit" / "audit.csv"))
+    total, held_out = facts["labelled"], facts["held_out"]
+    assert 0 < never < total - held_out, "the last batch of an epoch is not full"
+    note = (
+        f"aum ranks {total - held_out - never} of {total} samples; no rank have {held_out + never}: "
+        f"{held_out} held out, which have no record, {never} in no epoch of the record"
+    )
+    out = capsys.readouterr().out
+    assert note in facts["notes"] and f"note: {note}\n" in out
+    assert "scores of different n are measured on different samples" in out
 
 
 def test_noise_that_a_run_made_is_measured_by_the_labels_before_it(shards, tmp_path, capsys):

@@ -35,6 +35,9 @@ def test_ratios_come_from_the_record(audited, trained):
 def test_without_recorded_ratios_the_pass_has_them(copied, capsys):
     shutil.rmtree(copied / "dynamics")
     assert main(audit(copied, "--bootstrap", 0)) == 0
+    out = capsys.readouterr().out
+    assert "of 21 comparisons (layers x normalisers) differ at p below 0.05, corrected for all 63: " in out
+    assert "the largest within classes (clean label):\n" in out
     facts = json.loads((copied / "audit" / "audit.json").read_text())
     assert facts["ratios"]["source"] == "of the checkpoint, in evaluation" and facts["ratios"]["wrong"] == 45
     rows = table(copied / "audit" / "ratios.csv")
@@ -42,6 +45,14 @@ def test_without_recorded_ratios_the_pass_has_them(copied, capsys):
     for layer in {row["layer"] for row in rows}:
         means = [float(r["mean_right"]) for r in rows if (r["layer"], r["within"]) == (layer, "all")]
         assert sum(means) == pytest.approx(1, abs=1e-4)
+
+
+def test_intervals_are_told_as_what_they_are(trained, tmp_path, capsys):
+    assert main(audit(trained, "--out", tmp_path, "--bootstrap", 20)) == 0
+    told = "(clean label), with 95 % intervals of each by itself, not corrected for their number:\n"
+    assert f"the largest within classes {told}" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "audit.json").read_text())["ratios"]
+    assert "intervals are of each by itself and not corrected" in facts["correction"]
 
 
 def without_ratios(run: Path, layer: str) -> None:

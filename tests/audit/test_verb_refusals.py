@@ -45,13 +45,16 @@ def test_other_labels_are_refused(plain, trained, capsys):
     assert main(audit(plain, "--data.labels", "clean")) == 1
     assert "the checkpoint was trained on labels 'given', not on 'clean'" in one_line(capsys)
     assert main(audit(trained, "--data.labels", "clean")) == 1
-    assert "records are of other labels than a/train has now" in one_line(capsys)
+    line = one_line(capsys)
+    assert "records are of other labels than a/train has here: it is of given, here are clean: leave" in line
+    assert main(audit(trained, *NOISE)) == 1
+    assert "it is of given, here are given + symmetric 0.4 (seed 0): leave --data.labels and" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--top", "0"], "--top 0: a contact sheet shows 1 to 1,000 samples"),
+        (["--top", "-3"], "--top -3: a contact sheet shows 1 to 1,000 samples: use --top 100"),
         (["--bootstrap", "-1"], "--bootstrap -1 is too small"),
         (["--score", "luck"], "unknown score 'luck': choose one of aum, loss"),
         (["--score", "aum"], "--score aum is not there: the run has no record of samples"),
@@ -102,8 +105,8 @@ def test_other_noise_is_refused(plain, capsys):
     capsys.readouterr()
     assert main(audit(plain, *NOISE)) == 1
     line = one_line(capsys)
-    assert "the checkpoint was trained with no label noise, here is label noise {" in line
-    assert line.rstrip().endswith('"symmetric", "rate": 0.4, "seed": 0}: use --data.noise null')
+    told = "the checkpoint was trained with no label noise, here is label noise symmetric 0.4 (seed 0)"
+    assert line.rstrip().endswith(f"{told}: use --data.noise null")
 
 
 def test_a_checkpoint_may_be_older_than_noise_and_the_held_out_part(root):

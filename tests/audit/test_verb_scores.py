@@ -63,6 +63,7 @@ def test_without_a_record_the_checkpoint_ranks(plain, capsys):
     assert main(audit(plain, "--score", "self_confidence", "--result", plain / "facts.json")) == 0
     out = capsys.readouterr().out
     assert "note: no record of samples (train with --dynamics.every_n_epochs 1)" in out
+    assert "samples; no rank" not in out and "scores of different n" not in out
     assert "self_confidence *" in out and "aum" not in out and "45" in out
     facts = json.loads((plain / "audit" / "audit.json").read_text())
     assert facts == json.loads((plain / "facts.json").read_text())

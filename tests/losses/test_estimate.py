@@ -98,8 +98,11 @@ def test_a_run_in_a_matrix_out(trained, shards, tmp_path, capsys):
         files.append(tmp_path / f"{size}.json")
         options = ("--out", files[-1], "--percentile", 90, "--data.val_batch_size", size)
         assert main(["noise", "estimate", str(trained), *map(str, options)]) == 0
-    assert "200 images of a/train, 0 unreadable" in capsys.readouterr().out
+    out = capsys.readouterr().out
     found = [json.loads(path.read_text()) for path in files]
+    assert "200 images of a/train, 0 unreadable" in out
+    for name, row in zip(("dark  ", "grey  ", "bright"), found[0]["matrix"], strict=True):
+        assert name + "".join(f"{100 * share:7.2f}" for share in row) + "\n" in out
     np.testing.assert_allclose(found[0]["matrix"], found[1]["matrix"], rtol=1e-4, atol=1e-6)
     assert found[0]["classes"] == ["dark", "grey", "bright"]
     assert found[0]["estimated"]["n"] == 200 and found[0]["estimated"]["percentile"] == 90
@@ -131,8 +134,11 @@ def test_the_percentile_that_was_used_is_recorded(trained, tmp_path, capsys):
         (["RUN", "--out", "T.json", "--model.mixup", "0.5"], "trains with CrossEntropy and --model.mixup 0.5, after"),
         (["RUN"], "estimate needs --out"),
         (["RUN", "--out", "T.json", "--percentile", "101"], "--percentile 101.0 is not within 0 .. 100"),
-        (["nowhere", "--out", "T.json"], "nowhere is no folder of a run"),
-        (["--out", "T.json"], "estimate needs the folder of a finished run"),
+        (
+            ["nowhere", "--out", "T.json"],
+            "nowhere is no run: it has no config.yaml; give the folder that en-bench fit wrote",
+        ),
+        (["--out", "T.json"], "estimate needs the run's folder first: en-bench noise estimate RUN"),
         (["RUN", "--out", "T.json", "--ckpt_path", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["RUN", "--out", "T.json", "--data.train", "a/trian"], "a/trian: no such folder"),
         (["RUN", "--out", "T.json", "--percentage", "90"], "there is no option --percentage"),

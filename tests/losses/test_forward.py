@@ -39,7 +39,7 @@ def test_json_and_npy_are_the_same(tmp_path):
     [
         ({"classes": ["dark", "bright", "grey"], "matrix": T}, "classes are not the 3 of the set"),
         ({"classes": ["a", "b"], "matrix": [[1, 0], [0, 1]]}, "2 classes are not the 3"),
-        ({"matrix": [[1, 0], [0, 1]]}, "a matrix of 2 classes"),
+        ({"matrix": [[1, 0], [0, 1]]}, "the matrix is of 2 classes"),
         ({"matrix": [[1, 0, 0], [0, 1, 0]]}, "not square"),
         ({"matrix": [[1, 0, 0], [0, 1, 0], [0, 0.5, 0.4]]}, "row 2 is no distribution"),
         ({"matrix": [[1.5, -0.5, 0], [0, 1, 0], [0, 0, 1]]}, "row 0 is no distribution"),

@@ -93,6 +93,9 @@ def test_a_run_with_a_loss_validates_with_plain_scores_and_without_its_matrix(sh
     ("options", "words"),
     [
         (("--model.loss", "GeneralizedCrossEntropy", "--model.loss.q", 2), "q 2.0 is not above 0 and at most 1"),
+        (("--model.loss", "GCE"), "there is no class GCE: did you mean GeneralizedCrossEntropy?"),
+        (("--model.loss", "Focal"), "there is no class Focal: use one of Bootstrapping, CrossEntropy, LabelSmoothing"),
+        (("--model.norm", "XYZ"), "there is no class XYZ: use one of Batch"),
         (("--model.loss", "GeneralisedCrossEntropy"), "did you mean GeneralizedCrossEntropy"),
         (("--model.loss.q", 0.5), "--model.loss.q is an option of a class: give --model.loss too, such as Generalized"),
         (("--model.loss.qq", 0.5), "SymmetricCrossEntropy has that option"),

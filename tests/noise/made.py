@@ -52,12 +52,16 @@ def labelled_sets(root: Path) -> Path:
 
 def garble(folder: Path, *columns: str) -> None:
     """Puts the labels of these columns in another order; the hashes of index and manifest are made right."""
+    before = load_manifest(folder).load_index().labels
+    labels = {name: np.random.default_rng(number).permutation(before[name]) for number, name in enumerate(columns)}
+    assert all((labels[name] != before[name]).any() for name in columns)
+    relabel(folder, **labels)
+
+
+def relabel(folder: Path, **labels: np.ndarray) -> None:
+    """Puts these labels (N,) into the place of those of their columns; hashes are made right."""
     manifest = load_manifest(folder)
     index = manifest.load_index()
-    labels = dict(index.labels)
-    for number, column in enumerate(columns):
-        labels[column] = np.random.default_rng(number).permutation(labels[column])
-        assert (labels[column] != index.labels[column]).any()
-    content = index_bytes(dataclasses.replace(index, labels=labels))
+    content = index_bytes(dataclasses.replace(index, labels={**index.labels, **labels}))
     (folder / INDEX_NAME).write_bytes(content)
     save_manifest(dataclasses.replace(manifest, index_sha256=hashlib.sha256(content).hexdigest()))

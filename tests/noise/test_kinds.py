@@ -236,8 +236,15 @@ def test_descriptions_tell_kinds_arguments_and_seeds_apart(skewed):
         (lambda: SymmetricNoise(0.1, seed=-1).validate(), "-1 is not a seed"),
         (lambda: InstanceNoise(0).validate(), "leave it out"),
         (lambda: SymmetricNoise(0.1).check(("only",)), "one class has no other"),
+        (
+            lambda: PairNoise(0.1, "cifar100").check(CIFAR10.classes),
+            "classes that it has, or use mapping cifar10 or next",
+        ),
         (lambda: PairNoise(0.1, "cifar10").check(CIFAR10.classes[1:]), "'airplane' of its mapping is none of the 9"),
-        (lambda: PairNoise(0.1, "cifar01").validate(), "cifar01: not a file"),
+        (
+            lambda: PairNoise(0.1, "cifar01").validate(),
+            "there is no mapping 'cifar01': use next, cifar10, cifar100, or a CSV",
+        ),
         (lambda: MatrixNoise("nowhere.json").validate(), "nowhere.json: No such file or directory: name the file"),
     ],
 )
@@ -258,7 +265,10 @@ def test_what_cannot_be_made_is_told_in_one_line(make, message):
         ('{"classes": ["a"], "matrix": [[1, 0], [0, 1]]}', "1 class names for 2 rows"),
         ('{"classes": [1, 2], "matrix": [[1, 0], [0, 1]]}', "class names that are not text"),
         ('{"classes": ["a", "c"], "matrix": [[1, 0], [0, 1]]}', "first 'c' in the place of 'b'"),
-        ("[[1, 0, 0], [0, 1, 0], [0, 0, 1]]", "a matrix of 3 classes for a set of 2"),
+        (
+            "[[1, 0, 0], [0, 1, 0], [0, 0, 1]]",
+            "the matrix is of 3 classes, and the set has 2: use a matrix of this very set",
+        ),
         ('{"classes": ["a", "b"]}', "no transition matrix"),
         ("[[NaN, 1], [0, 1]]", "row 0 is no distribution"),
     ],

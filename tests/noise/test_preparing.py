@@ -94,7 +94,9 @@ def test_preparing_and_reading_make_the_very_same_labels(raw, specs, tmp_path, c
     capsys.readouterr()
     assert main(["data", "verify", str(tmp_path / "pets"), "--workers", "1"]) == 0
     assert main(["data", "info", str(tmp_path / "pets" / "train")]) == 0
-    assert f"{100 * manifest.noise['own']['realised']:.2f} % differ from given" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{100 * manifest.noise['own']['realised']:.2f} % differ from given" in shown
+    assert f"\n  {'label symmetric40':19}all known" in shown and f"\n  {'samples':19}72\n" in shown
     assert prepare(raw, tmp_path / "pets", *options) == 0, "the same again: nothing to do"
     assert "already there" in capsys.readouterr().out
     assert prepare(raw, tmp_path / "pets") == 1
@@ -144,8 +146,11 @@ def test_workers_change_no_label(raw, specs, tmp_path):
     ("text", "message"),
     [
         ("gauss,rate=0.4", "'gauss' is no kind of noise: use one of symmetric, pair, matrix, instance"),
-        ("symmetric", "missing 1 required positional argument: 'rate'"),
-        ("symmetric,rate=0.4,mapping=next", "unexpected keyword argument 'mapping'"),
+        ("symmetric", "symmetric: rate= is missing: use rate, include_own, seed, column, from"),
+        ("symmetric,rat=0.4", "'rat' is no argument of symmetric: use rate, include_own, seed, column, from"),
+        ("symmetric,rate=0.4,mapping=next", "'mapping' is no argument of symmetric: use rate, include_own"),
+        ("pair,rate=0.4,mapping=cifar11", "no mapping 'cifar11': use next, cifar10, cifar100, or a CSV with columns"),
+        ("pair,rate=0.4,mapping=cifar11.csv", "cifar11.csv: not a file"),
         ("symmetric,rate=much", "could not convert string to float"),
         ("symmetric,rate=1.4", "1.4 is not a rate"),
         ("symmetric,rate", "write each argument once, as name=value"),
@@ -159,6 +164,12 @@ def test_what_cannot_be_understood(text, message):
     with pytest.raises(InputError) as told:
         parse_noisy_column(text)
     assert message in str(told.value) and "\n" not in str(told.value)
+
+
+def test_it_is_told_in_one_line_without_the_usage(raw, tmp_path, capsys):
+    assert prepare(raw, tmp_path / "out", "--label-noise", "symmetric,rat=0.4") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: --label-noise symmetric,rat=0.4: 'rat' is no argument" in line
 
 
 @pytest.mark.parametrize(
@@ -180,6 +191,11 @@ def test_columns_of_different_rates_have_different_names():
     [
         (["symmetric,rate=0.4,column=given"], "there is a label column 'given' already"),
         (["symmetric,rate=0.4", "--label-noise", "symmetric,rate=0.4,seed=1"], "'symmetric40' already"),
+        (
+            ["symmetric,rate=0.4", "--label-noise", "pair,rate=0.2,from=symmetric40"],
+            "--label-noise on column 'symmetric40': symmetric 0.4 (seed 0) made these labels, and noise of the same "
+            "seed would hit the same samples again: use seed=1, or from=given",
+        ),
         (["symmetric,rate=0.4,from=clean"], "no label column 'clean' to start from: use from=given"),
         (["pair,rate=0.4,mapping=cifar10"], "'truck' of its mapping is none of the 6 classes"),
         (["symmetric,rate=0.4", "--split-map", "train=fit"], "there is no split train"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -13,14 +14,16 @@ import torch
 
 from en_bench.cli import main
 from en_bench.data.loader import make_loader
-from en_bench.data.manifest import load_manifest
+from en_bench.data.manifest import load_manifest, save_manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.data.samplers import TrainSampler
 from en_bench.data.transforms import CenterCrop
+from en_bench.errors import InputError
 from en_bench.noise.conditional import MatrixNoise, PairNoise, SymmetricNoise
 from en_bench.noise.instance import InstanceNoise
 from en_bench.noise.small_images import read_small_images
-from tests.noise.made import garble, labelled_sets
+from en_bench.noise.training_labels import TrainingLabels
+from tests.noise.made import CLASSES, garble, labelled_sets, labelled_split, relabel
 from tests.resume.runs import arguments, assert_same, what_is_left
 from tests.resume.test_kills import run as run_in_a_process
 from tests.resume.watch import Killed
@@ -85,6 +88,77 @@ def test_real_noise_is_measured_too_and_noise_on_top_of_it(sets, tmp_path, capsy
     data.teardown("fit")
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    """A split whose labels were made wrong when it was prepared, as by `digits.py --noise 0.4`; `human` from these."""
+    root = tmp_path_factory.mktemp("stored")
+    for name, count in (("train", 600), ("val", 30)):
+        labelled_split(root / "a" / name, count)
+    train = root / "a" / "train"
+    clean = load_manifest(train).load_index()
+    given = SymmetricNoise(0.4).apply(clean.labels["clean"], clean.keys, CLASSES)
+    again = SymmetricNoise(0.2, seed=1).apply(given, clean.keys, CLASSES)
+    relabel(train, given=given, human=again)
+    noise = {
+        "given": {
+            **SymmetricNoise(0.4).describe(),
+            "from": "clean",
+            "realised": float((given != clean.labels["clean"]).mean()),
+        }
+    }
+    noise["human"] = {
+        **SymmetricNoise(0.2, seed=1).describe(),
+        "from": "given",
+        "realised": float((again != given).mean()),
+    }
+    save_manifest(dataclasses.replace(load_manifest(train), noise=noise))
+    return root
+
+
+@pytest.mark.parametrize("noise", [SymmetricNoise(0.4), PairNoise(0.2), InstanceNoise(0.4)], ids=str)
+def test_noise_of_the_seed_that_made_the_labels_is_refused(stored, noise):
+    with pytest.raises(InputError) as told:
+        module(stored, noise=noise)
+    assert str(told.value) == (
+        "--data.noise on labels 'given' of toy/train: symmetric 0.4 (seed 0) made these labels, and noise of the same "
+        "seed would hit the same samples again: use --data.noise.seed 1, or start from --data.labels clean"
+    )
+
+
+def test_so_is_the_seed_of_any_column_that_it_goes_back_to(stored):
+    for seed, made in ((0, "symmetric 0.4 (seed 0)"), (1, "symmetric 0.2 (seed 1)")):
+        with pytest.raises(InputError) as told:
+            module(stored, labels="human", noise=SymmetricNoise(0.4, seed=seed))
+        assert f"{made} made these labels" in str(told.value)
+        assert str(told.value).endswith("use --data.noise.seed 2, or start from --data.labels clean")
+    module(stored, labels="human", noise=SymmetricNoise(0.4, seed=2)).teardown("fit")
+
+
+def test_another_seed_adds_what_its_rate_says_and_both_are_told(stored):
+    """Of three classes 0.4 on top of 0.4: 0.6 * 0.4 + 0.4 * (0.6 + 0.4 / 2) are wrong."""
+    data = module(stored, noise=SymmetricNoise(0.4, seed=1))
+    facts = data.training_labels.facts()
+    assert facts["wrong"]["rate"] == pytest.approx(0.56, abs=4 * (0.56 * 0.44 / 600) ** 0.5)
+    changed, wrong = (f"{100 * facts[what]['rate']:.2f} % of 600" for what in ("changed", "wrong"))
+    line = f"labels: given + symmetric 0.4 (seed 1): {changed} changed, {wrong} are not the clean ones"
+    assert data.training_labels.line() == line
+    data.teardown("fit")
+
+
+def test_both_are_told_though_they_are_equally_many():
+    clean, stored, targets = (np.array(labels, np.int32) for labels in ([0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1]))
+    none = np.zeros(4, np.bool_)
+    arguments = ("given", SymmetricNoise(0.25, seed=1), stored, targets, ("clean", clean), CLASSES, None, none)
+    told = "25.00 % of 4 changed, 50.00 % of 4 are not the clean ones"
+    assert TrainingLabels(*arguments).line() == f"labels: given + symmetric 0.25 (seed 1): {told}"
+    targets[:] = [0, 0, 1, 0]
+    told = "50.00 % of 4 changed, 25.00 % of 4 are not the clean ones"
+    assert TrainingLabels(*arguments).line().endswith(told)
+    targets[:] = [0, 0, 0, 2]
+    told = "25.00 % of 4 changed, 25.00 % of 4 are not the clean ones"
+    assert TrainingLabels(*arguments).line().endswith(told)
+
+
 def test_without_noise_nothing_is_said(sets):
     data = module(sets, labels="clean")
     none = dict.fromkeys(("made", "stored", "measured_by", "changed", "wrong", "held_out"))
@@ -145,7 +219,7 @@ def test_a_checkpoint_of_other_noise_is_refused(sets, tmp_path, capsys):
     for changes in ([], [*SYMMETRIC[:3], "0.2"]):
         assert main(arguments(sets, run, *changes)) == 1
         (told,) = capsys.readouterr().err.splitlines()
-        assert '"rate": 0.4, "seed": 0}: give the --data.noise it was trained with' in told
+        assert "instead of label noise symmetric 0.4 (seed 0): give the --data.noise it was trained with" in told
 
 
 def test_a_file_of_noise_may_be_renamed(sets, tmp_path):
@@ -170,6 +244,7 @@ def test_noise_that_cannot_be_made_is_one_line(sets, tmp_path, capsys):
         ),
         (["SymmetricNoise", "--data.noise.rate", "4"], "4.0 is not a rate: use 0 to 1"),
         (["MatrixNoise", "--data.noise.matrix", "none.json"], "none.json: No such file"),
+        (["Gauss", "--data.noise.rate", "0.4"], "no class Gauss: use one of "),
         (["SymetricNoise", "--data.noise.rate", "0.4"], "no class SymetricNoise: did you mean SymmetricNoise"),
         (["null", "--data.noise.rate", "0.4"], "--data.noise.rate is an option of a class: give --data.noise too"),
     ):

@@ -80,6 +80,15 @@ def test_noise_of_another_kind_and_seed_and_a_further_column(tmp_path, monkeypat
     assert load_manifest(tmp_path / "handwritten" / "val").columns == ("given", "clean")
 
 
+def test_noise_of_the_same_seed_on_noise_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(digits, "typeset_samples", dict)
+    added = ["--noise", "0.3", "--seed", "4", "--label-noise", "pair,rate=0.4,seed=4"]
+    assert digits.main(["--out", str(tmp_path), "--workers", "1", *added]) == 1
+    told = "on column 'given': symmetric 0.3 (seed 4) made these labels, and noise of the same seed would hit"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line and line.endswith("use seed=0, or from=clean")
+
+
 def test_handwritten_digits_are_the_data_sets_own(prepared):
     from sklearn.datasets import load_digits
 
