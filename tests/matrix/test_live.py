@@ -26,11 +26,11 @@ def view(rows: list[Row], **changes: object) -> View:
     [
         (None, ("starts", "-", "-", "-")),
         ({}, ("3/10", "812", "51.2", "33.0 s")),
-        (dict(phase="validate"), ("3/10 val", "812", "51.2", "33.0 s")),
-        (dict(epochs=None, seconds_left=None), ("3", "812", "51.2", "-")),
-        (dict(scores={"top1": None}), ("3/10", "812", "nan", "33.0 s")),
-        (dict(scores={}, images_per_second=None), ("3/10", "-", "-", "33.0 s")),
-        (dict(command="validate", phase="validate", epoch=None), ("validates", "812", "51.2", "33.0 s")),
+        ({"phase": "validate"}, ("3/10 val", "812", "51.2", "33.0 s")),
+        ({"epochs": None, "seconds_left": None}, ("3", "812", "51.2", "-")),
+        ({"scores": {"top1": None}}, ("3/10", "812", "nan", "33.0 s")),
+        ({"scores": {}, "images_per_second": None}, ("3/10", "-", "-", "33.0 s")),
+        ({"command": "validate", "phase": "validate", "epoch": None}, ("validates", "812", "51.2", "33.0 s")),
     ],
 )
 def test_a_row(changes: dict[str, object] | None, told: tuple[str, ...]) -> None:
