@@ -20,8 +20,8 @@ LEVEL = 0.05
 class Difference(NamedTuple):
     """`norm` minus `other`, both trained on `train` and measured in `column`.
 
-    `mean` is of the `n` seeds where both have a finite value, NaN without such a seed. `p` is adjusted for the number of tests of its family, NaN
-    where there is none, which `untested` explains. `marks` are those of both entries.
+    `mean` is of the `n` seeds where both have a finite value, NaN without such a seed. `p` is adjusted for the number
+    of tests of its family, NaN where there is none, which `untested` explains. `marks` are those of both entries.
     """
 
     train: str

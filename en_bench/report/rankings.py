@@ -68,7 +68,9 @@ def _ranking(table: Table, title: str, pairs: Sequence[tuple[str, str]]) -> Rank
         means.append(list(shared_means(entries).values()))
         if leaves_out(entries.values()):
             fewer_seeds.append(f"{train} → {target} ({told_seeds(seeds)})")
-        if lost := [f"{norm} {entry.diverged}/{len(entry.values)}" for norm, entry in entries.items() if entry.diverged]:
+        if lost := [
+            f"{norm} {entry.diverged}/{len(entry.values)}" for norm, entry in entries.items() if entry.diverged
+        ]:
             diverged.append(f"{train} → {target} ({', '.join(lost)})")
     values = np.array(means).reshape(len(means), len(table.norms))
     ranks = rank(values, table.metric.higher_is_better)
@@ -111,7 +113,9 @@ def ranks_sheet(table: Table) -> Sheet | None:
         *(Note("; ".join(r.diverged), f"{r.title}, last as a training diverged") for r in found if r.diverged),
     ]
     if found[0].title != "all pairs of sets":
-        notes.append(Note(_tested(table, found[0]), "Friedman's test and Nemenyi's critical difference, own validation sets"))
+        notes.append(
+            Note(_tested(table, found[0]), "Friedman's test and Nemenyi's critical difference, own validation sets")
+        )
     if len(found) > 1 or found[0].title == "all pairs of sets":
         notes.append(Note("several pairs share a training: no test", "all pairs of sets"))
     return Sheet(
