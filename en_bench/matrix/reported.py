@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from en_bench.accuracies import LABELS
 from en_bench.errors import InputError
 from en_bench.matrix.closest import did_you_mean
 from en_bench.matrix.metrics import METRICS, from_printed
 from en_bench.matrix.overlays import check_plain, read_yaml
 
-_KEYS = ("source", "metric", "tolerance", "unknown_labels", "values")
+_KEYS = ("source", "metric", "selection", "tolerance", "unknown_labels", "values")
 _VALUE_KEYS = ("value", "tolerance")
 
 
@@ -21,7 +22,8 @@ class Reported:
     """A published number for `norm`, trained on `train` and validated on `target`.
 
     `value` and `tolerance` are in the unit of what is measured, fractions or nats. `tolerance` is how far a measured
-    mean may lie from the value, chosen by who wrote the specification; None where nobody chose one.
+    mean may lie from the value, chosen by who wrote the specification; None where nobody chose one. `selection` says
+    which epoch the source reports: `last`, `best` or `selected`, as `en_bench.accuracies.LABELS`.
     """
 
     norm: str
@@ -31,6 +33,7 @@ class Reported:
     tolerance: float | None
     source: str
     metric: str
+    selection: str = "last"
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,10 @@ def parse_reported(raw: object, path: Path, labels: Labels, metric: str) -> tupl
     """The published numbers of a specification at `path`, in the order in which they stand.
 
     `raw` is a file's name (relative to the specification), a mapping, or a list of these. Each holds `source`, the
-    `metric` (default: `metric`), a default `tolerance` and `values` by training set, validation set and normaliser, in
-    the unit that people print: per cent, or nats for nll. A value is a number, `{value: 76.4, tolerance: 0.3}`, or null
-    where none could be read at the source. Labels that the matrix does not have are an error, unless the entry says
-    `unknown_labels: ignore`.
+    `metric` (default: `metric`), the `selection` of the epoch (default: the last), a default `tolerance` and `values`
+    by training set, validation set and normaliser, in the unit that people print: per cent, or nats for nll. A value is
+    a number, `{value: 76.4, tolerance: 0.3}`, or null where none could be read at the source. Labels that the matrix
+    does not have are an error, unless the entry says `unknown_labels: ignore`.
 
     Raises InputError, with file and key.
     """
@@ -67,7 +70,7 @@ def parse_reported(raw: object, path: Path, labels: Labels, metric: str) -> tupl
 
 
 def _key(reported: Reported) -> tuple[str, ...]:
-    return (reported.norm, reported.train, reported.target, reported.metric, reported.source)
+    return (reported.norm, reported.train, reported.target, reported.metric, reported.selection, reported.source)
 
 
 def _read(part: object, path: Path) -> tuple[dict[str, Any], str]:
@@ -95,6 +98,13 @@ def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: st
         raise InputError(
             f"{where}: metric: {metric!r} is not one of {', '.join(METRICS)}{did_you_mean(metric, METRICS)}"
         )
+    selection = entry.get("selection", "last")
+    if not isinstance(selection, str) or selection not in LABELS:
+        raise InputError(
+            f"{where}: selection: {selection!r} is not one of {', '.join(LABELS)}{did_you_mean(selection, LABELS)}"
+        )
+    if selection != "last" and metric != "top1":
+        raise InputError(f"{where}: selection: a training says '{selection}' of top1 alone, not of {metric}")
     ignore = entry.get("unknown_labels", "error")
     if ignore not in ("error", "ignore"):
         raise InputError(f"{where}: unknown_labels: {ignore!r} is neither 'error' nor 'ignore'")
@@ -108,7 +118,7 @@ def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: st
         if unknown is not None and ignore == "error":
             raise InputError(f"{at}: {unknown}; 'unknown_labels: ignore' leaves such values out")
         if unknown is None and value is not None:
-            yield Reported(norm, train, target, value, tolerance, source, metric)
+            yield Reported(norm, train, target, value, tolerance, source, metric, selection)
 
 
 def _leaves(values: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, object]]:

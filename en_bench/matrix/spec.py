@@ -72,7 +72,7 @@ class Spec:
         targets = {label: self.target(label) for label in self.validate}
         found: dict[str, str] = {}
         for train in self.train:
-            selected = self._own_target(train)
+            selected = self.own_target(train)
             # Of several labels for one set that of the training set, if it is one of them.
             labels = [label for label in (train, *targets) if label in self.own or targets.get(label) == selected]
             if labels:
@@ -81,14 +81,15 @@ class Spec:
 
     def resolved(self, train: str, label: str) -> dict[str, str]:
         """As `target`, of a label that stands for each training's own the settings that a training on `train` has."""
-        return self._own_target(train) if label in self.own else self.target(label)
+        return self.own_target(train) if label in self.own else self.target(label)
 
     def trained_and_validated_on(self, train: str) -> tuple[str | None, str | None]:
         """The names of the training set `train` and of its own validation set."""
         data = _trained_on(self, train)
         return data.get("train"), data.get("val")
 
-    def _own_target(self, train: str) -> dict[str, str]:
+    def own_target(self, train: str) -> dict[str, str]:
+        """As `target`, of the set that trainings on `train` validate on themselves."""
         data = _trained_on(self, train)
         return {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
 
@@ -125,6 +126,7 @@ def load_spec(path: Path) -> Spec:
     _check_norms(spec)
     _check_data(spec)
     _check_targets(spec)
+    _check_selections(spec)
     trained_on = {label: _trained_on(spec, label)["train"] for label in train}
     return replace(spec, adapted=parse_adapted(raw.get("adapted"), f"{path}: adapted", validate, own, trained_on))
 
@@ -149,6 +151,15 @@ def _check_targets(spec: Spec) -> None:
                     f"{spec.path}: validate.{label}: its overlays set {'.'.join(keys)}, which no validation would take "
                     "over: leave only data.val and data.val_labels"
                 )
+
+
+def _check_selections(spec: Spec) -> None:
+    for one in spec.reported:
+        if one.selection != "last" and spec.resolved(one.train, one.target) != spec.own_target(one.train):
+            raise InputError(
+                f"{spec.path}: reported: {one.train}: {one.target}: selection '{one.selection}': a training says it "
+                "only of its own validation set"
+            )
 
 
 def _check_data(spec: Spec) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from en_bench.accuracies import LABELS
 from en_bench.matrix.reported import Reported
 from en_bench.report.entries import METRICS, PART, Entry
 from en_bench.report.scores import SUMMARY, summary
 from en_bench.report.sheet import Frame, Note, Sheet, computed, fields
-from en_bench.report.tables import Column, Table, entry_of
+from en_bench.report.tables import Column, Table, entry_of, trained_entry
 
 _ROUNDING = 1e-9  # of decimal fractions such as 0.763 + 0.003
 
@@ -25,6 +26,11 @@ class Beside:
     metric: str
     entry: Entry
     reported: Reported | None
+
+    @property
+    def selection(self) -> str:
+        """Which epoch is compared, by its name in `en_bench.accuracies.LABELS`."""
+        return "last" if self.reported is None else self.reported.selection
 
     @property
     def difference(self) -> float | None:
@@ -67,7 +73,11 @@ def beside(table: Table) -> list[Beside]:
         published: Sequence[Reported | None] = by_key.get((train, norm, target), [None])
         for reported in published:
             metric = table.spec.metric if reported is None else reported.metric
-            entry = entry_of(table.group(train, norm), Column(target), metric)
+            group = table.group(train, norm)
+            if reported is None or reported.selection == "last":
+                entry = entry_of(group, Column(target), metric)
+            else:
+                entry = trained_entry(group, reported.selection)
             found.append(Beside(train, norm, target, metric, entry, reported))
     return found
 
@@ -79,6 +89,9 @@ def reported_sheet(table: Table) -> Sheet | None:
         return None
     sources = {source: number for number, source in enumerate(dict.fromkeys(r.source for r in table.spec.reported), 1)}
     metrics = dict.fromkeys(one.metric for one in found)
+    selections = dict.fromkeys(one.selection for one in found)
+    others = list(selections) != ["last"]
+    epoch = "" if others else f", {LABELS['last']}"
     rows = []
     for one in found:
         metric, reported = METRICS[one.metric], one.reported
@@ -87,17 +100,20 @@ def reported_sheet(table: Table) -> Sheet | None:
             "" if reported is None or reported.tolerance is None else f"± {_printed(reported.tolerance, one.metric)}"
         )
         stub = [one.train, one.norm, one.target, *([METRICS[one.metric].title] if len(metrics) > 1 else [])]
+        stub += [LABELS[one.selection]] if others else []
         rows.append(fields(*stub, one.entry.show(metric), value, tolerance, one.verdict))
+    stub_head = ["trained on", "normaliser", "validated on", *(["metric"] if len(metrics) > 1 else [])]
+    stub_head += ["epoch"] if others else []
     return Sheet(
         "reported",
         "Reported beside measured",
         "Reported beside measured: "
-        + ("; ".join(METRICS[name].title for name in metrics) + ", last epoch; measured: mean ± 95 % interval (seeds)"),
+        + ("; ".join(METRICS[name].title for name in metrics) + f"{epoch}; measured: mean ± 95 % interval (seeds)"),
         [
-            *("trained on", "normaliser", "validated on", *(["metric"] if len(metrics) > 1 else [])),
+            *stub_head,
             *("measured", "reported", "tolerance", "verdict"),
         ],
-        4 if len(metrics) > 1 else 3,
+        len(stub_head),
         rows,
         [
             Note(
@@ -118,9 +134,10 @@ def reported_frame(table: Table) -> Frame | None:
     """One row per row of the table."""
     rows = [
         [one.train, one.norm, one.target, one.metric, *summary(one.entry)]
-        + ([None] * 3 if one.reported is None else [one.reported.value, one.reported.tolerance, one.reported.source])
+        + ([None] * 4 if (r := one.reported) is None else [r.selection, r.value, r.tolerance, r.source])
         + [computed(one.difference), one.verdict or None]
         for one in beside(table)
     ]
-    columns = ["train", "norm", "validate", "metric", *SUMMARY, "reported", "tolerance", "source", "difference"]
-    return Frame("reported", [*columns, "verdict"], rows) if rows else None
+    columns = ["train", "norm", "validate", "metric", *SUMMARY]
+    published = ["selection", "reported", "tolerance", "source", "difference", "verdict"]
+    return Frame("reported", [*columns, *published], rows) if rows else None

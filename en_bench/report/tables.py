@@ -168,10 +168,15 @@ def counted_columns(spec: Spec, columns: Mapping[str, Column]) -> Mapping[str, S
 
 def _accuracies(spec: Spec, groups: Groups) -> Mapping[Key, Entry]:
     entries = {
-        (train, norm, name): collect(groups.get((train, norm), ()), partial(_trained, name))
+        (train, norm, name): trained_entry(groups.get((train, norm), ()), name)
         for train, norm, name in product(spec.train, spec.norms, LABELS)
     }
     return entries if any(entry.values for entry in entries.values()) else {}
+
+
+def trained_entry(group: Sequence[PlannedCell], name: str) -> Entry:
+    """What the accuracies called `name` that trainings say of themselves come to."""
+    return collect(group, partial(_trained, name))
 
 
 def _trained(name: str, item: PlannedCell) -> tuple[float | None, bool] | None:

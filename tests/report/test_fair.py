@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from en_bench.errors import InputError
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.records import Results
 from en_bench.matrix.spec import Spec, load_spec
@@ -107,6 +108,44 @@ def test_one_diverged_seed_leaves_the_rest_comparable(tmp_path: Path) -> None:
     page = write_report(Results(tmp_path), spec, planned).read_text()
     assert "nan" not in page.split("<svg")[0] and "DIVERGED 1/5" in page
     assert "DIVERGED 5/5" in page and "DIVERGED 1/5" in dots_svg(table)
+
+
+def test_a_diverged_seed_that_others_lack_still_ranks_last(tmp_path: Path) -> None:
+    spec = specified(tmp_path, validate="own")
+    planned = made(spec, everywhere(spec, A=[0.9, 0.9, 0.9, 0.9, NAN], B=[0.5] * 5, C=[0.6, 0.6, 0.6, 0.6, None]))
+    assert {norm for (_, norm, _), entry in build_table(spec, planned).entries.items() if entry.best} == {"C"}
+    ranks = shown(tables(spec, planned), "ranks")
+    assert [ranks[norm,]["own validation set"] for norm in "ABC"] == ["3.00 (2)", "2.00 (2)", "1.00 (2)"]
+
+
+def test_published_best_epochs_stand_beside_measured_best_epochs(tmp_path: Path) -> None:
+    def published(name: str) -> dict[str, Any]:
+        return {"source": "p", "selection": name, "tolerance": 0.2, "values": {"a": {"a": {"A": 70}, "b": {"B": None}}}}
+
+    named = [published("best"), published("selected"), {**published("last"), "selection": "last"}]
+    spec = specified(tmp_path, reported=named)
+    planned = made(spec, everywhere(spec, A=[0.6] * 5, B=[0.5] * 5, C=[0.4] * 5))
+    said = {"last": {"top1": 0.6, "epoch": 9}, "best": {"top1": 0.7, "epoch": 5}, "selected": None}
+    with_fit = [
+        replace(i, record=i.record and replace(i.record, fit={**i.record.fit, "accuracies": said})) for i in planned
+    ]
+    found = [[f.text for f in row] for row in sheet(tables(spec, with_fit), "reported").rows[:3]]
+    assert [row[3:] for row in found] == [
+        ["best epoch (oracle)", "70.0 ± 0.0 (5)", "70 [1]", "± 0.2", "within"],
+        ["selected on held-out labels", "–", "70 [1]", "± 0.2", "not compared: nothing measured"],
+        ["last epoch", "60.0 ± 0.0 (5)", "70 [1]", "± 0.2", "below by 10.0"],
+    ]
+    assert [row["selection"] for row in rows(spec, with_fit, "reported")][:4] == ["best", "selected", "last", ""]
+    alone = replace(spec, reported=spec.reported[:1], norms={"A": ()}, train={"a": spec.train["a"]}, validate={"a": ()})
+    head = sheet(tables(alone, [item for item in with_fit if str(item.cell).startswith("A/a/")]), "reported")
+    assert head.head[3] == "epoch" and "last epoch" not in head.caption
+    for changes, message in (
+        ({"selection": "oracle"}, "selection: 'oracle' is not one of last, best, selected"),
+        ({"selection": "best", "metric": "nll"}, "of top1 alone"),
+        ({"selection": "best", "values": {"a": {"b": {"A": 70}}}}, "only of its own validation set"),
+    ):
+        with pytest.raises(InputError, match=message):
+            specified(tmp_path, reported={**published("last"), **changes})
 
 
 def test_a_set_under_two_labels_counts_once(tmp_path: Path) -> None:
