@@ -169,7 +169,8 @@ class Disk:
 def disk_of(cost: Cost, folder: Path, is_over: Callable[[PlannedCell], bool], slots: int) -> Disk:
     """What the checkpoints of a matrix take in `folder`, which need not exist yet.
 
-    None is to come of cells that are over. In each slot one that is replaced stays until the new one is whole.
+    None is to come of cells that are over. In each slot one that is replaced stays until the new one is whole, and so
+    does one with recalibrated running moments while it is validated: not both at a time.
     """
     to_come = [
         size
