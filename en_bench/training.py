@@ -295,7 +295,7 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 trainer_defaults={"use_distributed_sampler": False},
-                parser_kwargs={"exit_on_error": False, "prog": cli.PROG},
+                parser_kwargs={"exit_on_error": False, "prog": cli.PROG, "allow_abbrev": False},
                 args=argv,
             )
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:

@@ -70,6 +70,8 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
         print(told)
     print(count_states(planned))
     if args.json is not None:
+        if not args.json.absolute().parent.is_dir():
+            raise InputError(f"--json {args.json}: there is no folder {args.json.parent}: make it first")
         write_json(args.json, plan_json(matrix.spec, planned, cost, disk, args.slots, busy))
     return 1 if failed else 0
 

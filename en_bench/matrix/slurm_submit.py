@@ -164,7 +164,6 @@ def _executor(shape: Shape, count: int, name: str, folder: Path) -> SlurmExecuto
         "partition": options.partition,
         "account": options.account,
         "qos": options.qos,
-        "time": options.minutes,
         "mem": options.memory,
         "cpus_per_task": options.cpus_per_task,
         "gpus_per_node": options.gpus_per_node or None,
@@ -173,6 +172,9 @@ def _executor(shape: Shape, count: int, name: str, folder: Path) -> SlurmExecuto
     executor = Executor(folder=folder)
     executor.parameters = {
         **{key: value for key, value in given.items() if value is not None},
+        # Left out, submitit would set five minutes and a key of its own; without a limit the partition's holds.
+        "time": options.minutes,
+        "wckey": None,
         "job_name": name,
         "nodes": shape.nodes,
         "ntasks_per_node": shape.tasks_per_node,
