@@ -75,6 +75,11 @@ def _start_of(cell: Cell, digests: Digests) -> Json:
     return {"id": cell.id, "digests": {name: digests(name) for name in names}, **({"files": files} if files else {})}
 
 
+def _is_bare(run: Path) -> bool:
+    """Whether nothing lies there but what a command has yet to write: the runner was killed just before it."""
+    return run.is_dir() and all(path.name.startswith(".") or path.name == PROGRESS for path in run.iterdir())
+
+
 def make_room(run: Path) -> str | None:
     """Clear `run` for a new training. Remains of one that the runner cut off go, all else moves aside.
 
@@ -91,11 +96,6 @@ def make_room(run: Path) -> str | None:
             shutil.rmtree(run)
     run.mkdir(parents=True)
     return moved
-
-
-def _is_bare(run: Path) -> bool:
-    """Whether nothing lies there but what a command has yet to write: the runner was killed just before it."""
-    return all(path.name.startswith(".") or path.name == PROGRESS for path in run.iterdir())
 
 
 def holds(resolved: object, wanted: object) -> bool:

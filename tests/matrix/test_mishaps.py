@@ -3,7 +3,6 @@
 import argparse
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
-from en_bench.matrix import crew
+from en_bench.matrix import cell_run, crew
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.devices import make_slots, slot_environment
 from en_bench.matrix.launcher import LocalLauncher
@@ -27,6 +26,7 @@ from en_bench.matrix.records import Record, Results
 from en_bench.matrix.run import INTERRUPTED, Runner
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import load_spec
+from en_bench.matrix.training import make_room
 from en_bench.matrix.verbs import add_verbs
 from en_bench.resume.interrupt import TERMINAL, Interrupt
 from tests.conftest import REPO
@@ -131,24 +131,20 @@ def test_a_run_goes_on_when_its_reader_has_gone(spec_file: Path) -> None:
 
 
 def test_a_folder_that_refuses_fails_its_cell_only(spec_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second, third, *_ = planned(spec_file)
-    for item in (first, second):
-        RESULTS.run(item.cell.id).mkdir(parents=True)
-        (RESULTS.run(item.cell.id) / "log.txt").write_text("remains of a run that was killed")
-    RESULTS.leases.mkdir()
-    (RESULTS.leases / third.cell.id).write_text("where a folder has to be")
-    rmtree = shutil.rmtree
+    first, second = planned(spec_file)[:2]
+    RESULTS.leases.mkdir(parents=True)
+    (RESULTS.leases / second.cell.id).write_text("where a folder has to be")
 
-    def in_use(path: Path) -> None:
-        if first.cell.id in str(path):
-            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
-        rmtree(path)
+    def in_use(run: Path) -> str | None:
+        if first.cell.id in str(run):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(run))
+        return make_room(run)
 
-    monkeypatch.setattr(shutil, "rmtree", in_use)
+    monkeypatch.setattr(cell_run, "make_room", in_use)
     assert runner(spec_file).run() == 1
     records = RESULTS.load()[0]
     assert records[first.cell.id].reason == f"{RESULTS.run(first.cell.id)}: Directory not empty"
-    assert third.cell.id not in records
+    assert second.cell.id not in records
     assert sorted(record.status for record in records.values()) == ["done"] * 6 + ["failed"]
 
 
