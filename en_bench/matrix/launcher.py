@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from en_bench.matrix.crew import Member
 from en_bench.matrix.devices import Slot, devices_wanted, fitting_slots
 from en_bench.matrix.live import Screen
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner
+from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner, more_to_do
+from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.tally import Settled, Tally
 from en_bench.resume.interrupt import TOLD
 from en_bench.stop import STOP_SIGNALS
@@ -48,7 +50,7 @@ class LocalLauncher:
     screen: Screen = field(default_factory=Screen)
     _crew: list[Member] = field(default_factory=list)
     _deaths: Counter[str] = field(default_factory=Counter)
-    _failed_starts: int = 0
+    _failed_starts: Counter[tuple[int, ...]] = field(default_factory=Counter)  # by slots: in others they may work
 
     def run(self, planned: Sequence[PlannedCell]) -> int:
         """Runs those that are not done. Returns 0, 1 if a cell failed, 130 if interrupted. Raises InputError."""
@@ -61,10 +63,7 @@ class LocalLauncher:
             try:
                 self._run_all(tally, tied, selector, requests)
             finally:
-                for member in self._crew:
-                    member.dismiss()
-                for member in self._crew:
-                    member.close(_SECONDS_TO_END)
+                self._end(interrupt=not requests.asked)
             for line in [STOPPED] if requests.asked else self.runner.left_to_others(tally.held):
                 self.screen.say(line)
         if requests.asked:
@@ -74,13 +73,14 @@ class LocalLauncher:
 
     def _run_all(self, tally: Tally, tied: Tie, selector: selectors.BaseSelector, requests: _Requests) -> None:
         obeyed = 0
+        silent = SilentHolders(self.runner.leases, self.screen.say)
         while True:
             if obeyed < requests.level:
                 obeyed = requests.level
                 self._stop(at_once=obeyed == 2)
             if not obeyed:
                 self._assign(tally, tied, selector)
-            if not any(member.item for member in self._crew) and (obeyed or not tally.another_round()):
+            if not any(member.item for member in self._crew) and (obeyed or not more_to_do(tally, silent)):
                 return
             self.screen.show(partial(tally.view, stopping=bool(obeyed)))
             selector.select(_SECONDS_TO_LOOK)
@@ -88,8 +88,6 @@ class LocalLauncher:
                 self._hear(member, tally, selector, stopping=bool(obeyed))
 
     def _stop(self, at_once: bool) -> None:
-        if not at_once:
-            self.screen.say(TOLD)
         for member in self._crew:
             if at_once:
                 member.kill()
@@ -97,6 +95,18 @@ class LocalLauncher:
                 member.dismiss()
             else:
                 member.interrupt()
+        if not at_once:
+            self.screen.say(TOLD)
+
+    def _end(self, interrupt: bool) -> None:
+        """Lets all processes end together; those that an error of ours leaves with a cell save their step."""
+        for member in self._crew:
+            member.dismiss()
+            if interrupt and member.item is not None:
+                member.interrupt()
+        deadline = time.monotonic() + _SECONDS_TO_END
+        for member in self._crew:
+            member.close(max(0.0, deadline - time.monotonic()))
 
     def _assign(self, tally: Tally, tied: Tie, selector: selectors.BaseSelector) -> None:
         busy = {place for member in self._crew if member.item for place in member.places}
@@ -147,7 +157,8 @@ class LocalLauncher:
             item, member.item = member.item, None
             assert item is not None
             self._settle(item, answer, tally)
-        self._failed_starts = 0 if member.ready else self._failed_starts
+        if member.ready:
+            self._failed_starts[member.places] = 0
         if not ended:
             return
         member.kill()  # what it has left running
@@ -158,7 +169,9 @@ class LocalLauncher:
 
     def _settle(self, item: PlannedCell, answer: object, tally: Tally) -> None:
         settled = None
-        if isinstance(answer, dict) and answer.get("settled"):
+        if isinstance(answer, dict) and "failed" in answer:
+            settled = self.runner.fail(item, str(answer["failed"]))
+        elif isinstance(answer, dict) and answer.get("settled"):
             record = self.runner.cells.results.find(item.cell.id)
             settled = None if record is None else Settled(record, answer.get("seconds"))
         self._tell(item, settled, tally)
@@ -169,8 +182,8 @@ class LocalLauncher:
             return
         how = member.how_it_ended()
         if not member.ready:
-            self._failed_starts += 1
-            if self._failed_starts == _MOST_DEATHS:
+            self._failed_starts[member.places] += 1
+            if self._failed_starts[member.places] == _MOST_DEATHS:
                 raise InputError(f"processes for cells cannot start: the last one {how}")
             tally.wait(item)
             return
@@ -180,7 +193,7 @@ class LocalLauncher:
             tally.wait(item)
             return
         reason = f"{_MOST_DEATHS} processes that ran it have died: the last one {how}"
-        self._tell(item, self.runner.fail(item, reason), tally)
+        self._tell(item, self.runner.fail(item, reason, begins_anew=True), tally)
 
     def _tell(self, item: PlannedCell, settled: Settled | None, tally: Tally) -> None:
         if settled is None:

@@ -152,15 +152,17 @@ class Screen:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
             self._live = None
 
     def say(self, line: str) -> None:
         """A line that stays."""
         if self._console is not None:
-            self._console.print(line, soft_wrap=True)
+            with suppress(OSError):  # a terminal that was closed
+                self._console.print(line, soft_wrap=True)
         else:
-            print(line, file=self._stream, flush=True)
+            tell(line, self._stream)
 
     def show(self, view: Callable[[], View]) -> None:
         """Draws the table anew, if a second has passed; not on a terminal: says now and then what runs."""
@@ -169,10 +171,25 @@ class Screen:
             return
         self._told = now
         if self._live is not None and self._console is not None:
-            self._live.update(table(view(), self._console.height), refresh=True)
+            drawn = table(view(), self._console.height)
+            with suppress(OSError):
+                self._live.update(drawn, refresh=True)
         else:
             for line in plain(view()):
                 self.say(line)
+
+
+def tell(line: str, stream: TextIO | None = None) -> None:
+    """Prints a line at once. Where nobody reads it any more, as after a Ctrl-C that has ended `tee`, work goes on."""
+    to = sys.stdout if stream is None else stream
+    try:
+        print(line, file=to, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # else what is left in the buffer raises again at the end
+        os.dup2(nowhere, to.fileno())
+        os.close(nowhere)
+    except OSError:  # a full disk: what is said goes without saying
+        pass
 
 
 def plain(view: View) -> list[str]:
@@ -187,13 +204,12 @@ def now_and_then(view: Callable[[], View], minutes: float = MINUTES_BETWEEN_LINE
     """Says every so many minutes what runs, from beside a process that works itself, its output going elsewhere."""
     ended = threading.Event()
 
-    def tell() -> None:
+    def tell_of_it() -> None:
         while not ended.wait(minutes * 60):
-            with suppress(OSError):  # nobody reads it any more
-                print(*plain(view()), sep="\n", file=stream, flush=True)
+            tell("\n".join(plain(view())), stream)
 
     with open(os.dup(1), "w", encoding="utf-8") as stream:
-        thread = threading.Thread(target=tell, name="live", daemon=True)
+        thread = threading.Thread(target=tell_of_it, name="live", daemon=True)
         thread.start()
         try:
             yield

@@ -74,6 +74,11 @@ def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) ->
         except BaseException:
             _stop(child)
             raise
+        finally:
+            # Ranks that it has left behind; all of them, where a second interrupt has cut _stop short.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     if code == STOPPED:
         raise StopAsked("a signal to the command")
     return _exit_reason(code, log)
@@ -90,9 +95,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
             os.killpg(child.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_SECONDS_TO_STOP)
-                break
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+                return
 
 
 @contextlib.contextmanager
@@ -131,10 +134,12 @@ def _output_to(log: Path) -> Iterator[None]:
         finally:
             TERMINAL.reset(token)
     finally:
-        _flush()
-        for number, handle in zip((1, 2), kept, strict=True):
-            os.dup2(handle, number)
-            os.close(handle)
+        try:
+            _flush()
+        finally:  # also where the disk of the log is full
+            for number, handle in zip((1, 2), kept, strict=True):
+                os.dup2(handle, number)
+                os.close(handle)
 
 
 def _flush() -> None:

@@ -6,6 +6,8 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from en_bench.errors import InputError
@@ -66,11 +68,26 @@ def _launch(args: argparse.Namespace, matrix: OpenedMatrix, runner: Runner, plan
     threads = args.threads or default_threads(len(slots))
     if len(slots) == 1 and not is_terminal(sys.stdout):
         # Nothing is to be drawn meanwhile: this process can do the work itself. It has not imported torch yet.
-        os.environ.update(slot_environment(slots, gpus, threads))
-        return runner.run(args.only)
+        with _environment(slot_environment(slots, gpus, threads)):
+            return runner.run(args.only)
     chosen = select(planned, args.only, matrix.spec)
     environment = partial(slot_environment, gpus=gpus, threads=threads)
     return LocalLauncher(runner, slots, _worker_arguments(args), environment).run(chosen)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Within it these variables are set."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _worker_arguments(args: argparse.Namespace) -> list[str]:

@@ -19,10 +19,14 @@ from en_bench.matrix.time_left import Durations, Underway, time_left
 
 @dataclass(frozen=True)
 class Settled:
-    """A cell that has its record: from `seconds` of work, None where another runner has done it."""
+    """A cell that has its record: from `seconds` of work, None where another runner has done it.
+
+    `saved` is False where the record, of a failure, could not be written.
+    """
 
     record: Record
     seconds: float | None
+    saved: bool = True
 
 
 @dataclass
@@ -78,7 +82,8 @@ class Tally:
         self.waiting = [item for item in planned if item.state is not State.DONE]
         self.held: list[PlannedCell] = []  # by other runners
         self.failed = 0
-        self._spec, self._results, self._slots, self._slots_of = spec, results, slots, slots_of
+        self._spec, self._results, self._slots = spec, results, slots
+        self._slots_of = {item.cell.id: slots_of(item) for item in self.waiting}
         self._total, self._settled = len(planned), len(planned) - len(self.waiting)
         self._settled_before = self._settled
         self._running: dict[str, _Running] = {}
@@ -128,10 +133,15 @@ class Tally:
         self._settled_before = self._settled
         return again
 
+    def retry(self, items: Sequence[PlannedCell]) -> None:
+        """Cells that were held by others can be taken."""
+        self.held = [item for item in self.held if item not in items]
+        self.waiting.extend(items)
+
     def seconds_left(self) -> float | None:
         """Until all is done that no other runner holds, if anything tells."""
         return time_left(
-            [(item.cell, self._slots_of(item)) for item in self.waiting],
+            [(item.cell, self._slots_of[item.cell.id]) for item in list(self.waiting)],
             [each.underway() for each in self._look()],
             self._durations,
             self._slots,

@@ -24,12 +24,36 @@ class Underway:
     slots: int = 1
 
 
+class _Seconds:
+    """Durations of cells, of which medians are wanted again and again: of a normaliser and a set, of one, of all."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, ...], list[float]] = {}
+        self._medians: dict[tuple[str, ...], float] = {}
+
+    def add(self, cell: Cell, seconds: float) -> None:
+        for key in _keys(cell):
+            self._found.setdefault(key, []).append(seconds)
+            self._medians.pop(key, None)
+
+    def median(self, key: tuple[str, ...]) -> float | None:
+        """None where there are none. Iterates over nothing that another thread may change meanwhile."""
+        found = self._medians.get(key)
+        if found is None and key in self._found:
+            found = self._medians[key] = median(self._found[key])
+        return found
+
+
+def _keys(cell: Cell) -> tuple[tuple[str, ...], ...]:
+    return (cell.norm, cell.train), (cell.norm,), ()
+
+
 @dataclass
 class Durations:
     """Seconds of cells that were trained and validated, by normaliser and training set."""
 
-    measured: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    recorded: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    measured: _Seconds = field(default_factory=_Seconds)
+    recorded: _Seconds = field(default_factory=_Seconds)
 
     @classmethod
     def of_records(cls, planned: Iterable[PlannedCell]) -> Durations:
@@ -38,31 +62,22 @@ class Durations:
         for item in planned:
             seconds = item.record.fit.get("cost", {}).get("seconds") if item.record is not None else None
             if isinstance(seconds, int | float) and seconds > 0:
-                durations.recorded.setdefault((item.cell.norm, item.cell.train), []).append(float(seconds))
+                durations.recorded.add(item.cell, float(seconds))
         return durations
 
     def add(self, cell: Cell, seconds: float) -> None:
         """A cell that has ended, timed from its beginning to its end."""
-        self.measured.setdefault((cell.norm, cell.train), []).append(seconds)
+        self.measured.add(cell, seconds)
 
-    def expected(self, cell: Cell, underway: Sequence[Underway] = ()) -> float | None:
+    def expected(self, cell: Cell, running: _Seconds | None = None) -> float | None:
         """Of a whole cell. The first that is known of: cells that ended, that run, of former runs.
 
         Within each those of the same normaliser and set come first, then of the same normaliser, then all.
         """
-        running: dict[tuple[str, str], list[float]] = {}
-        for each in underway:
-            if each.whole is not None:
-                running.setdefault((each.cell.norm, each.cell.train), []).append(each.whole)
-        for fits in (
-            lambda norm, train: (norm, train) == (cell.norm, cell.train),
-            lambda norm, train: norm == cell.norm,
-            lambda norm, train: True,
-        ):
+        for key in _keys(cell):
             for known in (self.measured, running, self.recorded):
-                found = [s for (norm, train), seconds in known.items() if fits(norm, train) for s in seconds]
-                if found:
-                    return median(found)
+                if known is not None and (found := known.median(key)) is not None:
+                    return found
         return None
 
 
@@ -74,8 +89,12 @@ def time_left(
     All that is left is taken as shared out evenly over the slots, and as no shorter than the longest that runs.
     """
     work = longest = 0.0
+    running = _Seconds()
     for each in underway:
-        expected = durations.expected(each.cell, underway)
+        if each.whole is not None:
+            running.add(each.cell, each.whole)
+    for each in underway:
+        expected = durations.expected(each.cell, running)
         if each.trained:
             left = 0.0  # validations are short, and what they took is in what is expected of the cells that wait
         elif each.whole is not None:
@@ -87,7 +106,7 @@ def time_left(
         work += left * each.slots
         longest = max(longest, left)
     for cell, wanted in waiting:
-        expected = durations.expected(cell, underway)
+        expected = durations.expected(cell, running)
         if expected is None:
             return None
         work += expected * wanted

@@ -26,10 +26,19 @@ def serve(runner: Runner, planned: Iterable[PlannedCell]) -> int:
         answers.write(json.dumps(READY) + "\n")
         try:
             for line in sys.stdin:
-                settled = runner.settle(cells[line.strip()])
-                sys.stdout.flush()
-                answer = {"settled": settled is not None, "seconds": None if settled is None else settled.seconds}
-                answers.write(json.dumps(answer) + "\n")
+                answers.write(json.dumps(_answer(runner, cells.get(line.strip()))) + "\n")
         except KeyboardInterrupt:  # the launcher has said so
             return INTERRUPTED
     return 0
+
+
+def _answer(runner: Runner, item: PlannedCell | None) -> dict[str, Any]:
+    """Whether a cell has its record, from so many seconds of work; else, if that is known, why it will have none."""
+    if item is None:
+        spec = runner.cells.spec.path
+        return {"failed": f"{spec}, or one of its overlays, changed since this run was planned: start it again"}
+    settled = runner.settle(item)
+    sys.stdout.flush()
+    if settled is not None and not settled.saved:
+        return {"failed": settled.record.reason}
+    return {"settled": settled is not None, "seconds": None if settled is None else settled.seconds}

@@ -1,3 +1,6 @@
+import sys
+import threading
+
 import pytest
 
 from en_bench.matrix.plan import Cell, PlannedCell, State
@@ -56,3 +59,38 @@ def test_a_cell_that_is_late_or_trained_has_nothing_left() -> None:
     assert time_left([], [Underway(cell("BN"), 35.0, None)], durations, 1) == 0.0
     assert time_left([], [Underway(cell("BN"), 5.0, None)], durations, 1) == 15.0
     assert time_left([], [Underway(cell("BN"), 5.0, 9.0, trained=True)], durations, 1) == 0.0
+
+
+def test_thousands_that_wait_take_no_thousands_of_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations, counted = Durations(), []
+    monkeypatch.setattr("en_bench.matrix.time_left.median", lambda found: counted.append(len(found)) or 3.0)
+    for seed in range(100):
+        durations.add(cell("BN", "a", seed), 3.0)
+    waiting = [(cell(f"norm{seed % 10}", "a", seed), 1) for seed in range(2000)]
+    for _ in range(3):
+        assert time_left(waiting, [Underway(cell("EN"), 5.0, 9.0)], durations, 2) == (2000 * 3.0 + 4.0) / 2
+    assert len(counted) <= 10
+
+
+def test_durations_may_grow_while_another_thread_looks() -> None:
+    durations, errors = Durations(), []
+    durations.add(cell("BN"), 1.0)
+    over = threading.Event()
+
+    def look() -> None:
+        try:
+            while not over.is_set():
+                durations.expected(cell("EN", "none"))
+        except RuntimeError as error:
+            errors.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(3000):
+        durations.add(cell(f"norm{number}"), 1.0)
+    over.set()
+    thread.join()
+    sys.setswitchinterval(before)
+    assert not errors
