@@ -58,7 +58,7 @@ class Runner:
         spec, results = self.cells.spec, self.cells.results
         records, _ = results.load()
         (item,) = select(plan(spec, records, self.cells.digests), "*", spec, lease.cell)
-        if item.record is not None and item.record.generation >= lease.number:
+        if item.record is not None and item.record.generation >= lease.first:
             lease.give_back()  # it was killed after it had written the record
             return 1 if item.record.status == "failed" else 0
         tally = Tally(spec, results, [item])

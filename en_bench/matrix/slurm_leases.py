@@ -6,10 +6,12 @@ killed. So the lease names the job that will be, by a name that no other job has
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 from dataclasses import dataclass, field
 from typing import Any
 
+from en_bench.lease_guard import LeaseLost
 from en_bench.matrix.lease import Found, Lease, Leases, lives, local_holder
 from en_bench.matrix.records import Results
 from en_bench.matrix.slurm_queue import QueuedJob, SlurmUnreachable, cluster_facts, queued_jobs
@@ -67,11 +69,12 @@ def submitting_holder(name: str, task: int, cluster: str) -> dict[str, Any]:
 
 
 def note_submitted(lease: Lease, array: str) -> None:
-    """Notes the number of the job, which lives without this process from now on. Raises LeaseLost."""
+    """Notes the number of the job, which lives without this process from now on: if it has not started already."""
     number = f"{array}_{lease.holder['task']}"
     rest = {key: value for key, value in lease.holder.items() if key not in _OF_PROCESS}
     lease.holder = {**rest, "job": number, "told": f"Slurm job {number}"}
-    lease.rewrite()
+    with contextlib.suppress(LeaseLost):
+        lease.rewrite()
 
 
 def _has_process(found: Found) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -93,9 +94,19 @@ def make_room(run: Path) -> str | None:
             run.rename(aside)
             moved = f"{run.name} held a training that is not this cell's or no longer valid: moved to {aside.name}"
         else:
-            shutil.rmtree(run)
+            _remove(run)
     run.mkdir(parents=True)
     return moved
+
+
+def _remove(run: Path) -> None:
+    """Removes a folder in which somebody may still write who does not know yet that the cell was taken over.
+
+    So it moves out of their way first. What cannot be removed, or was left there by a kill, goes the next time.
+    """
+    run.rename(run.with_name(f".{run.name}.{uuid.uuid4().hex}"))
+    for remains in run.parent.glob(f".{run.name}.*"):
+        shutil.rmtree(remains, ignore_errors=True)
 
 
 def holds(resolved: object, wanted: object) -> bool:

@@ -73,9 +73,9 @@ def test_a_job_takes_its_lease_over_when_it_starts_and_when_it_comes_back(slurm:
     found = leases_of(results).holder(CELL)
     assert found is not None and found.told() == "Slurm job 7_0" and "process" not in found.holder
     assert Leases(results.leases).adopt(CELL, "another token") is None
-    for _ in range(2):
+    for number in (2, 3):
         adopted = leases_of(results).adopt(CELL, lease.token)
-        assert adopted is not None and adopted.number == 1
+        assert adopted is not None and (adopted.number, adopted.first) == (number, 1)
         adopted.kept = True
         with pytest.raises(KeyboardInterrupt), adopted:
             raise KeyboardInterrupt
@@ -85,6 +85,18 @@ def test_a_job_takes_its_lease_over_when_it_starts_and_when_it_comes_back(slurm:
     with adopted:
         assert leases_of(results).holder(CELL) is not None
     assert leases_of(results).adopt(CELL, lease.token) is None
+
+
+def test_a_job_that_starts_before_its_number_is_noted_keeps_its_lease(slurm: Path, tmp_path: Path) -> None:
+    leases = leases_of(Results(tmp_path))
+    lease = leases.take(CELL, holder=submitting_holder("job", 0, "here"))
+    assert lease is not None
+    adopted = leases.adopt(CELL, lease.token)
+    assert adopted is not None
+    note_submitted(lease, "7")
+    adopted.require()
+    found = leases.holder(CELL)
+    assert found is not None and "process" in found.holder
 
 
 def test_a_job_that_does_not_know_what_to_do(tmp_path: Path) -> None:

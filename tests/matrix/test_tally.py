@@ -32,6 +32,7 @@ def record(cell_id: str, status: str = "done", seconds: float = 30.0) -> Record:
 
 def test_what_a_killed_command_left_is_not_believed(tally: Tally) -> None:
     item = tally.waiting[0]
+    RESULTS.run(item.cell.id).mkdir(parents=True)
     write_progress(RESULTS.run(item.cell.id), progress(time=time.time() - 1))
     tally.begin(item, "1")
     (row,) = tally.view().rows
@@ -46,6 +47,7 @@ def test_what_a_killed_command_left_is_not_believed(tally: Tally) -> None:
 def test_between_its_commands_a_cell_keeps_what_it_has_told(tally: Tally) -> None:
     item = tally.waiting[0]
     run = RESULTS.run(item.cell.id)
+    run.mkdir(parents=True)
     tally.begin(item, "1")
     write_progress(run, progress())
     tally.view()
