@@ -46,7 +46,7 @@ from en_bench.matrix.training import (
     was_cut_off,
 )
 
-ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR)
 """Errors of a disk that no further cell could be recorded on."""
 
 
