@@ -19,7 +19,7 @@ from en_bench.matrix.adapting import (
     written_no_moments,
 )
 from en_bench.matrix.commands import adapt_commands, checkpoint_path, fit_command, result_path, validate_command
-from en_bench.matrix.live import tell
+from en_bench.matrix.local.live import tell
 from en_bench.matrix.overlays import Config
 from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale, is_stale, overlay_change
 from en_bench.matrix.process import Execute, one_line, run_here, run_isolated
@@ -46,7 +46,7 @@ from en_bench.matrix.training import (
     was_cut_off,
 )
 
-ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR)
+ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of a disk that no further cell could be recorded on."""
 
 

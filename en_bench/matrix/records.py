@@ -188,8 +188,12 @@ class Results:
     def records(self) -> Path:
         return self.folder / "records"
 
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
     def run(self, cell_id: str) -> Path:
-        return self.folder / "runs" / cell_id
+        return self.runs / cell_id
 
     def record(self, cell_id: str, generation: int = 1) -> Path:
         return self.records / (f"{cell_id}.json" if generation == 1 else f"{cell_id}.{generation}.json")

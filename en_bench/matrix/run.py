@@ -12,13 +12,13 @@ from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost, require_lease
 from en_bench.matrix.cell_run import ENDS_ALL, CellRun, told_of
 from en_bench.matrix.lease import Lease, Leases
-from en_bench.matrix.live import now_and_then, tell
+from en_bench.matrix.local.live import now_and_then, tell
+from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell, plan, plan_cell
 from en_bench.matrix.process import one_line
 from en_bench.matrix.records import Record
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import Spec
-from en_bench.matrix.tally import Settled, Tally
 from en_bench.matrix.training import unmark_started
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted

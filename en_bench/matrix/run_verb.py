@@ -13,19 +13,19 @@ from functools import partial
 from en_bench.errors import InputError
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.commands import cell_commands
-from en_bench.matrix.devices import choose_gpus, default_threads, make_slots, slot_environment
-from en_bench.matrix.launcher import LocalLauncher
-from en_bench.matrix.live import is_terminal
+from en_bench.matrix.local.devices import choose_gpus, default_threads, make_slots, slot_environment
+from en_bench.matrix.local.launcher import LocalLauncher
+from en_bench.matrix.local.live import is_terminal
+from en_bench.matrix.local.worker import serve
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import print_table, write_page
 from en_bench.matrix.run import INTERRUPTED, Runner, select
-from en_bench.matrix.slurm_job import run_job
-from en_bench.matrix.slurm_launcher import launch, print_scripts, watch
-from en_bench.matrix.slurm_leases import leases_of
-from en_bench.matrix.slurm_options import parse_flags
-from en_bench.matrix.worker import serve
+from en_bench.matrix.slurm.job import run_job
+from en_bench.matrix.slurm.launcher import launch, print_scripts, watch
+from en_bench.matrix.slurm.leases import leases_of
+from en_bench.matrix.slurm.options import parse_flags
 
 
 def run_verb(args: argparse.Namespace, execute: Execute) -> int:

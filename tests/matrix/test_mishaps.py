@@ -15,11 +15,12 @@ import pytest
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
-from en_bench.matrix import cell_run, crew
+from en_bench.matrix import cell_run
 from en_bench.matrix.cell_run import CellRun
-from en_bench.matrix.devices import make_slots, slot_environment
-from en_bench.matrix.launcher import LocalLauncher
 from en_bench.matrix.lease import Leases, local_holder
+from en_bench.matrix.local import crew
+from en_bench.matrix.local.devices import make_slots, slot_environment
+from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import run_here, run_isolated
 from en_bench.matrix.records import Record, Results

@@ -9,14 +9,14 @@ from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.matrix.lease import Found, Leases
-from en_bench.matrix.live import Screen
+from en_bench.matrix.local.live import Screen
+from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.run import INTERRUPTED, select
-from en_bench.matrix.slurm_leases import KIND, SlurmJudge, leases_of
-from en_bench.matrix.slurm_options import Shape
-from en_bench.matrix.slurm_submit import by_shape, script, slurm_folder, submit
-from en_bench.matrix.tally import Settled, Tally
+from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
+from en_bench.matrix.slurm.options import Shape
+from en_bench.matrix.slurm.submit import by_shape, script, slurm_folder, submit
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 

@@ -14,13 +14,13 @@ from functools import partial
 from types import FrameType
 
 from en_bench.errors import InputError
-from en_bench.matrix.crew import Member
-from en_bench.matrix.devices import Slot, devices_wanted, fitting_slots
-from en_bench.matrix.live import Screen
+from en_bench.matrix.local.crew import Member
+from en_bench.matrix.local.devices import Slot, devices_wanted, fitting_slots
+from en_bench.matrix.local.live import Screen
+from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner, more_to_do
 from en_bench.matrix.silent import SilentHolders
-from en_bench.matrix.tally import Settled, Tally
 from en_bench.resume.interrupt import TOLD
 from en_bench.stop import STOP_SIGNALS
 from en_bench.tied import Tie, tie

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from en_bench.matrix.amount import Amount, Sizes, Unknown, amount_of
-from en_bench.matrix.cost_given import seconds_for
-from en_bench.matrix.cost_known import Known, Rate
+from en_bench.matrix.cost.amount import Amount, Sizes, Unknown, amount_of
+from en_bench.matrix.cost.given import seconds_for
+from en_bench.matrix.cost.known import Known, Rate
+from en_bench.matrix.cost.shape import Shape, shape_of
 from en_bench.matrix.plan import Cell, PlannedCell
-from en_bench.matrix.shape import Shape, shape_of
 from en_bench.matrix.spec import Spec
 
 # Of a training image's seconds, where no record tells those of a validated one: forward alone, the backward pass taking

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from en_bench.errors import InputError
-from en_bench.matrix.devices import (
+from en_bench.matrix.local.devices import (
     Slot,
     choose_gpus,
     default_threads,

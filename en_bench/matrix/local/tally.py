@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from en_bench.duration import duration
-from en_bench.matrix.live import Row, View
+from en_bench.matrix.local.live import Row, View
+from en_bench.matrix.local.time_left import Durations, Underway, time_left
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.progress import Progress, read_progress
 from en_bench.matrix.records import Record, Results, covers_set
 from en_bench.matrix.spec import Spec
-from en_bench.matrix.time_left import Durations, Underway, time_left
 
 
 @dataclass(frozen=True)

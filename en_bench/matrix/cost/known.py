@@ -14,8 +14,8 @@ from typing import Any
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
+from en_bench.matrix.cost.shape import Shape, shape_of
 from en_bench.matrix.records import Json, Record, Results, read_json
-from en_bench.matrix.shape import Shape, shape_of
 
 PROBE = "probe.json"
 MOST_RECORDS_OF_OTHERS = 500

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from en_bench.matrix.amount import Sizes, Unknown, set_sizes
 from en_bench.matrix.cell_run import outstanding
 from en_bench.matrix.commands import checkpoint_path
-from en_bench.matrix.cost import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
-from en_bench.matrix.cost_known import Known
+from en_bench.matrix.cost.amount import Sizes, Unknown, set_sizes
+from en_bench.matrix.cost.costs import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
+from en_bench.matrix.cost.known import Known
 from en_bench.matrix.lease import Found
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import Cell, PlannedCell, State
 from en_bench.matrix.progress import read_progress
 from en_bench.matrix.records import Record
-from en_bench.matrix.slurm_leases import KIND, SlurmJudge, leases_of
+from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
 from en_bench.matrix.training import was_cut_off
 
 

@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from en_bench.errors import InputError
-from en_bench.matrix import crew
 from en_bench.matrix.cell_run import CellRun
-from en_bench.matrix.devices import make_slots, slot_environment
-from en_bench.matrix.launcher import LocalLauncher
 from en_bench.matrix.lease import Leases
+from en_bench.matrix.local import crew
+from en_bench.matrix.local.devices import make_slots, slot_environment
+from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.plan import plan, plan_cells
 from en_bench.matrix.progress import Progress, write_progress
 from en_bench.matrix.records import Results
@@ -269,4 +269,4 @@ def test_cells_of_several_devices_get_so_many_gpus(
                 assert until <= began or ended <= since, "one GPU, two cells"
     # What two leave free is used meanwhile, and later all three; processes are kept where they can be.
     assert {visible for cell, _, visible, *_ in given if norms[cell] == "ExemplarNorm"} >= {"2"}
-    assert len({process for _, process, *_ in given}) <= 4
+    assert len({process for _, process, *_ in given}) < len(given)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from en_bench.matrix.amount import Amount, Unknown, amount_of, set_sizes
+from en_bench.matrix.cost.amount import Amount, Unknown, amount_of, set_sizes
 from en_bench.matrix.overlays import Overlay, merge
 from en_bench.matrix.plan import Cell, plan_cells
 from en_bench.matrix.spec import load_spec

@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from en_bench.matrix.amount import Amount, Unknown
-from en_bench.matrix.cost import CellCost, Cost, Rest, Seconds, cost_of, disk_of
-from en_bench.matrix.cost_known import Known, Rate
+from en_bench.matrix.cost.amount import Amount, Unknown
+from en_bench.matrix.cost.costs import CellCost, Cost, Rest, Seconds, cost_of, disk_of
+from en_bench.matrix.cost.known import Known, Rate
+from en_bench.matrix.cost.shape import Shape
 from en_bench.matrix.plan import PlannedCell, State, plan
 from en_bench.matrix.records import Results
-from en_bench.matrix.shape import Shape
 from en_bench.matrix.spec import Spec, load_spec
-from tests.matrix.test_amount import SIZES
-from tests.matrix.test_cost_known import costed
+from tests.matrix.cost.test_amount import SIZES
+from tests.matrix.cost.test_known import costed
 from tests.matrix.test_plan import nowhere
 
 SHAPE = Shape("net", "BatchNorm", 128, 1, 32, "32-true")

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from en_bench.duration import duration
 from en_bench.errors import InputError
-from en_bench.matrix.amount import Amount, Sizes, Unknown, amount_of
 from en_bench.matrix.commands import checkpoint_path, fit_command
-from en_bench.matrix.cost_known import Measured, keep_probe
+from en_bench.matrix.cost.amount import Amount, Sizes, Unknown, amount_of
+from en_bench.matrix.cost.known import Measured, keep_probe
+from en_bench.matrix.cost.shape import Shape, shape_of
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import Cell
 from en_bench.matrix.process import one_line
 from en_bench.matrix.records import Json, read_json
-from en_bench.matrix.shape import Shape, shape_of
 
 WARM_UP, VALIDATION_BATCHES = 5, 5
 _CALLBACK = "en_bench.telemetry.step_times.StepTimes"

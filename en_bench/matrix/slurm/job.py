@@ -17,8 +17,8 @@ from en_bench.lease_guard import LeaseLost
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.records import read_json
 from en_bench.matrix.run import INTERRUPTED, Runner
-from en_bench.matrix.slurm_leases import leases_of
-from en_bench.matrix.slurm_submit import FORMAT, SUBMISSION, VERSION
+from en_bench.matrix.slurm.leases import leases_of
+from en_bench.matrix.slurm.submit import FORMAT, SUBMISSION, VERSION
 from en_bench.stop import asked_to_stop
 
 _ATTEMPTS, _SECONDS_BETWEEN = 10, 3.0

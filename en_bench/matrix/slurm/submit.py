@@ -21,9 +21,9 @@ from en_bench.matrix.lease import Lease, Leases
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import Cell, PlannedCell
 from en_bench.matrix.records import Results
-from en_bench.matrix.slurm_leases import note_submitted, submitting_holder
-from en_bench.matrix.slurm_options import Shape
-from en_bench.matrix.slurm_queue import SlurmUnreachable, cluster_facts, queued_jobs
+from en_bench.matrix.slurm.leases import note_submitted, submitting_holder
+from en_bench.matrix.slurm.options import Shape
+from en_bench.matrix.slurm.queue import SlurmUnreachable, cluster_facts, queued_jobs
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor

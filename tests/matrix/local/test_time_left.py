@@ -3,9 +3,9 @@ import threading
 
 import pytest
 
+from en_bench.matrix.local.time_left import Durations, Underway, time_left
 from en_bench.matrix.plan import Cell, PlannedCell, State
 from en_bench.matrix.records import Record
-from en_bench.matrix.time_left import Durations, Underway, time_left
 
 
 def cell(norm: str, train: str = "a", seed: int = 0) -> Cell:
@@ -63,7 +63,7 @@ def test_a_cell_that_is_late_or_trained_has_nothing_left() -> None:
 
 def test_thousands_that_wait_take_no_thousands_of_medians(monkeypatch: pytest.MonkeyPatch) -> None:
     durations, counted = Durations(), []
-    monkeypatch.setattr("en_bench.matrix.time_left.median", lambda found: counted.append(len(found)) or 3.0)
+    monkeypatch.setattr("en_bench.matrix.local.time_left.median", lambda found: counted.append(len(found)) or 3.0)
     for seed in range(100):
         durations.add(cell("BN", "a", seed), 3.0)
     waiting = [(cell(f"norm{seed % 10}", "a", seed), 1) for seed in range(2000)]

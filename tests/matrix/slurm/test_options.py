@@ -8,7 +8,7 @@ import pytest
 
 from en_bench.errors import InputError
 from en_bench.matrix.plan import Cell, plan_cells
-from en_bench.matrix.slurm_options import Shape, SlurmOptions, parse_flags, parse_slurm
+from en_bench.matrix.slurm.options import Shape, SlurmOptions, parse_flags, parse_slurm
 from en_bench.matrix.spec import load_spec
 
 

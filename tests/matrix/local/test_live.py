@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from en_bench.matrix.live import Row, Screen, View, is_terminal, now_and_then, plain, table
+from en_bench.matrix.local.live import Row, Screen, View, is_terminal, now_and_then, plain, table
 from en_bench.matrix.progress import Progress
 
 

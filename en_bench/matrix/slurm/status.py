@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from en_bench.matrix.lease import Found
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import PlannedCell, State
-from en_bench.matrix.slurm_leases import KIND, SlurmJudge, leases_of
+from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
 
 
 def slurm_lines(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> list[str]:

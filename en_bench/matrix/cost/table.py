@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from en_bench.duration import duration
-from en_bench.matrix.amount import Unknown
-from en_bench.matrix.cost import FORWARD_SHARE, CellCost, Cost, Disk, Seconds
+from en_bench.matrix.cost.amount import Unknown
+from en_bench.matrix.cost.costs import FORWARD_SHARE, CellCost, Cost, Disk, Seconds
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.spec import Spec
 

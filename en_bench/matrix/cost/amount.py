@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from en_bench.errors import InputError
+from en_bench.matrix.cost.shape import section, shape_of
 from en_bench.matrix.plan import Cell
 from en_bench.matrix.records import Json, Record
-from en_bench.matrix.shape import section, shape_of
 from en_bench.matrix.spec import Spec
 
 Sizes = Callable[[str], int | None]

@@ -11,9 +11,9 @@ from en_bench.errors import InputError
 from en_bench.matrix.lease import Leases
 from en_bench.matrix.processes import this_machine
 from en_bench.matrix.records import Results
-from en_bench.matrix.slurm_job import read_task
-from en_bench.matrix.slurm_leases import SlurmJudge, leases_of, note_submitted, submitting_holder
-from en_bench.matrix.slurm_submit import SUBMISSION
+from en_bench.matrix.slurm.job import read_task
+from en_bench.matrix.slurm.leases import SlurmJudge, leases_of, note_submitted, submitting_holder
+from en_bench.matrix.slurm.submit import SUBMISSION
 
 CELL = "0123456789abcdef"
 CLUSTER = """#!/bin/sh

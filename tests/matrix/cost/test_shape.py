@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from en_bench.matrix.cost.shape import Shape, ranks_of, shape_of
 from en_bench.matrix.overlays import merge
-from en_bench.matrix.shape import Shape, ranks_of, shape_of
 
 CONFIG: dict[str, Any] = {
     "trainer": {"devices": 1, "precision": "bf16-mixed"},

@@ -11,15 +11,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+from en_bench.matrix.local.worker import READY
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.worker import READY
 from en_bench.tied import Tie
 
 PROGRAM = (sys.executable, "-m", "en_bench")
 
 
 class Member:
-    """A process that serves (`en_bench.matrix.worker`) in the slots `places`. It ends with this one, however that ends.
+    """A process that serves (`local.worker`) in the slots `places`. It ends with this one, however that ends.
 
     `item` is the cell it has to run, None while it has none; `ready` is whether it has got as far as reading cells.
     """

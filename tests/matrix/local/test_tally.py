@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import plan
 from en_bench.matrix.progress import Progress, write_progress
 from en_bench.matrix.records import Record, Results
 from en_bench.matrix.spec import load_spec
-from en_bench.matrix.tally import Settled, Tally
 
 RESULTS = Results(Path("results/digits"))
 
