@@ -53,9 +53,9 @@ def compare(a: Mapping[str, Record], b: Mapping[str, Record], tolerance: float =
     """Every cell of two sets of records by id, ordered by name.
 
     Compared are status and reason, sets, counts and metrics; numbers are equal if they differ by no more than
-    `tolerance`. Time, cost, device, versions, commit, log and paths are not. Two cells of one name whose ids differ
-    have OTHER_SETTINGS, whatever their results. Facts that only one side states (later versions write more) are no
-    difference, metrics and validations are.
+    `tolerance`, counts (n, epochs, steps) only if they are the same. Time, cost, device, versions, commit, log and
+    paths are not. Two cells of one name whose ids differ have OTHER_SETTINGS, whatever their results. Facts that only
+    one side states (later versions write more) are no difference, metrics and validations are.
     """
     found = [_by_id(cell_id, a[cell_id], b[cell_id], tolerance) for cell_id in a.keys() & b.keys()]
     lone_a, lone_b = _by_name(a, b), _by_name(b, a)
@@ -113,8 +113,9 @@ def _walk(where: tuple[str, ...], a: Any, b: Any, tolerance: float) -> Iterator[
             if key not in _APART and (complete or (key in a and key in b)):
                 yield from _walk((*where, key), a.get(key), b.get(key), tolerance)
     elif _is_number(a) and _is_number(b):
+        counts = isinstance(a, int) and isinstance(b, int) and "metrics" not in where
         # Not `abs(a - b) > tolerance`, which NaN would pass.
-        if a != b and not abs(a - b) <= tolerance:
+        if a != b and (counts or not abs(a - b) <= tolerance):
             yield Difference(where, a, b)
     elif a != b:
         yield Difference(where, a, b)

@@ -28,7 +28,8 @@ def add_diff_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         default=0.0,
-        help="numbers that differ by no more are equal; accuracies are fractions (default: 0)",
+        help="measured numbers that differ by no more are equal; accuracies are fractions, counts always exact "
+        "(default: 0)",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="where the folder of a YAML file lies (default: results)"
@@ -37,7 +38,7 @@ def add_diff_arguments(parser: argparse.ArgumentParser) -> None:
 
 @collection_paused()
 def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
-    """Prints every cell's verdict and what differs. Returns 0 if all are equal, else 1."""
+    """Prints every cell's verdict and what differs. Returns 0 if there are cells and all are equal, else 1."""
     if not 0 <= args.tolerance < math.inf:
         raise InputError(f"--tolerance {args.tolerance} is none: give a number of 0 or more")
     sides = [_open(path, args.results) for path in (args.a, args.b)]
@@ -64,7 +65,9 @@ def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
     for name in missing:
         print(f"{'missing':<{width}}  {name}")
     print(counted(found) + (f", missing in both {len(missing)}" if wanted else ""))
-    return 0 if same(found) else 1
+    if not found:
+        print("nothing was compared: neither side has a record of these cells")
+    return 0 if found and same(found) else 1
 
 
 def _open(path: Path, results: Path) -> tuple[Results, Mapping[str, str] | None]:

@@ -31,8 +31,8 @@ class Paired:
     """Differences a - b over equal seeds, arrays of one shape.
 
     Attributes:
-        n: seeds that both have.
-        mean: of the differences; NaN without seeds, or where one of the values is NaN.
+        n: seeds where both have a finite value.
+        mean: of the differences; NaN without seeds.
         half_width: of the 95 % interval by Student's t, not adjusted; NaN where there is none.
         p: two-sided, not adjusted; NaN where there is no test.
         untested: why not, as text; empty where there is one.
@@ -49,10 +49,16 @@ def paired_t(a: Floats, b: Floats, both: NDArray[np.bool_], whole: NDArray[np.bo
     """The paired t test of `a` and `b` (..., seeds) over the seeds where `both` have a value.
 
     `whole` (...) says whether all values are over whole validation sets: there is no test otherwise, nor where the
-    differences of all seeds are equal up to ROUNDING, whose t has no meaning.
+    differences of all seeds are equal up to ROUNDING, whose t has no meaning. A value that is not finite is of a
+    training that diverged: mean and interval are of the other seeds, and there is no test, as those are no sample of
+    all trainings.
     """
     from scipy.special import stdtr, stdtrit
 
+    with np.errstate(invalid="ignore"):
+        finite = both & np.isfinite(a - b)
+    diverged = (both & ~finite).any(-1)
+    both = finite
     n = both.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = np.where(both, a - b, 0.0)
@@ -64,7 +70,7 @@ def paired_t(a: Floats, b: Floats, both: NDArray[np.bool_], whole: NDArray[np.bo
         size = np.max(np.where(both, np.maximum(np.abs(a), np.abs(b)), 0.0), axis=-1, initial=0.0)
         constant = sd <= ROUNDING * size
         p = 2 * stdtr(np.maximum(n - 1, 1), -np.abs(mean / error))
-    causes = [(n < SEEDS, FEW), (~whole, PARTIAL), (~np.isfinite(mean), DIVERGED), (constant, CONSTANT)]
+    causes = [(diverged, DIVERGED), (n < SEEDS, FEW), (~whole, PARTIAL), (constant, CONSTANT)]
     untested = np.select([found for found, _ in causes], [cause for _, cause in causes], "")
     return Paired(n, mean, half_width, np.where(untested == "", p, np.nan), untested)
 

@@ -11,7 +11,11 @@ import numpy as np
 from en_bench.matrix.paired import ROUNDING, Floats
 
 SETS = 11
-"""From so many sets on there is a test: its distributions are for more than 10 (Demsar, section 3.2.2)."""
+"""From so many independent data sets on there is a test. Demsar's rule of thumb (section 3.2.2) for the chi-square
+approximation of Friedman's statistic is more than 10 data sets and more than 5 classifiers."""
+
+NORMALISERS = 6
+"""With fewer there is a test, which says that it is approximate, by the same rule."""
 
 
 def rank(values: Floats, higher_is_better: bool) -> Floats:
@@ -34,8 +38,10 @@ class Friedman:
     """Whether normalisers differ at all over sets: Iman and Davenport's F of Friedman's statistic (section 3.2.2).
 
     `critical_difference` is Nemenyi's at the level 0.05: average ranks that differ by less do not differ significantly.
+    `sets` is the number of rows that were ranked.
     """
 
+    sets: int
     f: float
     p: float
     critical_difference: float
@@ -53,7 +59,7 @@ def friedman(ranks: Floats) -> Friedman:
     rest = sets * (norms - 1) - statistic
     f = math.inf if rest <= 1e-9 * sets else (sets - 1) * statistic / rest
     p = 0.0 if math.isinf(f) else float(fdtrc(norms - 1, (norms - 1) * (sets - 1), f))
-    return Friedman(f, p, critical_difference(sets, norms))
+    return Friedman(sets, f, p, critical_difference(sets, norms))
 
 
 def critical_difference(sets: int, norms: int) -> float:

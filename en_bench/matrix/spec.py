@@ -72,13 +72,25 @@ class Spec:
         targets = {label: self.target(label) for label in self.validate}
         found: dict[str, str] = {}
         for train in self.train:
-            data = _trained_on(self, train)
-            selected = {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
+            selected = self._own_target(train)
             # Of several labels for one set that of the training set, if it is one of them.
             labels = [label for label in (train, *targets) if label in self.own or targets.get(label) == selected]
             if labels:
                 found[train] = labels[0]
         return found
+
+    def resolved(self, train: str, label: str) -> dict[str, str]:
+        """As `target`, of a label that stands for each training's own the settings that a training on `train` has."""
+        return self._own_target(train) if label in self.own else self.target(label)
+
+    def trained_and_validated_on(self, train: str) -> tuple[str | None, str | None]:
+        """The names of the training set `train` and of its own validation set."""
+        data = _trained_on(self, train)
+        return data.get("train"), data.get("val")
+
+    def _own_target(self, train: str) -> dict[str, str]:
+        data = _trained_on(self, train)
+        return {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
 
 
 def load_spec(path: Path) -> Spec:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from en_bench.matrix.paired import Floats, holm, paired_t
+from en_bench.matrix.paired import DIVERGED, Floats, holm, paired_t
 from en_bench.report.entries import MARKS, Entry
 from en_bench.report.tables import Key, Table
 
@@ -20,8 +20,8 @@ LEVEL = 0.05
 class Difference(NamedTuple):
     """`norm` minus `other`, both trained on `train` and measured in `column`.
 
-    `mean` is NaN where no seed has both, or one diverged. `p` is adjusted for the number of tests of its family, NaN
-    where there is none, which `untested` explains. `marks` are those of both entries.
+    `mean` is of the `n` seeds where both have a finite value, NaN without such a seed. `p` is adjusted for the number
+    of tests of its family, NaN where there is none, which `untested` explains. `marks` are those of both entries.
     """
 
     train: str
@@ -40,7 +40,9 @@ class Difference(NamedTuple):
         return self.p < LEVEL
 
     def outcome(self, higher_is_better: bool) -> str:
-        """`win`, `tie` or `loss` of `norm`, or `untested`."""
+        """`win`, `tie` or `loss` of `norm`, `diverged` where a training of either did, or `untested`."""
+        if self.untested == DIVERGED:
+            return "diverged"
         if self.untested:
             return "untested"
         if not self.significant:
@@ -50,10 +52,12 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Differences:
-    """A family of comparisons, whose p values are adjusted together for their number, `tests`."""
+    """Comparisons, whose p values are adjusted together for their number: `tests`, and apart from them
+    `adapted_tests` of the columns after adapting, so that these take nothing from what stands without them."""
 
     found: Sequence[Difference]
     tests: int
+    adapted_tests: int
 
 
 def against_baseline(table: Table) -> Differences:
@@ -68,16 +72,18 @@ def all_pairs(table: Table) -> Differences:
 
 
 def _family(table: Table, pairs: Sequence[tuple[str, str]]) -> Differences:
-    keys = [(train, pair, column) for train in table.trains for pair in pairs for column in table.columns]
+    keys = [(train, pair, column) for train in table.trains for pair in pairs for column in table.counted[train]]
     if not keys:
-        return Differences([], 0)
+        return Differences([], 0, 0)
     values, whole = _rows(table)
     ones, others = ([(train, pair[side], column) for train, pair, column in keys] for side in (0, 1))
     a, b = (np.array([values[key] for key in side]) for side in (ones, others))
     both = ~np.isneginf(a) & ~np.isneginf(b)
     wholes = np.array([whole[one] and whole[other] for one, other in zip(ones, others, strict=True)])
     paired = paired_t(a, b, both, wholes)
-    p = holm(paired.p)
+    adapted = np.array([table.columns[column].adapted for _, _, column in keys])
+    p = np.where(adapted, holm(np.where(adapted, paired.p, np.nan)), holm(np.where(adapted, np.nan, paired.p)))
+    tested = ~np.isnan(p)
     columns = (
         paired.n.tolist(),
         paired.mean.tolist(),
@@ -100,7 +106,7 @@ def _family(table: Table, pairs: Sequence[tuple[str, str]]) -> Differences:
         )
         for (train, (norm, other), column), n, mean, half_width, adjusted, untested in zip(keys, *columns, strict=True)
     ]
-    return Differences(found, int(np.count_nonzero(~np.isnan(p))))
+    return Differences(found, int(np.count_nonzero(tested & ~adapted)), int(np.count_nonzero(tested & adapted)))
 
 
 def _rows(table: Table) -> tuple[dict[Key, Floats], dict[Key, bool]]:
@@ -121,7 +127,8 @@ def _marks(one: Entry, other: Entry) -> tuple[str, ...]:
 
 
 def tallies(family: Differences, table: Table) -> dict[tuple[str, str], Counter[str]]:
-    """Wins, ties, losses and what is untested by pair of normalisers, over training and validation sets.
+    """Wins, ties, losses, what is untested and where a training diverged, by pair of normalisers, over training and
+    validation sets.
 
     What was measured after adapting is not counted: it would count a validation set twice.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from statistics import fmean
 from typing import Any
@@ -56,18 +56,17 @@ def costs_sheet(table: Table) -> Sheet:
         found = costs(group)
         shown = [show(fmean(found[name])) if found[name] else NOTHING for name, (_, show) in _SHOWN.items()]
         rows.append(fields(train, norm, score, *shown, str(counted)))
-    devices = {str(item.record.fit.get("device", "?")) for item in _counted(table)}
+    ways = dict.fromkeys(_way(item.record.fit) for item in _counted(table))
     notes = [
         Note(
-            "means over the trainings of a row that have a number in the matrix; training alone, without validations; "
-            "FLOPs of a forward pass over one image at the training's size, of convolutions and matrix products alone, "
-            "two per multiplication and addition"
+            "means over the trainings of a row that have a number in the matrix; images/s and time of training alone, "
+            "without validations; peak memory of the whole run; FLOPs of a forward pass over one image at the "
+            "training's size, two per multiply-add, of what calls a convolution or a matrix product: of a normaliser "
+            "its linear layers alone"
         )
     ]
-    if len(devices) > 1:
-        notes.append(
-            Note(f"{len(devices)} devices are mixed here: images/s, time and memory do not compare", "devices")
-        )
+    if len(ways) > 1:
+        notes.append(Note("; ".join(ways), "images/s, time and memory do not compare between"))
     return Sheet(
         "costs",
         "Costs beside scores",
@@ -77,6 +76,15 @@ def costs_sheet(table: Table) -> Sheet:
         rows,
         notes,
     )
+
+
+def _way(fit: Mapping[str, Any]) -> str:
+    """Device, ranks and images per rank of a training: costs compare only where these are the same."""
+    batch = fit.get("batch") or {}
+    per_rank = batch.get("per_rank") or (fit.get("config") or {}).get("data", {}).get("batch_size")
+    ranks = fit.get("ranks", "?")
+    accumulated = f" x {batch['accumulated']} accumulated" if batch.get("accumulated", 1) > 1 else ""
+    return f"{fit.get('device', '?')}, {ranks} rank{'s' * (ranks != 1)} x {per_rank or '?'}{accumulated}"
 
 
 def _counted(table: Table) -> list[Any]:

@@ -10,15 +10,17 @@ from math import isnan
 from en_bench.matrix.paired import CONSTANT, DIVERGED, FEW, PARTIAL
 from en_bench.matrix.plan import State
 from en_bench.report.comparisons import LEVEL, Difference, Differences, tallies
+from en_bench.report.entries import DIVERGED as DIVERGED_MARK
 from en_bench.report.entries import NOTHING, PART
 from en_bench.report.sheet import Field, Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Table
 
-_SHORT = {FEW: "below 3 seeds", PARTIAL: PART, DIVERGED: "diverged", CONSTANT: "no spread"}
+_SHORT = {FEW: "below 3 seeds", PARTIAL: PART, DIVERGED: DIVERGED_MARK, CONSTANT: "no spread"}
 _RULE = (
     "p: paired t test over equal seeds, two-sided, adjusted by Holm's method for all tests of this table; intervals "
     "are of the single difference, not adjusted"
 )
+_TWICE = Field("same set")
 _REVERSED = {"win": "loss", "loss": "win"}
 
 
@@ -55,9 +57,18 @@ def _sheet(
 ) -> Sheet:
     found = iter(family.found)
     rows = [
-        [*fields(train, pair), *(_field(next(found), table) for _ in table.columns)]
+        [
+            *fields(train, pair),
+            *(_field(next(found), table) if name in table.counted[train] else _TWICE for name in table.columns),
+        ]
         for train, pair in product(table.trains, pairs)
     ]
+    if any(_TWICE in row for row in rows):
+        notes = [*notes, Note("a set that stands under another label already is compared once", _TWICE.text)]
+    if any(table.columns[difference.column].adapted for difference in family.found):
+        tests = f"tests: {family.tests}; after adapting, adjusted apart: {family.adapted_tests}"
+    else:
+        tests = f"tests: {family.tests}"
     significant = any(difference.significant for difference in family.found)
     return Sheet(
         name,
@@ -66,13 +77,13 @@ def _sheet(
         ["trained on", "difference", *table.columns],
         2,
         rows,
-        [*notes, Note(f"{_RULE}; tests: {family.tests}"), *_causes(family)],
+        [*notes, Note(f"{_RULE}; {tests}"), *_causes(family)],
         f"p below {LEVEL}" if significant else "",
     )
 
 
 def _causes(family: Differences) -> list[Note]:
-    found = {difference.untested for difference in family.found if difference.n}
+    found = {difference.untested for difference in family.found if difference.n or difference.untested == DIVERGED}
     told = [f"{short}: {cause}" for cause, short in _SHORT.items() if cause in found]
     return [Note("; ".join(told), "without p")] if told else []
 
@@ -98,8 +109,8 @@ def show_p(p: float) -> str:
 
 
 def _told(tally: Counter[str]) -> str:
-    untested = f" ({tally['untested']} untested)" if tally["untested"] else ""
-    return f"{tally['win']} / {tally['tie']} / {tally['loss']}{untested}"
+    others = ", ".join(f"{tally[outcome]} {outcome}" for outcome in ("diverged", "untested") if tally[outcome])
+    return f"{tally['win']} / {tally['tie']} / {tally['loss']}{f' ({others})' if others else ''}"
 
 
 def wins_sheet(table: Table, family: Differences) -> Sheet | None:

@@ -37,9 +37,10 @@ METRICS: Mapping[str, Metric] = {
 }
 
 PART = "PART"
+DIVERGED = "DIVERGED"
 _HOLES = (State.FAILED, State.STALE, State.MISSING)
 _NOTHING_SAID: tuple[list[str], ...] = ([], [State.MISSING.upper()])
-MARKS = (PART, *(state.upper() for state in _HOLES))
+MARKS = (PART, DIVERGED, *(state.upper() for state in _HOLES))
 NOTHING = "–"
 MEANS = "mean ± 95 % interval by Student's t (number of seeds; no interval below 3)"
 
@@ -51,9 +52,9 @@ Found = Callable[[PlannedCell], "tuple[float | None, bool] | None"]
 class Entry:
     """What a normaliser trained on one set comes to, over seeds.
 
-    `values` holds what can be believed, by seed; `partial` are the seeds whose value comes from a part of the
-    validation set only; `holes` counts the other seeds by state (missing, failed or stale). `best` is the best among
-    its rivals.
+    `values` holds what can be believed, by seed, NaN for a training that diverged; `partial` are the seeds whose value
+    comes from a part of the validation set only; `holes` counts the other seeds by state (missing, failed or stale).
+    `summary` is of the finite values, None where there is none. `best` is the best among its rivals.
     """
 
     values: Mapping[int, float]
@@ -67,13 +68,21 @@ class Entry:
         """How many of the values come from a part of the validation set."""
         return len(self.partial)
 
+    @property
+    def diverged(self) -> int:
+        """How many of the values are of trainings that diverged."""
+        return sum(value != value for value in self.values.values())
+
     def holding(self) -> list[str]:
         """Those of MARKS that hold for a seed."""
-        return [PART] * bool(self.partial) + [state.upper() for state in _HOLES if self.holes[state]]
+        diverged = [DIVERGED] * bool(self.diverged)
+        return [PART] * bool(self.partial) + diverged + [state.upper() for state in _HOLES if self.holes[state]]
 
     def marks(self) -> list[str]:
-        """`holding`; – where nothing is there and nothing else says why."""
-        return self.holding() if self.summary is not None or self.holding() not in _NOTHING_SAID else [NOTHING]
+        """`holding`, with how many diverged (`DIVERGED 1/3`); – where nothing is there and nothing else says why."""
+        if self.summary is None and self.holding() in _NOTHING_SAID:
+            return [NOTHING]
+        return [f"{DIVERGED} {self.diverged}/{len(self.values)}" if m == DIVERGED else m for m in self.holding()]
 
     def show(self, metric: Metric, difference: bool = False) -> str:
         """`93.1 ± 0.8 (3)`: mean (of a `difference` with its sign), 95 % interval, number of seeds; then the marks."""
@@ -93,12 +102,13 @@ def collect(group: Iterable[PlannedCell], find: Found) -> Entry:
         found = find(item)
         if found is not None:
             value, whole = found
-            values[item.cell.seed] = math.nan if value is None else float(value)
+            values[item.cell.seed] = float(value) if value is not None and math.isfinite(value) else math.nan
             if not whole:
                 partial.add(item.cell.seed)
         elif item.state is State.DONE:
             holes[State.MISSING] += 1
         else:
             holes[item.state] += 1
-    summary = summarise(list(values.values())) if values else None
+    finite = [value for value in values.values() if math.isfinite(value)]
+    summary = summarise(finite) if finite else None
     return Entry(values, holes, summary, frozenset(partial))

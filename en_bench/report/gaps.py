@@ -13,14 +13,15 @@ from en_bench.report.tables import Column, Key, Table, measured
 
 
 def gaps(table: Table) -> dict[Key, Entry]:
-    """By training set, normaliser and column: the differences of each training, over seeds. None for its own set."""
+    """By training set, normaliser and column: the differences of each training, over seeds. None for its own set, nor
+    twice for a set that has two labels."""
     own = {train: Column(label) for train, label in table.own.items()}
     return {
         (train, norm, name): collect(
             filter(column.applies, table.group(train, norm)), partial(_gap, own[train], column, table.spec.metric)
         )
         for train, norm, (name, column) in product(table.trains, table.norms, table.columns.items())
-        if train in own and column != own[train]
+        if train in own and column != own[train] and name in table.counted[train]
     }
 
 
@@ -35,7 +36,11 @@ def _gap(own: Column, other: Column, metric: str, item: PlannedCell) -> tuple[fl
 def gaps_sheet(table: Table) -> Sheet | None:
     """Training sets and normalisers against the other validation sets; None where there is no transfer."""
     found = gaps(table)
-    names = [name for name in table.columns if any(table.own.get(train) != name for train in table.trains)]
+    names = [
+        name
+        for name in table.columns
+        if any(table.own.get(train) != name and name in table.counted[train] for train in table.trains)
+    ]
     if not names:
         return None
     rows = [
@@ -44,6 +49,10 @@ def gaps_sheet(table: Table) -> Sheet | None:
     ]
     left_out = [train for train in table.trains if train not in table.own]
     notes = [Note("differences within each training; – on its own set")]
+    if any(len(table.counted[train]) < len(table.columns) for train in table.trains):
+        notes.append(Note("– too where a set stands under another label already"))
+    if not table.metric.higher_is_better:
+        notes.append(Note("lower is better: a negative gap is a worse score on the other set, a positive one a better"))
     if left_out:
         notes.append(Note(f"{', '.join(left_out)}: not validated on the own set", "no gap"))
     return Sheet(

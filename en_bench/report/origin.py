@@ -64,8 +64,12 @@ def data_line(validated: Validated) -> str:
 
 
 def validated_by(spec: Spec, planned: Sequence[PlannedCell]) -> Validated:
-    """The results that hold, one of each origin."""
-    found = {label: [r for item in planned if (r := item.result(label)) is not None] for label in spec.validate}
+    """The results that hold, one of each origin; those after adapting to a set apart, as `<set> (adapted)`."""
+    found: dict[str, list[Json]] = {}
+    for label in spec.validate:
+        found[label] = [r for item in planned if (r := item.result(label)) is not None]
+        if label in spec.adapted:
+            found[f"{label} (adapted)"] = [r for item in planned if (r := item.adapted(label)) is not None]
     return {label: _distinct(results, _OF_RESULT) for label, results in found.items()}
 
 

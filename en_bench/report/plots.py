@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from en_bench.report.curves import NOISE, Curves, over_seeds
-from en_bench.report.entries import PART, Entry, Metric
+from en_bench.report.entries import DIVERGED, PART, Entry, Metric
 from en_bench.report.tables import Table
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def _field(axes: "Axes", x: int, y: int, table: Table, entry: Entry) -> None:
 def dots_svg(table: Table) -> str:
     """Mean, 95 % interval and (faint) the single seeds, for each pair of training and validation set.
 
-    A marker is hollow, and PART stands beside it, where seeds validated on a part of the set only.
+    A marker is hollow, and PART or DIVERGED stands beside it, where seeds validated on a part of the set only, or
+    diverged.
     """
     pairs = [(train, target) for train in table.trains for target in table.targets]
     step = 1.0 / (len(table.norms) + 1)
@@ -111,10 +112,12 @@ def dots_svg(table: Table) -> str:
             if entry.summary is not None:
                 half = None if entry.summary.half_width is None else entry.summary.half_width * table.metric.scale
                 mean = entry.summary.mean * table.metric.scale
-                hollow = {"markerfacecolor": "white"} if entry.parts else {}
+                said = [mark for mark in entry.marks() if mark.startswith((PART, DIVERGED))]
+                hollow = {"markerfacecolor": "white"} if said else {}
                 axes.errorbar(mean, y, xerr=half, capsize=2.5, **(style | hollow))
-                if entry.parts:
-                    axes.annotate(PART, (mean, y), (0, 4), textcoords="offset points", ha="center", fontsize=6)
+                if said:
+                    told = " ".join(said)
+                    axes.annotate(told, (mean, y), (0, 4), textcoords="offset points", ha="center", fontsize=6)
         axes.plot([], [], label=norm, linestyle="none", **style)
     for row in range(1, len(pairs)):
         axes.axhline(row, color="#dde3e8", linewidth=0.8)

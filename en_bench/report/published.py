@@ -28,8 +28,8 @@ class Beside:
 
     @property
     def difference(self) -> float | None:
-        """Measured mean minus reported value; None unless there are both, of the whole set."""
-        if self.reported is None or self.entry.summary is None or self.entry.partial:
+        """Measured mean minus reported value; None unless there are both, of the whole set and no training diverged."""
+        if self.reported is None or self.entry.summary is None or self.entry.partial or self.entry.diverged:
             return None
         return self.entry.summary.mean - self.reported.value
 
@@ -40,15 +40,19 @@ class Beside:
         if self.reported is None:
             return ""
         if self.difference is None:
-            return f"not compared: {PART}" if self.entry.partial else "not compared: nothing measured"
-        if self.difference != self.difference:
-            return "not compared: diverged"
+            why = PART if self.entry.partial else "diverged" if self.entry.diverged else "nothing measured"
+            return f"not compared: {why}"
         tolerance = self.reported.tolerance
         if tolerance is not None and abs(self.difference) <= tolerance + _ROUNDING:
             return "within"
-        shown = METRICS[self.metric].show(abs(self.difference))
+        metric = METRICS[self.metric]
+        shown = metric.show(abs(self.difference))
         if tolerance is None and not float(shown):
             return "equal"
+        digits = metric.digits
+        while tolerance is not None and float(shown) <= tolerance * metric.scale + _ROUNDING:
+            digits += 1  # 0.52 above a tolerance of 0.5 is not `above by 0.5`
+            shown = f"{abs(self.difference) * metric.scale:.{digits}f}"
         return f"{'above' if self.difference > 0 else 'below'} by {shown}"
 
 

@@ -9,20 +9,22 @@ from typing import Any
 from en_bench.accuracies import LABELS
 from en_bench.matrix.plan import State
 from en_bench.report.entries import MEANS, METRICS, Entry
+from en_bench.report.shared_seeds import told_seeds
 from en_bench.report.sheet import Field, Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Key, Table
 
 _HOLES = (State.MISSING, State.FAILED, State.STALE)
-SUMMARY = ("mean", "sd", "half_width_95", "seeds", "part", *(state.value for state in _HOLES))
-"""Columns of an entry: the last ones count seeds, `part` those that validated on a part of the set, then those
-without a result."""
+SUMMARY = ("mean", "sd", "half_width_95", "seeds", "diverged", "part", *(state.value for state in _HOLES))
+"""Columns of an entry: the last ones count seeds, `seeds` those that the mean is of, `diverged` those that are no
+number, `part` those that validated on a part of the set, then those without a result."""
 
 
 def summary(entry: Entry) -> list[Any]:
     """The values of SUMMARY."""
     found = entry.summary
     numbers = [None, None, None] if found is None else map(computed, (found.mean, found.sd, found.half_width))
-    return [*numbers, len(entry.values), entry.parts, *(entry.holes[state] for state in _HOLES)]
+    counts = [0 if found is None else found.n, entry.diverged, entry.parts]
+    return [*numbers, *counts, *(entry.holes[state] for state in _HOLES)]
 
 
 def matrix_sheet(table: Table) -> Sheet:
@@ -49,13 +51,21 @@ def matrix_sheet(table: Table) -> Sheet:
         rows=rows,
         notes=[
             *recalibrated,
+            *_shared(table),
             *(Note(value, key) for key, value in table.notes),
             *(Note(line, "FAILED", verbatim=True) for line in table.failures),
         ],
-        best=f"{side} mean among the normalisers trained on the same set; by the mean alone, intervals may overlap"
+        best=f"{side} mean among the normalisers trained on the same set, over the seeds that all of them have, none "
+        "of them diverged; by the mean alone, intervals may overlap"
         if table.has_best
         else "",
     )
+
+
+def _shared(table: Table) -> list[Note]:
+    """Where the best is not that of the shown means."""
+    told = [f"{train} → {name}: seeds {told_seeds(seeds)}" for (train, name), seeds in table.best_over.items()]
+    return [Note("; ".join(told), "best over the seeds that all rivals have")] if told else []
 
 
 def _field(entry: Entry, table: Table) -> Field:

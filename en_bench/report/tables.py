@@ -13,6 +13,7 @@ from en_bench.matrix.records import Json, covers_set
 from en_bench.matrix.spec import Spec
 from en_bench.report import origin
 from en_bench.report.entries import METRICS, Entry, Metric, collect
+from en_bench.report.shared_seeds import leaves_out, shared_means, shared_seeds
 
 Groups = Mapping[tuple[str, str], Sequence[PlannedCell]]
 """The cells of each training set and normaliser: they differ in their seed."""
@@ -52,7 +53,10 @@ class Table:
         targets: labels of the validation sets.
         columns: by name, `targets` and what was measured on them after adapting.
         own: the label of each training set's own validation set, where it is among `targets`.
+        counted: of each training set the columns that are compared: of several that are of one set only one.
         entries: by training set, normaliser and column's name.
+        best_over: by training set and column's name the seeds that the best is of, where they are not all that are
+            shown.
         accuracies: by training set, normaliser and name of `en_bench.accuracies.LABELS`: top-1 on the training's own
             validation set, in three ways; empty where no training says.
         data_line: the class map, and n and variant of the validation sets, in short.
@@ -66,7 +70,9 @@ class Table:
     targets: tuple[str, ...]
     columns: Mapping[str, Column]
     own: Mapping[str, str]
+    counted: Mapping[str, Sequence[str]]
     entries: Mapping[Key, Entry]
+    best_over: Mapping[tuple[str, str], Sequence[int]]
     notes: tuple[tuple[str, str], ...]
     failures: tuple[str, ...]
     accuracies: Mapping[Key, Entry]
@@ -97,9 +103,13 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
         groups.setdefault((item.cell.train, item.cell.norm), []).append(item)
     columns = _columns(spec)
     entries: dict[Key, Entry] = {}
+    best_over: dict[tuple[str, str], Sequence[int]] = {}
     for train, column in product(spec.train, columns.values()):
         found = {norm: entry_of(groups.get((train, norm), ()), column, spec.metric) for norm in spec.norms}
         best = _best(found, metric)
+        rivals = [entry for entry in found.values() if entry.values]
+        if best is not None and leaves_out(rivals):
+            best_over[train, column.name] = shared_seeds(rivals)
         for norm, entry in found.items():
             entries[train, norm, column.name] = replace(entry, best=True) if norm == best else entry
     validated = origin.validated_by(spec, planned)
@@ -112,7 +122,9 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
         targets=tuple(spec.validate),
         columns=columns,
         own=spec.own_targets(),
+        counted=counted_columns(spec, columns),
         entries=entries,
+        best_over=best_over,
         notes=tuple(origin.notes(spec, planned, validated)),
         failures=tuple(
             f"{item.cell}: {item.record.reason} (cell {item.cell.id})"
@@ -140,6 +152,20 @@ def _columns(spec: Spec) -> Mapping[str, Column]:
     return {column.name: column for column in found if not column.adapted or column.label in spec.adapted}
 
 
+def counted_columns(spec: Spec, columns: Mapping[str, Column]) -> Mapping[str, Sequence[str]]:
+    """Of each training set the columns without those that are of the same set as another, under another label (`own`,
+    or a second label): counted twice, it would weigh double. The label of the training's own set goes first."""
+    counted: dict[str, Sequence[str]] = {}
+    own = spec.own_targets()
+    for train in spec.train:
+        first: dict[object, str] = {}
+        for name, column in sorted(columns.items(), key=lambda item: item[1].label != own.get(train)):
+            selected = frozenset(spec.resolved(train, column.label).items())
+            first.setdefault((selected, spec.adapted[column.label] if column.adapted else None), name)
+        counted[train] = [name for name in columns if name in first.values()]
+    return counted
+
+
 def _accuracies(spec: Spec, groups: Groups) -> Mapping[Key, Entry]:
     entries = {
         (train, norm, name): collect(groups.get((train, norm), ()), partial(_trained, name))
@@ -156,13 +182,15 @@ def _trained(name: str, item: PlannedCell) -> tuple[float | None, bool] | None:
 
 
 def _best(found: Mapping[str, Entry], metric: Metric) -> str | None:
-    """The normaliser with the best mean; None unless there are rivals, each with three seeds.
+    """The normaliser with the best mean over the seeds that all rivals have; None unless there are rivals and at least
+    three such seeds.
 
-    A mean over a part of the validation set is no rival, and leaves open which one is best.
+    One with a training that diverged is never the best. A mean over a part of the validation set is no rival, and
+    leaves open which one is best.
     """
-    means = {norm: entry.summary.mean for norm, entry in found.items() if entry.summary is not None}
-    rivals = [e for e in found.values() if e.summary is not None and e.summary.n >= 3 and not e.partial]
-    if len(rivals) < 2 or len(rivals) < len(means) or any(mean != mean for mean in means.values()):
+    rivals = {norm: entry for norm, entry in found.items() if entry.values}
+    if len(rivals) < 2 or any(e.partial for e in rivals.values()) or len(shared_seeds(rivals.values())) < 3:
         return None
+    means = {norm: mean for norm, mean in shared_means(rivals).items() if mean == mean}
     choose: Callable[..., str] = max if metric.higher_is_better else min
-    return choose(means, key=lambda norm: means[norm])
+    return choose(means, key=lambda norm: means[norm]) if means else None

@@ -14,8 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 def forward_flops(network: nn.Module, shape: tuple[int, ...]) -> int | None:
     """Operations of the forward pass over one image of `shape` (C, H, W), in evaluation, two per multiply-add.
 
-    PyTorch's counter knows convolutions and matrix products, attention's included, and nothing else: no pooling, no
-    activation, and of a normaliser the matrix products of its gate, not its passes over the map. The pass changes
+    PyTorch's counter sees calls of a convolution or a matrix product, attention's included, and nothing else: no
+    pooling, no activation, and no product that is written as a multiplication and a sum. Of a normaliser it therefore
+    counts the linear layers of a gate (ExemplarNorm's fc1, fc2 and fc3, those of conditional normalisation), not
+    ExemplarNorm's reducing convolution by groups, not its inner products of every pair of normalisers, and no pass
+    over the map. The pass changes
     neither the network nor any stream of random numbers. None, with a warning, where it fails: a training is not lost
     for that.
     """

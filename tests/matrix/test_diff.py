@@ -95,6 +95,8 @@ def test_what_differs_is_named_with_how_much(a: Path, tmp_path: Path, capsys: py
     assert out.splitlines()[-1].startswith("equal 14, differ 3")
     assert diff(a, b, "--tolerance", 0.002) == 1
     assert "top1" not in capsys.readouterr().out
+    assert diff(a, b, "--tolerance", 1000) == 1
+    assert "fit epochs: 100 | 90 (-10)" in capsys.readouterr().out, "a tolerance is for what is measured"
 
 
 @pytest.mark.parametrize(("tolerance", "equal"), [(0.0, False), (0.0099, False), (0.0101, True)])
@@ -178,6 +180,13 @@ def test_with_the_specification_what_both_lack_is_told_too(tmp_path: Path, capsy
         "missing         BatchNorm/web_images/2",
         "equal 17, differ 0, other settings 0, only in A 0, only in B 0, missing in both 1",
     ]
+
+
+def test_nothing_to_compare_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = folder(tmp_path / "results" / "paper", []), folder(tmp_path / "b", [])
+    for command in ([a, b], [HERE / "paper.yaml", b, "--results", tmp_path / "results"]):
+        assert diff(*command) == 1
+        assert capsys.readouterr().out.splitlines()[-1].startswith("nothing was compared")
 
 
 def test_damaged_records_are_warned_of(a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

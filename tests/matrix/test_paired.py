@@ -61,7 +61,13 @@ def test_equal_differences_have_no_test(differences: list[float]) -> None:
 
 def test_a_diverged_seed_and_a_part_have_no_test() -> None:
     diverged = paired([0.9, math.nan, 0.7], [0.5, 0.6, 0.1])
-    assert diverged.untested == DIVERGED and math.isnan(diverged.mean)
+    assert diverged.untested == DIVERGED and math.isnan(diverged.p)
+    assert (diverged.n, diverged.mean) == (2, pytest.approx(0.5)), "of the other seeds"
+    interval = paired([0.9, math.nan, 0.7, 0.8], [0.5, 0.6, 0.1, 0.6])
+    others = paired([0.9, 0.7, 0.8], [0.5, 0.1, 0.6])
+    assert interval.half_width == others.half_width and math.isnan(interval.p)
+    nowhere = paired([math.nan], [0.5])
+    assert nowhere.untested == DIVERGED and nowhere.n == 0 and math.isnan(nowhere.mean)
     part = paired([0.9, 0.8, 0.7], [0.5, 0.6, 0.1], whole=False)
     assert part.untested == PARTIAL and math.isnan(part.p) and part.mean == pytest.approx(0.4)
 

@@ -133,10 +133,12 @@ def test_lower_is_better_for_the_loss(spec: Spec, planned: Sequence[PlannedCell]
     assert "lowest mean" in text(replace(spec, metric="nll"), planned)
 
 
-def test_diverged_run_is_visible_and_nothing_is_best(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+def test_diverged_run_is_visible_and_never_the_best(spec: Spec, planned: Sequence[PlannedCell]) -> None:
     table = build_table(spec, changed(planned, "BatchNorm/handwritten/0", top1=None))
-    assert table.entries["handwritten", "BatchNorm", "typeset"].show(table.metric) == "nan ± nan (3)"
-    assert not table.entries["handwritten", "ExemplarNorm", "typeset"].best
+    assert table.entries["handwritten", "BatchNorm", "typeset"].show(table.metric) == "41.4 (2) DIVERGED 1/3"
+    assert table.entries["handwritten", "ExemplarNorm", "typeset"].best
+    table = build_table(spec, changed(planned, "ExemplarNorm/handwritten/0", top1=None))
+    assert table.entries["handwritten", "BatchNorm", "typeset"].best, "the mean of the others is higher, and no matter"
 
 
 def test_mixed_origins_are_all_listed(spec: Spec, planned: Sequence[PlannedCell]) -> None:

@@ -1,0 +1,212 @@
+"""What would make a comparison unfair: other seeds, a diverged seed, a set counted twice, families that mix."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from en_bench.matrix.plan import PlannedCell
+from en_bench.matrix.records import Results
+from en_bench.matrix.spec import Spec, load_spec
+from en_bench.report.comparisons import against_baseline, all_pairs, tallies
+from en_bench.report.page import write_report
+from en_bench.report.plots import dots_svg
+from en_bench.report.tables import build_table
+from tests.report.shown import rows, sheet, shown, tables, text
+from tests.report.test_comparisons import Values, made
+
+NAN = float("nan")
+
+
+def specified(folder: Path, **more: Any) -> Spec:
+    """Normalisers A, B and C on the sets a and b, four seeds."""
+    path = folder / "fair.yaml"
+    train = {name: {"data": {"train": f"{name}/train", "val": f"{name}/val"}} for name in "ab"}
+    norms = {name: {"norm": name} for name in "ABC"}
+    spec = {"name": "fair", "norms": norms, "train": train, "seeds": [0, 1, 2, 3, 4], **more}
+    path.write_text(yaml.safe_dump(spec, sort_keys=False))
+    return load_spec(path)
+
+
+def everywhere(spec: Spec, **by_norm: Sequence[float | None]) -> Values:
+    return {(t, norm, v): list(values) for t in spec.train for v in spec.validate for norm, values in by_norm.items()}
+
+
+def noted(spec: Spec, planned: Sequence[PlannedCell], name: str) -> list[str]:
+    return [note.line for note in sheet(tables(spec, planned), name).notes]
+
+
+def test_who_lacks_the_hard_seeds_is_neither_best_nor_first(tmp_path: Path) -> None:
+    """Seeds 0 and 1 are hard for all; C has a higher mean only because it lacks them, and loses at every equal seed."""
+    spec = specified(tmp_path, validate=["a"])
+    values = everywhere(
+        spec, A=[0.6, 0.61, 0.8, 0.81, 0.82], B=[0.61, 0.62, 0.821, 0.83, 0.842], C=[None, None, 0.79, 0.801, 0.811]
+    )
+    planned = made(spec, values)
+    table = build_table(spec, planned)
+    means = {norm: entry.summary.mean for (t, norm, _), entry in table.entries.items() if entry.summary and t == "a"}
+    assert max(means, key=lambda norm: means[norm]) == "C"
+    assert [norm for norm in "ABC" if table.entries["a", norm, "a"].best] == ["B"]
+    assert "best over the seeds that all rivals have: a → a: seeds 2, 3, 4; b → a: seeds 2, 3, 4" in text(spec, planned)
+    ranks = shown(tables(spec, planned), "ranks")
+    assert [ranks[norm,]["own validation set"] for norm in "ABC"] == ["2.00 (1)", "1.00 (1)", "3.00 (1)"]
+    assert "own validation set, over fewer seeds: a → a (2, 3, 4)" in noted(spec, planned, "ranks")
+
+
+def test_two_equal_seeds_are_too_few_for_a_best_and_none_for_a_rank(tmp_path: Path) -> None:
+    spec = specified(tmp_path, validate="own")
+    two = everywhere(spec, A=[0.6, 0.7, 0.8, None, None], B=[None, 0.7, 0.8, 0.9, 0.9], C=[0.6, 0.7, 0.8, 0.9, 0.9])
+    assert not build_table(spec, made(spec, two)).has_best
+    none = everywhere(spec, A=[0.6, 0.7, None, None, None], B=[None, None, 0.8, 0.9, 0.9], C=[0.6, 0.7, 0.8, 0.9, 0.9])
+    assert noted(spec, made(spec, none), "ranks")[1].startswith(
+        "left out of own validation set: a → own (no seed that all have); b → own"
+    )
+
+
+def test_all_seeds_everywhere_need_no_note(tmp_path: Path) -> None:
+    spec = specified(tmp_path, validate="own")
+    planned = made(spec, everywhere(spec, A=[0.6] * 5, B=[0.7] * 5, C=[0.8] * 5))
+    assert build_table(spec, planned).has_best
+    assert "rivals have" not in text(spec, planned)
+    assert not any("fewer seeds" in line or "diverged: " in line for line in noted(spec, planned, "ranks"))
+
+
+def test_one_diverged_seed_leaves_the_rest_comparable(tmp_path: Path) -> None:
+    """A would be the best by the mean of the seeds that it got through."""
+    spec = specified(tmp_path, validate="own")
+    values = everywhere(
+        spec, A=[0.9, NAN, 0.91, 0.92, 0.9], B=[0.5, 0.51, 0.5, 0.52, 0.5], C=[0.6, 0.62, 0.6, 0.6, 0.6]
+    )
+    values["b", "A", "own"] = [NAN] * 5
+    planned = made(spec, values)
+    doc = tables(spec, planned)
+    assert shown(doc, "matrix")["a", "A"]["own"] == "90.8 ± 1.5 (4) DIVERGED 1/5"
+    assert shown(doc, "matrix")["b", "A"]["own"] == "DIVERGED 5/5"
+    table = build_table(spec, planned)
+    assert [key for key, entry in table.entries.items() if entry.best] == [("a", "C", "own"), ("b", "C", "own")]
+    differences = shown(doc, "pairs")
+    assert differences["a", "B − A"]["own"].endswith("(4) DIVERGED") and ", p" not in differences["a", "B − A"]["own"]
+    assert differences["b", "B − A"]["own"] == "DIVERGED"
+    assert ", p " in differences["a", "C − B"]["own"]
+    assert shown(doc, "wins")["C",] == {
+        "A": "0 / 0 / 0 (2 diverged)",
+        "B": "2 / 0 / 0",
+        "C": "",
+        "all": "2 / 0 / 0 (2 diverged)",
+    }
+    assert [shown(doc, "ranks")[norm,]["own validation set"] for norm in "ABC"] == ["3.00 (2)", "2.00 (2)", "1.00 (2)"]
+    assert "own validation set, last as a training diverged: a → own (A 1/5); b → own (A 5/5)" in noted(
+        spec, planned, "ranks"
+    )
+    first = rows(spec, planned, "matrix")[0]
+    assert (first["seeds"], first["diverged"], first["mean"]) == ("4", "1", "0.9075")
+    page = write_report(Results(tmp_path), spec, planned).read_text()
+    assert "nan" not in page.split("<svg")[0] and "DIVERGED 1/5" in page
+    assert "DIVERGED 5/5" in page and "DIVERGED 1/5" in dots_svg(table)
+
+
+def test_a_set_under_two_labels_counts_once(tmp_path: Path) -> None:
+    """`test` is each training's own set: for trainings on a that is what `a` and `again` are too."""
+    sets = {"test": "own", "a": {"data": {"val": "a/val"}}, "again": {"data": {"val": "a/val"}}}
+    spec, plain = (
+        specified(tmp_path, validate=sets),
+        specified(tmp_path, validate={"a": sets["a"], "b": {"data": {"val": "b/val"}}}),
+    )
+    assert spec.own_targets() == {"a": "a", "b": "test"}
+    numbers = {"A": [0.5, 0.51, 0.52, 0.5, 0.5], "B": [0.52, 0.54, 0.53, 0.5, 0.51], "C": [0.6, 0.62, 0.6, 0.6, 0.6]}
+    planned = made(spec, everywhere(spec, **numbers))
+    doc, table = tables(spec, planned), build_table(spec, planned)
+    assert dict(table.counted) == {"a": ["a"], "b": ["test", "a"]}
+    compared = {(d.train, d.column) for d in all_pairs(table).found}
+    assert compared == {("a", "a"), ("b", "test"), ("b", "a")}
+    assert against_baseline(table).tests == 3 * 2
+    assert shown(doc, "differences")["a", "B − A"] == {
+        "test": "same set",
+        "a": shown(doc, "differences")["a", "B − A"]["a"],
+        "again": "same set",
+    }
+    assert {tally.total() for tally in tallies(all_pairs(table), table).values()} == {3}
+    assert shown(doc, "ranks")["C",]["all pairs of sets"] == "1.00 (3)"
+    assert set(shown(doc, "gaps")["a", "A"].values()) == {"–"}, "no gap of a set to itself"
+    assert [row["validate"] for row in rows(spec, planned, "gaps")] == ["a"] * 3
+    whole = build_table(plain, made(plain, everywhere(plain, **numbers)))
+    assert against_baseline(whole).tests == 4 * 2 and all(len(names) == 2 for names in whole.counted.values())
+
+
+def test_adapted_columns_are_a_family_of_their_own(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
+    with_adapted, without = (
+        against_baseline(build_table(spec, paper)) for spec in (paper_spec, replace(paper_spec, adapted={}))
+    )
+    p = {d[:4]: d.p for d in with_adapted.found if "adapted" not in d.column and d.p == d.p}
+    assert p and p == {d[:4]: d.p for d in without.found if d.p == d.p}
+    assert (with_adapted.tests, with_adapted.adapted_tests) == (without.tests, 2) == (3, 2)
+    assert "tests: 3; after adapting, adjusted apart: 2" in " ".join(noted(paper_spec, paper, "differences"))
+
+
+def test_what_adapted_results_come_from_is_told(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
+    assert paper[0].record is not None
+    result = paper[0].record.adapted["web_images"]
+    part = {"web_images": {**result, "n": 77, "whole_set": False, "classes_digest": "f" * 64}}
+    edited = [replace(paper[0], record=replace(paper[0].record, adapted=part)), *paper[1:]]
+    told = text(paper_spec, edited)
+    assert "validated on web_images (adapted): web_images/val, n 77, labels given" in told
+    assert "class map: 7b3bb6b0; ffffffff" in told
+    assert "web_images (adapted) n 77" in build_table(paper_spec, edited).data_line
+
+
+@pytest.mark.parametrize(("metric", "told"), [("nll", True), ("ece", True), ("top1", False)])
+def test_gaps_say_which_sign_is_worse(metric: str, told: bool, spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    lines = noted(replace(spec, metric=metric), planned, "gaps")
+    assert any("a negative gap is a worse score" in line for line in lines) is told
+
+
+@pytest.mark.parametrize(
+    ("validate", "told"),
+    [
+        ("own", "validated on its own validation set."),
+        ({"own": "own", "a": {"data": {"val": "a/val"}}}, "on its own validation set and on every other one"),
+        (["a"], "validated on every validation set."),
+    ],
+)
+def test_the_page_says_what_was_validated(validate: object, told: str, tmp_path: Path) -> None:
+    spec = specified(tmp_path, validate=validate)
+    planned = made(spec, everywhere(spec, A=[0.5], B=[0.6], C=[0.7]))
+    assert told in " ".join(write_report(Results(tmp_path), spec, planned).read_text().split())
+
+
+def test_costs_of_other_ranks_or_batches_are_told_apart(spec: Spec, planned: Sequence[PlannedCell]) -> None:
+    def trained(**facts: object) -> list[PlannedCell]:
+        assert planned[0].record is not None
+        fits = [{**item.record.fit, "ranks": 1, "batch": {"per_rank": 32}} if item.record else {} for item in planned]
+        records = [item.record and replace(item.record, fit=fit) for item, fit in zip(planned, fits, strict=True)]
+        assert records[0] is not None
+        records[0] = replace(records[0], fit={**records[0].fit, **facts})
+        return [replace(item, record=record) for item, record in zip(planned, records, strict=True)]
+
+    def mixed(planned: Sequence[PlannedCell]) -> list[str]:
+        return [line for line in noted(spec, planned, "costs") if "do not compare" in line]
+
+    assert mixed(trained()) == []
+    for facts, told in (
+        ({"ranks": 8}, "cpu, 8 ranks x 32"),
+        ({"batch": {"per_rank": 64}}, "cpu, 1 rank x 64"),
+        ({"batch": {"per_rank": 32, "accumulated": 2}}, "cpu, 1 rank x 32 x 2 accumulated"),
+        ({"device": "gpu"}, "gpu, 1 rank x 32"),
+    ):
+        assert mixed(trained(**facts)) == [
+            f"images/s, time and memory do not compare between: {told}; cpu, 1 rank x 32"
+        ]
+
+
+def test_own_validation_sets(spec: Spec, tmp_path: Path) -> None:
+    assert spec.own_targets() == {"handwritten": "handwritten", "typeset": "typeset"}
+    source = spec.path.read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(source + "validate: {again: {data: {val: digits/typeset/val}}, each: own}\n")
+    assert load_spec(other).own_targets() == {"handwritten": "each", "typeset": "again"}
+    other.write_text(source + json.dumps({"validate": {"elsewhere": {"data": {"val": "x/val"}}}})[1:-1] + "\n")
+    assert load_spec(other).own_targets() == {}
