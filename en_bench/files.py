@@ -52,11 +52,19 @@ def create(path: Path, data: bytes) -> None:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            with path.open("xb") as target:
-                target.write(data)
-                target.flush()
-                os.fsync(target.fileno())
+            _write_new(path, data)
         os.unlink(temporary)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    with path.open("xb") as target:
+        try:
+            target.write(data)
+            target.flush()
+            os.fsync(target.fileno())
+        except BaseException:  # a full disk, say: half a file is none
+            path.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager

@@ -28,10 +28,10 @@ from en_bench.dynamics import DynamicsRecorder, Memorisation
 from en_bench.dynamics.files import set_aside as set_dynamics_aside
 from en_bench.errors import InputError
 from en_bench.files import write_json
+from en_bench.folder_claim import claim_folder
 from en_bench.layer_sync import flag_as_plugin
 from en_bench.matrix.label_files import changed_files
 from en_bench.matrix.plan import without_places
-from en_bench.matrix.process import claim_folder
 from en_bench.outcome import digest
 from en_bench.quiet import quieten
 from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
@@ -295,7 +295,7 @@ def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> No
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 trainer_defaults={"use_distributed_sampler": False},
-                parser_kwargs={"exit_on_error": False, "prog": cli.PROG},
+                parser_kwargs={"exit_on_error": False, "prog": cli.PROG, "allow_abbrev": False},
                 args=argv,
             )
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:

@@ -37,7 +37,8 @@ def write_spec(folder: Path, seeds: str = "0") -> Path:
 
 
 def records(results: Path) -> dict[str, dict[str, object]]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted((results / "toy" / "records").glob("*.json"))}
+    paths = sorted((results / "toy" / "records").glob("*.json"))
+    return {path.name.partition(".")[0]: json.loads(path.read_text()) for path in paths}  # of any generation
 
 
 def numbers(record: dict[str, object]) -> dict[str, object]:

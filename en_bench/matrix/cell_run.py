@@ -1,5 +1,6 @@
 """One cell: what it still needs of training and validations, command by command, and the record of it."""
 
+import errno
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from en_bench.matrix.adapting import (
     written_no_moments,
 )
 from en_bench.matrix.commands import adapt_commands, checkpoint_path, fit_command, result_path, validate_command
+from en_bench.matrix.local.live import tell
 from en_bench.matrix.overlays import Config
 from en_bench.matrix.plan import Cell, Digests, PlannedCell, State, fit_is_stale, is_stale, overlay_change
 from en_bench.matrix.process import Execute, one_line, run_here, run_isolated
@@ -43,6 +45,9 @@ from en_bench.matrix.training import (
     validated_targets,
     was_cut_off,
 )
+
+ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of a disk that no further cell could be recorded on."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +79,30 @@ class CellRun:
     def run(self, item: PlannedCell, generation: int) -> Record:
         """Run what the cell needs, and save the record. Raises LeaseLost once somebody else has taken it over."""
         cell, run = item.cell, self.results.run(item.cell.id)
-        work = outstanding(self.spec, item, self.results, self.digests)
-        reason = self._train(cell, run) if work.fit else None
-        if reason is None:
-            reason = self._validate(cell, work.labels, run)
-        if reason is None:
-            reason = self._adapt(cell, work.adapted, run)
+        try:
+            work = outstanding(self.spec, item, self.results, self.digests)
+            reason = self._train(cell, run) if work.fit else None
+            if reason is None:
+                reason = self._validate(cell, work.labels, run)
+            if reason is None:
+                reason = self._adapt(cell, work.adapted, run)
+        except OSError as error:  # of this cell's files only, as a rule: the others can be run
+            if error.errno in ENDS_ALL:
+                raise
+            reason = one_line(told_of(error))
         return self.record(cell, generation, reason)
 
     def record(self, cell: Cell, generation: int, reason: str | None = None) -> Record:
         """Save what lies in the cell's folder as its record: done, or failed for a `reason`."""
+        record = self.unsaved(cell, generation, reason)
+        self.results.save(record)
+        return record
+
+    def unsaved(self, cell: Cell, generation: int, reason: str | None = None) -> Record:
+        """The record that `record` would save."""
         run = self.results.run(cell.id)
         targets = validated_targets(run)
-        record = Record(
+        return Record(
             id=cell.id,
             spec=self.spec.name,
             status="failed" if reason else "done",
@@ -103,8 +119,6 @@ class CellRun:
             adapted=_found(written_adapted, run, targets),
             no_moments=_found(written_no_moments, run, targets),
         )
-        self.results.save(record)
-        return record
 
     def _train(self, cell: Cell, run: Path) -> str | None:
         """Train a cell in a folder made clear for it; the reason why that failed, if it did."""
@@ -118,7 +132,7 @@ class CellRun:
                 told = make_room(run)
                 mark_started(run, cell, self.digests)
             if told is not None:
-                print(f"{cell}: {told}", flush=True)
+                tell(f"{cell}: {told}")
                 _note(run, told)
             argv = fit_command(cell, run, self.data_root)
             # The command reads the overlays itself, moments after they were compared.
@@ -155,7 +169,7 @@ class CellRun:
             reason = self._perform(cell, recalibrate, recalibration_path(run, label), check_recalibration)
             if reason is None and written_no_moments(run, label) is not None:
                 told = f"no normaliser has running moments: nothing to adapt to {label}"
-                print(f"{cell}: {told}", flush=True)
+                tell(f"{cell}: {told}")
                 _note(run, told)
                 continue
             if reason is None:
@@ -214,6 +228,11 @@ def needs_own_process(config: Config) -> bool:
     # Without a number of devices Lightning takes all there are.
     several = trainer.get("devices") not in (1, "1", [0]) or trainer.get("num_nodes", 1) != 1
     return several or any(name in str(trainer.get("strategy")).lower() for name in ("ddp", "fsdp", "deepspeed"))
+
+
+def told_of(error: OSError) -> str:
+    """Which file it is about, and what is wrong with it."""
+    return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 
 def _note(run: Path, text: str) -> None:

@@ -22,10 +22,12 @@ from typing import Any
 
 from en_bench.files import create, write_json
 from en_bench.lease_guard import LEASE, LeaseLost, numbers, require
+from en_bench.matrix.file_clock import FileClock
 from en_bench.matrix.processes import is_running, this_machine, this_process
 
 FORMAT, VERSION = "en_bench.lease", 1
 BEAT_SECONDS, EXPIRES_SECONDS = 15.0, 120.0
+_LOOKS, _SECONDS_BETWEEN_LOOKS = 3, 0.05
 
 Holder = Mapping[str, Any]
 """Who holds a lease: `kind` (`local`, ...), `host`, and what the kind needs to tell whether the holder lives."""
@@ -73,11 +75,15 @@ class Leases:
     judges: Mapping[str, Judge] = field(default_factory=dict)
     beat_seconds: float = BEAT_SECONDS
     expires_seconds: float = EXPIRES_SECONDS
+    _clock: FileClock = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_clock", FileClock(self.folder))
 
     def find(self, cell: str) -> Found | None:
         """The last lease of a cell, which may have been given back."""
-        number = max(numbers(self.folder / cell), default=0)
-        return self._read(cell, number) if number else None
+        last = self._last(cell)
+        return None if last is None else last[0]
 
     def holder(self, cell: str) -> Found | None:
         """The lease of a cell that somebody alive holds; None if it can be taken."""
@@ -90,41 +96,69 @@ class Leases:
         if found is not None and not found.released and self._lives(found):
             return None
         number = max(0 if found is None else found.number, after) + 1
-        lease = Lease(self, cell, number, {**(local_holder() if holder is None else holder)})
+        return self._create(Lease(self, cell, number, {**(local_holder() if holder is None else holder)}))
+
+    def adopt(self, cell: str, token: str) -> Lease | None:
+        """The next lease of a cell, with the token of the last one if it is this and not given back.
+
+        Held by this process; of several that try it at the same time one succeeds, and whoever had adopted the last
+        one, and may still be at work, has lost it.
+        """
+        found, raw = self._last(cell) or (None, None)
+        if found is None or raw is None or raw.get("token") != token or found.released:
+            return None
+        holder = {**found.holder, **local_holder(), "kind": found.holder["kind"]}
+        first = int(raw.get("first", found.number))
+        return self._create(Lease(self, cell, found.number + 1, holder, token, first))
+
+    def _create(self, lease: Lease) -> Lease | None:
+        """Makes the file of a lease; None if somebody else was faster. Those of lower numbers go."""
         lease.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             create(lease.path, json.dumps(lease.to_json(), indent=1).encode())
         except FileExistsError:
             return None
-        for lower in numbers(lease.path.parent):
-            if lower < number:
+        there = numbers(lease.path.parent)
+        if max(there, default=0) > lease.number:  # ours was taken and given back since we looked
+            lease.path.unlink(missing_ok=True)
+            return None
+        for lower in there:
+            if lower < lease.number:
                 lease.path.with_name(f"{lower}.json").unlink(missing_ok=True)
+        self._sweep(lease.path.parent)
         return lease
 
-    def adopt(self, cell: str, token: str) -> Lease | None:
-        """The last lease of a cell, if it is the one with this token and not given back: to be held by this process."""
-        number = max(numbers(self.folder / cell), default=0)
-        raw = self._raw(cell, number)
-        if raw is None or raw.get("token") != token or raw.get("released"):
-            return None
-        lease = Lease(self, cell, number, {**raw["holder"], **local_holder(), "kind": raw["holder"]["kind"]}, token)
-        lease.rewrite()
-        return lease
+    def _sweep(self, cell: Path) -> None:
+        """Removes what was left by processes that were killed while they wrote."""
+        for name in os.listdir(cell):
+            with contextlib.suppress(OSError):
+                if name.startswith(".") and self._clock.now() - (cell / name).stat().st_mtime > self.expires_seconds:
+                    (cell / name).unlink()
 
     def _lives(self, found: Found) -> bool:
         kind = str(found.holder.get("kind"))
         judge = lives if kind == "local" else self.judges.get(kind)
         return judge is None or judge(found)
 
-    def _read(self, cell: str, number: int) -> Found | None:
-        path = self.folder / cell / f"{number}.json"
-        raw = self._raw(cell, number)
-        try:
-            silence = self._now() - path.stat().st_mtime
-        except FileNotFoundError:  # removed since the folder was listed: by a higher one
-            return self.find(cell)
-        if raw is None:  # half written, where files cannot be linked: its holder is just about to be told
-            return Found(cell, number, {"kind": "local", "told": "somebody"}, False, silence, self.expires_seconds)
+    def _last(self, cell: str) -> tuple[Found, dict[str, Any] | None] | None:
+        """The last lease of a cell, and what its file says if that can be read."""
+        for look in range(_LOOKS):
+            if look:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            number = max(numbers(self.folder / cell), default=0)
+            if not number:
+                return None
+            path = self.folder / cell / f"{number}.json"
+            raw = self._raw(cell, number)
+            with contextlib.suppress(FileNotFoundError):  # removed since the folder was listed: by a higher one
+                return self._found(cell, number, raw, self._clock.now() - path.stat().st_mtime), raw
+        # The client of a shared folder lists it from memory, for up to a minute: somebody has the higher one.
+        return self._found(cell, number, None, 0.0), None
+
+    def _found(self, cell: str, number: int, raw: Mapping[str, Any] | None, silence: float) -> Found:
+        if raw is None:  # another user's, or half written, where files cannot be linked: silence decides
+            told = f"somebody (unreadable: {self.folder / cell / f'{number}.json'})"
+            return Found(cell, number, {"kind": "local", "told": told}, False, silence, self.expires_seconds)
         expires = float(raw.get("expires_seconds", self.expires_seconds))
         return Found(cell, number, raw["holder"], bool(raw.get("released")), silence, expires)
 
@@ -136,33 +170,28 @@ class Leases:
         whole = isinstance(raw, dict) and raw.get("format") == FORMAT and isinstance(raw.get("holder"), dict)
         return raw if whole else None
 
-    def _now(self) -> float:
-        """By the clock that dates the files: that of a file server may differ from ours."""
-        probe = self.folder / f".clock.{uuid.uuid4().hex}"
-        try:
-            probe.touch()
-            return probe.stat().st_mtime
-        except OSError:  # a full disk, or a folder that can only be read
-            return time.time()
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink()
-
 
 @dataclass
 class Lease:
-    """A cell that is ours. Entered, it beats; left, it is given back."""
+    """A cell that is ours. Entered, it beats; left, it is given back.
+
+    `first` is the number under which this token was taken: who adopts a lease goes on with the work of all since.
+    """
 
     leases: Leases
     cell: str
     number: int
     holder: Holder
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    first: int = 0  # 0: this one
     released: bool = False
     kept: bool = False  # when it is left by an interrupt
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _before: str | None = None
+
+    def __post_init__(self) -> None:
+        self.first = self.first or self.number
 
     @property
     def path(self) -> Path:
@@ -174,6 +203,7 @@ class Lease:
             "version": VERSION,
             "cell": self.cell,
             "number": self.number,
+            "first": self.first,
             "token": self.token,
             "holder": dict(self.holder),
             "beat_seconds": self.leases.beat_seconds,
@@ -183,7 +213,7 @@ class Lease:
 
     def require(self) -> None:
         """Raises LeaseLost if somebody else has taken the cell over."""
-        require(self.path)
+        require(self.path, self.token)
 
     def rewrite(self) -> None:
         """Writes what is known of the holder. Raises LeaseLost."""
@@ -197,13 +227,13 @@ class Lease:
             self.rewrite()
         except LeaseLost:
             return
-        except OSError:  # a full disk: then without a trace of its number
+        except OSError:  # a full disk: silent for longer than any lease lasts, which needs no room
             with contextlib.suppress(OSError):
-                self.path.unlink()
+                os.utime(self.path, (0, 0))
 
     def __enter__(self) -> Lease:
         self._before = os.environ.get(LEASE)
-        os.environ[LEASE] = str(self.path)
+        os.environ[LEASE] = f"{self.token}:{self.path}"
         self._ended.clear()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -213,7 +243,7 @@ class Lease:
         self._ended.set()
         assert self._thread is not None
         self._thread.join()
-        os.environ.pop(LEASE)
+        os.environ.pop(LEASE, None)  # a command may have changed it
         if self._before is not None:
             os.environ[LEASE] = self._before
         if not (self.kept and kind is not None and issubclass(kind, KeyboardInterrupt)):
@@ -225,7 +255,7 @@ class Lease:
                 self.require()
                 os.utime(self.path)  # needs no room on the disk
             except LeaseLost:
-                return
+                return  # the work notices it, also in other processes: with its next write, of its progress if no other
             except OSError:
                 continue  # a file server that is away comes back, or the lease is lost
 

@@ -35,8 +35,9 @@ class OpenedMatrix:
 def open_matrix(args: argparse.Namespace) -> OpenedMatrix:
     """What the arguments SPEC, --results and --data-root name; InputError for what is none."""
     spec = load_spec(args.spec)
-    for folder in (args.results, args.results / spec.name):
+    results = Results(args.results / spec.name)
+    for folder in (args.results, results.folder, results.runs, results.records, results.leases, results.tables):
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"--results {args.results}: {folder} is a file: give a folder")
+            raise InputError(f"--results {args.results}: {folder} is a file: give a folder, or remove the file")
     shards = args.data_root or Path(os.environ.get("EN_BENCH_SHARDS") or "data")
-    return OpenedMatrix(spec, Results(args.results / spec.name), manifest_digests(shards), shards, args.data_root)
+    return OpenedMatrix(spec, results, manifest_digests(shards), shards, args.data_root)

@@ -9,17 +9,17 @@ from pathlib import Path
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.collection import collection_paused
-from en_bench.matrix.cost_given import check_given, seconds_in_flags
+from en_bench.matrix.cost.given import check_given, seconds_in_flags
+from en_bench.matrix.cost.planned import at_work, checkpoint_disk, matrix_cost, not_known, sizes_of
+from en_bench.matrix.cost.probe import probe_shapes
+from en_bench.matrix.cost.table import at_work_line, cell_lines, plan_json, summary_lines
 from en_bench.matrix.opened import open_matrix
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State, count_states
-from en_bench.matrix.plan_costs import at_work, checkpoint_disk, matrix_cost, not_known, sizes_of
-from en_bench.matrix.plan_table import at_work_line, cell_lines, plan_json, summary_lines
-from en_bench.matrix.probe import probe_shapes
 from en_bench.matrix.process import Execute
 from en_bench.matrix.run import select
 from en_bench.matrix.running import running_lines
-from en_bench.matrix.slurm_status import slurm_lines
+from en_bench.matrix.slurm.status import slurm_lines
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +70,8 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
         print(told)
     print(count_states(planned))
     if args.json is not None:
+        if not args.json.absolute().parent.is_dir():
+            raise InputError(f"--json {args.json}: there is no folder {args.json.parent}: make it first")
         write_json(args.json, plan_json(matrix.spec, planned, cost, disk, args.slots, busy))
     return 1 if failed else 0
 

@@ -1,13 +1,11 @@
 """Running one command of a cell with all its output in a log: in this process, or in one of its own."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -26,8 +24,6 @@ Execute = Callable[[list[str]], None]
 _LONGEST_REASON = 300
 _SECONDS_TO_STOP = 30.0
 _SECONDS_TO_SAVE = 600.0  # a validation may have to end first; whoever asked has means to end it sooner
-# Forked data-loading workers inherit the claim and notice within five seconds that their parent was killed.
-_SECONDS_TO_CLAIM = 10.0
 
 
 def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
@@ -74,6 +70,11 @@ def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) ->
         except BaseException:
             _stop(child)
             raise
+        finally:
+            # Ranks that it has left behind; all of them, where a second interrupt has cut _stop short.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     if code == STOPPED:
         raise StopAsked("a signal to the command")
     return _exit_reason(code, log)
@@ -90,29 +91,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
             os.killpg(child.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_SECONDS_TO_STOP)
-                break
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
-@contextlib.contextmanager
-def claim_folder(folder: Path, cure: str) -> Iterator[None]:
-    """Hold `folder` alone; InputError if another command works in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        deadline = time.monotonic() + _SECONDS_TO_CLAIM
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise InputError(f"another run is at work in {folder}: {cure}") from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(handle)
+                return
 
 
 @contextlib.contextmanager
@@ -131,10 +110,12 @@ def _output_to(log: Path) -> Iterator[None]:
         finally:
             TERMINAL.reset(token)
     finally:
-        _flush()
-        for number, handle in zip((1, 2), kept, strict=True):
-            os.dup2(handle, number)
-            os.close(handle)
+        try:
+            _flush()
+        finally:  # also where the disk of the log is full
+            for number, handle in zip((1, 2), kept, strict=True):
+                os.dup2(handle, number)
+                os.close(handle)
 
 
 def _flush() -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 
 @cache
 def this_machine() -> str:
-    """Names the processes that can see each other: the machine since it was started, and the container."""
+    """Names the processes that can see each other: the machine since it was started, and the container.
+
+    With the host's name, as machines that were copied while they ran were started as one.
+    """
     boot = _read("/proc/sys/kernel/random/boot_id")
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
         space = ""
-    return f"{boot} {space}" if boot else socket.gethostname()
+    return f"{socket.gethostname()} {boot} {space}"
 
 
 def this_process() -> list[int | str]:
@@ -35,7 +38,10 @@ def is_running(process: object) -> bool:
         return False
     except PermissionError:
         pass
-    return _started(number) == started and _state(number) != "Z"
+    now = _started(number)
+    if not now or not started:  # not Linux, or /proc hides the processes of other users: silence decides
+        return True
+    return now == started and _state(number) != "Z"
 
 
 def _fields(process: int) -> list[str]:

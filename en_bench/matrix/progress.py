@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
+from en_bench.lease_guard import LeaseLost, require_lease
 from en_bench.matrix.records import read_json
 
 PROGRESS = "progress.json"
@@ -48,7 +49,7 @@ def progress_path(run: Path) -> Path:
 
 
 def write_progress(run: Path, progress: Progress) -> bool:
-    """Replaces the file in one step; whether that could be done.
+    """Replaces the file in one step; whether that could be done. Raises LeaseLost, so that who lost a cell ends soon.
 
     It is not forced to the disk, since after a crash nobody needs it. The temporary file has a fixed name: whoever is
     killed while it is written leaves no more than one.
@@ -56,7 +57,7 @@ def write_progress(run: Path, progress: Progress) -> bool:
     path = progress_path(run)
     temporary = path.with_name(f".{PROGRESS}.new")
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        require_lease()
         temporary.write_text(json.dumps(asdict(progress), allow_nan=False) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError:  # a full disk, say, which no training should end for
@@ -65,8 +66,9 @@ def write_progress(run: Path, progress: Progress) -> bool:
 
 
 def remove_progress(run: Path) -> None:
-    """The command has ended."""
-    with contextlib.suppress(OSError):
+    """The command has ended. What lies there is another's where the lease was lost."""
+    with contextlib.suppress(OSError, LeaseLost):
+        require_lease()
         progress_path(run).unlink(missing_ok=True)
 
 

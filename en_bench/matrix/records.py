@@ -188,8 +188,12 @@ class Results:
     def records(self) -> Path:
         return self.folder / "records"
 
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
     def run(self, cell_id: str) -> Path:
-        return self.folder / "runs" / cell_id
+        return self.runs / cell_id
 
     def record(self, cell_id: str, generation: int = 1) -> Path:
         return self.records / (f"{cell_id}.json" if generation == 1 else f"{cell_id}.{generation}.json")
@@ -202,7 +206,7 @@ class Results:
             create(path, text.encode())
         except FileExistsError:
             raise LeaseLost(f"{path} is there already: nothing is written") from None
-        for generation, lower in self._files().get(record.id, []):
+        for generation, lower in self._files(record.id):
             if generation < record.generation:
                 lower.unlink(missing_ok=True)
 
@@ -214,7 +218,10 @@ class Results:
     def _load(self) -> tuple[dict[str, Record], list[str]]:
         records: dict[str, Record] = {}
         warnings: list[str] = []
-        for cell_id, files in self._files().items():
+        found: dict[str, list[tuple[int, Path]]] = {}
+        for generation, path in self._files():
+            found.setdefault(path.name.partition(".")[0], []).append((generation, path))
+        for cell_id, files in sorted(found.items()):
             for path in (path for _, path in sorted(files, reverse=True)):
                 try:
                     records[cell_id] = _read(path, cell_id)
@@ -227,24 +234,26 @@ class Results:
 
     def find(self, cell_id: str) -> Record | None:
         """The readable record of one cell."""
-        for _, path in sorted(self._files().get(cell_id, []), reverse=True):
+        for _, path in sorted(self._files(cell_id), reverse=True):
             with contextlib.suppress(InputError):
                 return _read(path, cell_id)
         return None
 
     def generation(self, cell_id: str) -> int:
         """The highest generation of which there is a file, 0 if there is none."""
-        return max((generation for generation, _ in self._files().get(cell_id, [])), default=0)
+        return max((generation for generation, _ in self._files(cell_id)), default=0)
 
-    def _files(self) -> dict[str, list[tuple[int, Path]]]:
-        """(generation, path) of all records by id."""
+    def _files(self, cell_id: str = "") -> list[tuple[int, Path]]:
+        """(generation, path) of the records of one cell, or of all."""
         # Path.glob would pass over a folder that cannot be read, and all cells would seem missing.
-        names = sorted(os.listdir(self.records)) if self.records.exists() else []
-        found: dict[str, list[tuple[int, Path]]] = {}
+        names = os.listdir(self.records) if self.records.exists() else []
+        found = []
         for name in names:
+            if not (name.startswith(cell_id) and name.endswith(".json")):
+                continue
             stem, dot, rest = name.removesuffix(".json").partition(".")
-            if name.endswith(".json") and stem and (rest.isdecimal() or not dot):
-                found.setdefault(stem, []).append((int(rest) if dot else 1, self.records / name))
+            if stem and (not cell_id or stem == cell_id) and (rest.isdecimal() or not dot):
+                found.append((int(rest) if dot else 1, self.records / name))
         return found
 
 

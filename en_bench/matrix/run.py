@@ -4,19 +4,21 @@ Any number of runners share a matrix, in processes, on machines: each takes the 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from en_bench.errors import InputError
-from en_bench.lease_guard import LeaseLost
-from en_bench.matrix.cell_run import CellRun
+from en_bench.lease_guard import LeaseLost, require_lease
+from en_bench.matrix.cell_run import ENDS_ALL, CellRun, told_of
 from en_bench.matrix.lease import Lease, Leases
-from en_bench.matrix.live import now_and_then
+from en_bench.matrix.local.live import now_and_then, tell
+from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell, plan, plan_cell
+from en_bench.matrix.process import one_line
 from en_bench.matrix.records import Record
+from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import Spec
-from en_bench.matrix.tally import Settled, Tally
 from en_bench.matrix.training import unmark_started
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
@@ -33,21 +35,22 @@ class Runner:
     def run(self, only: str = "*", cell_id: str | None = None) -> int:
         """Run what is missing of the cells whose "norm/train/seed" matches `only`, or of one.
 
-        Returns 0, 1 if a cell failed, 130 if interrupted.
+        Cells whose holders have become silent are waited for until they are taken over. Returns 0, also where living
+        runners hold cells yet, 1 if a cell failed, 130 if interrupted.
         """
         spec = self.cells.spec
         records, _ = self.cells.results.load()
         planned = select(plan(spec, records, self.cells.digests), only, spec, cell_id)
         tally = Tally(spec, self.cells.results, planned)
-        print(tally.head(), flush=True)
+        tell(tally.head())
         try:
             with now_and_then(tally.view):
                 self._run_all(tally)
         except KeyboardInterrupt:
-            print(STOPPED, flush=True)
+            tell(STOPPED)
             return INTERRUPTED
         for line in self.left_to_others(tally.held):
-            print(line, flush=True)
+            tell(line)
         return 1 if tally.failed else 0
 
     def run_leased(self, lease: Lease) -> int:
@@ -55,7 +58,7 @@ class Runner:
         spec, results = self.cells.spec, self.cells.results
         records, _ = results.load()
         (item,) = select(plan(spec, records, self.cells.digests), "*", spec, lease.cell)
-        if item.record is not None and item.record.generation >= lease.number:
+        if item.record is not None and item.record.generation >= lease.first:
             lease.give_back()  # it was killed after it had written the record
             return 1 if item.record.status == "failed" else 0
         tally = Tally(spec, results, [item])
@@ -63,46 +66,60 @@ class Runner:
         began = time.monotonic()
         with lease:
             record = self._run(item, lease)
-        print(tally.settle(item, Settled(record, time.monotonic() - began)), flush=True)
+        if (line := tally.settle(item, Settled(record, time.monotonic() - began))) is not None:
+            tell(line)
         return 1 if tally.failed else 0
 
     def _run_all(self, tally: Tally) -> None:
-        while tally.waiting or tally.another_round():
+        silent = SilentHolders(self.leases, tell)
+        while more_to_do(tally, silent):
+            if not tally.waiting:
+                time.sleep(silent.seconds)
+                continue
             item = tally.waiting[0]
             tally.begin(item, "here")
             settled = self.settle(item)
             if settled is None:
                 tally.leave(item)
             elif (line := tally.settle(item, settled)) is not None:
-                print(line, flush=True)
+                tell(line)
 
     def settle(self, item: PlannedCell) -> Settled | None:
         """Run a cell, or find that another runner has; None if one is at it."""
+        return self._under_lease(item, self._run)
+
+    def fail(self, item: PlannedCell, reason: str, begins_anew: bool = False) -> Settled | None:
+        """Record that a cell cannot be run, for a `reason`; whether its next training begins anew. As `settle` else."""
+
+        def record(item: PlannedCell, lease: Lease) -> Record:
+            if begins_anew:
+                require_lease()
+                unmark_started(self.cells.results.run(item.cell.id))
+            return self.cells.record(item.cell, lease.number, reason)
+
+        return self._under_lease(item, record)
+
+    def _under_lease(self, item: PlannedCell, work: Callable[[PlannedCell, Lease], Record]) -> Settled | None:
         generation = item.record.generation if item.record is not None else 0
         results, cell_id = self.cells.results, item.cell.id
-        lease = self.leases.take(cell_id, after=results.generation(cell_id))
-        if lease is None:
-            return None
         began = time.monotonic()
         try:
+            lease = self.leases.take(cell_id, after=results.generation(cell_id))
+            if lease is None:
+                return None
             with lease:
                 record = results.find(cell_id)
                 if record is not None and record.generation > generation:
                     return Settled(record, None)
-                return Settled(self._run(item, lease), time.monotonic() - began)
+                return Settled(work(item, lease), time.monotonic() - began)
         except LeaseLost as lost:
-            print(f"{item.cell}: {lost}", flush=True)
+            tell(f"{item.cell}: {lost}")
             return None
-
-    def fail(self, item: PlannedCell, reason: str) -> Settled | None:
-        """Record that a cell cannot be run, for a `reason`; its next training begins anew. None as in `settle`."""
-        results, cell_id = self.cells.results, item.cell.id
-        lease = self.leases.take(cell_id, after=results.generation(cell_id))
-        if lease is None:
-            return None
-        with lease:
-            unmark_started(results.run(cell_id))
-            return Settled(self.cells.record(item.cell, lease.number, reason), 0.0)
+        except OSError as error:
+            if error.errno in ENDS_ALL:
+                raise
+            reason = one_line(f"no record could be written: {told_of(error)}")
+            return Settled(self.cells.unsaved(item.cell, generation + 1, reason), time.monotonic() - began, saved=False)
 
     def left_to_others(self, held: Sequence[PlannedCell]) -> list[str]:
         """A line for each cell that other runners hold."""
@@ -118,6 +135,17 @@ class Runner:
         # Planned anew: a runner that was killed before it wrote the record may have left more than there was.
         fresh = plan_cell(item.cell, item.record, targets, self.cells.digests, spec.adapted)
         return self.cells.run(fresh, lease.number)
+
+
+def more_to_do(tally: Tally, silent: SilentHolders) -> bool:
+    """Whether cells wait, as others have left them, say, or may do so once their silent holders count as dead."""
+    if tally.waiting or tally.another_round():
+        return True
+    free = silent.look(tally.held)
+    if free is None:
+        return False
+    tally.retry(free)
+    return True
 
 
 def select(planned: Sequence[PlannedCell], only: str, spec: Spec, cell_id: str | None = None) -> list[PlannedCell]:

@@ -6,24 +6,26 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from en_bench.errors import InputError
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.commands import cell_commands
-from en_bench.matrix.devices import choose_gpus, default_threads, make_slots, slot_environment
-from en_bench.matrix.launcher import LocalLauncher
-from en_bench.matrix.live import is_terminal
+from en_bench.matrix.local.devices import choose_gpus, default_threads, make_slots, slot_environment
+from en_bench.matrix.local.launcher import LocalLauncher
+from en_bench.matrix.local.live import is_terminal
+from en_bench.matrix.local.worker import serve
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import print_table, write_page
 from en_bench.matrix.run import INTERRUPTED, Runner, select
-from en_bench.matrix.slurm_job import run_job
-from en_bench.matrix.slurm_launcher import launch, print_scripts, watch
-from en_bench.matrix.slurm_leases import leases_of
-from en_bench.matrix.slurm_options import parse_flags
-from en_bench.matrix.worker import serve
+from en_bench.matrix.slurm.job import run_job
+from en_bench.matrix.slurm.launcher import launch, print_scripts, watch
+from en_bench.matrix.slurm.leases import leases_of
+from en_bench.matrix.slurm.options import parse_flags
 
 
 def run_verb(args: argparse.Namespace, execute: Execute) -> int:
@@ -66,11 +68,26 @@ def _launch(args: argparse.Namespace, matrix: OpenedMatrix, runner: Runner, plan
     threads = args.threads or default_threads(len(slots))
     if len(slots) == 1 and not is_terminal(sys.stdout):
         # Nothing is to be drawn meanwhile: this process can do the work itself. It has not imported torch yet.
-        os.environ.update(slot_environment(slots, gpus, threads))
-        return runner.run(args.only)
+        with _environment(slot_environment(slots, gpus, threads)):
+            return runner.run(args.only)
     chosen = select(planned, args.only, matrix.spec)
     environment = partial(slot_environment, gpus=gpus, threads=threads)
     return LocalLauncher(runner, slots, _worker_arguments(args), environment).run(chosen)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Within it these variables are set."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _worker_arguments(args: argparse.Namespace) -> list[str]:

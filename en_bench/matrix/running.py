@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from en_bench.matrix.lease import Leases
-from en_bench.matrix.live import Row
+from en_bench.matrix.local.live import Row
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.progress import read_progress

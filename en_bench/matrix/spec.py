@@ -10,11 +10,11 @@ from typing import Any
 from en_bench.errors import InputError
 from en_bench.matrix.adapted import parse_adapted
 from en_bench.matrix.closest import did_you_mean
-from en_bench.matrix.cost_given import seconds_in_spec
+from en_bench.matrix.cost.given import seconds_in_spec
 from en_bench.matrix.metrics import METRICS
 from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
 from en_bench.matrix.reported import Labels, Reported, parse_reported
-from en_bench.matrix.slurm_options import SlurmSection, parse_slurm
+from en_bench.matrix.slurm.options import SlurmSection, parse_slurm
 from en_bench.matrix.tuning import parse_tuning
 
 _KEYS = (

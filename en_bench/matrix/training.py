@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.label_files import label_files
 from en_bench.matrix.plan import Cell, Digests, without_places
+from en_bench.matrix.progress import PROGRESS
 from en_bench.matrix.records import Json, check_fit, read_json
 
 FIT, LOG, _OWNER, _STARTED = "fit.json", "log.txt", "cell.json", "started.json"
@@ -74,6 +76,11 @@ def _start_of(cell: Cell, digests: Digests) -> Json:
     return {"id": cell.id, "digests": {name: digests(name) for name in names}, **({"files": files} if files else {})}
 
 
+def _is_bare(run: Path) -> bool:
+    """Whether nothing lies there but what a command has yet to write: the runner was killed just before it."""
+    return run.is_dir() and all(path.name.startswith(".") or path.name == PROGRESS for path in run.iterdir())
+
+
 def make_room(run: Path) -> str | None:
     """Clear `run` for a new training. Remains of one that the runner cut off go, all else moves aside.
 
@@ -81,15 +88,25 @@ def make_room(run: Path) -> str | None:
     """
     moved = None
     if run.exists():
-        if (run / FIT).exists() or not ((run / LOG).exists() or (run / _STARTED).exists()):
+        if (run / FIT).exists() or not (_is_bare(run) or (run / LOG).exists() or (run / _STARTED).exists()):
             numbers = itertools.count(1)
             aside = next(p for n in numbers if not (p := run.with_name(f"{run.name}.set-aside-{n}")).exists())
             run.rename(aside)
             moved = f"{run.name} held a training that is not this cell's or no longer valid: moved to {aside.name}"
         else:
-            shutil.rmtree(run)
+            _remove(run)
     run.mkdir(parents=True)
     return moved
+
+
+def _remove(run: Path) -> None:
+    """Removes a folder in which somebody may still write who does not know yet that the cell was taken over.
+
+    So it moves out of their way first. What cannot be removed, or was left there by a kill, goes the next time.
+    """
+    run.rename(run.with_name(f".{run.name}.{uuid.uuid4().hex}"))
+    for remains in run.parent.glob(f".{run.name}.*"):
+        shutil.rmtree(remains, ignore_errors=True)
 
 
 def holds(resolved: object, wanted: object) -> bool:

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import replacing
+from en_bench.lease_guard import require_lease
 from en_bench.tasks.metrics import WIDE
 from en_bench.telemetry.metrics_file import MetricsFile
 
@@ -104,12 +105,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own way copies it from the system's folder for temporary files, which a kill can cut off.
     """
 
+    def __init__(self) -> None:
+        self._swept: set[Path] = set()
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        if target.parent.is_dir():
+        require_lease()  # else another writes there
+        if target not in self._swept and target.parent.is_dir():
+            self._swept.add(target)
             for remains in target.parent.glob(f".{target.name}.*"):  # of a process that was killed while it wrote
                 remains.unlink(missing_ok=True)
         with replacing(target) as file:

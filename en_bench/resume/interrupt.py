@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any
@@ -70,4 +71,5 @@ class Interrupt:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._before[number])
         if first:
-            os.write(TERMINAL.get(), f"\n{TOLD}\n".encode())  # print could be what is being interrupted
+            with suppress(OSError):  # nobody reads it: the Ctrl-C that ends this has ended `tee`, too
+                os.write(TERMINAL.get(), f"\n{TOLD}\n".encode())  # print could be what is being interrupted

@@ -21,7 +21,8 @@ class ProgressFile(Callback):
     """Writes `<folder>/progress.json` on rank 0, at most once a second and when the phase changes.
 
     Nothing of it waits for a GPU: rates are images over wall-clock time, and scores are read after a validation only.
-    What cannot be written is left out. The file goes when the command ends, also by an error; not when it is killed.
+    What cannot be written is left out. Under a lease that was lost LeaseLost ends the command at the next step. The
+    file goes when the command ends, also by an error; not when it is killed.
     """
 
     def __init__(self, folder: str | Path) -> None:

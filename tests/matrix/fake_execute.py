@@ -18,7 +18,7 @@ import yaml
 
 from en_bench.errors import InputError
 from en_bench.files import write_json
-from en_bench.matrix import crew
+from en_bench.matrix.local import crew
 from en_bench.matrix.overlays import Config, merge, read_yaml
 from en_bench.matrix.verbs import add_verbs
 from en_bench.tied import end_with_parent

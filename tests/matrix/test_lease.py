@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from en_bench import files
 from en_bench.files import write_json
 from en_bench.lease_guard import LEASE, LeaseLost
 from en_bench.matrix.lease import Lease, Leases
+from en_bench.matrix.processes import is_running, this_machine, this_process
 
 CELL = "0123456789abcdef"
 
@@ -64,7 +66,7 @@ def test_what_is_entered_beats_and_is_given_back(leases: Leases) -> None:
         while lease.path.stat().st_mtime == 0:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert os.environ[LEASE] == str(lease.path)
+        assert os.environ[LEASE] == f"{lease.token}:{lease.path}"
     assert LEASE not in os.environ
     found = leases.find(CELL)
     assert found is not None and found.released
@@ -98,9 +100,16 @@ def test_a_queued_lease_is_adopted_by_who_has_its_token(leases: Leases) -> None:
     queued = taken(leases, holder={"kind": "batch", "name": "job 7"})
     assert leases.adopt(CELL, "another token") is None
     adopted = leases.adopt(CELL, queued.token)
-    assert adopted is not None and adopted.number == queued.number
+    assert adopted is not None and (adopted.number, adopted.first) == (2, 1)
+    with pytest.raises(LeaseLost):
+        queued.require()
     assert adopted.holder["kind"] == "batch" and adopted.holder["name"] == "job 7" and "process" in adopted.holder
-    adopted.give_back()
+    again = leases.adopt(CELL, queued.token)  # a job that was queued again, while its last run is still at work
+    assert again is not None and (again.number, again.first) == (3, 1)
+    with pytest.raises(LeaseLost):
+        adopted.require()
+    again.require()
+    again.give_back()
     assert leases.adopt(CELL, queued.token) is None
 
 
@@ -184,6 +193,26 @@ def test_a_file_is_created_once_also_where_none_can_be_linked(
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"first"
 
 
+def test_a_full_disk_leaves_no_half_of_a_file_where_none_can_be_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    calls = []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.create(tmp_path / "a", b"first")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_link_whose_answer_was_lost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link: Callable[..., None] = os.link
 
@@ -200,6 +229,8 @@ def test_a_lease_of_which_half_is_written_is_held(leases: Leases) -> None:
     lease = taken(leases)
     lease.path.write_text(json.dumps(lease.to_json())[:40])
     assert leases.take(CELL) is None
+    found = leases.holder(CELL)
+    assert found is not None and f"unreadable: {lease.path}" in found.told()
 
 
 def test_a_full_disk_keeps_no_lease(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +241,80 @@ def test_a_full_disk_keeps_no_lease(leases: Leases, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("en_bench.matrix.lease.write_json", full)
     lease.give_back()
     assert leases.holder(CELL) is None
+    monkeypatch.undo()
+    assert taken(leases).number == 2  # a number is never used again
+    with pytest.raises(LeaseLost):
+        lease.require()
+
+
+def test_a_lease_that_a_command_has_cleaned_from_the_environment_is_given_back(leases: Leases) -> None:
+    with taken(leases):
+        del os.environ[LEASE]
+    assert leases.holder(CELL) is None
+
+
+def test_who_comes_late_with_a_number_that_was_used_has_no_lease(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken(leases).give_back()
+    seen = leases.find(CELL)
+    taken(leases).give_back()
+    third = taken(leases)
+    with monkeypatch.context() as patch:
+        patch.setattr(Leases, "find", lambda *_: seen)
+        assert leases.take(CELL) is None
+    third.require()
+    assert [path.name for path in third.path.parent.iterdir()] == ["3.json"]
+
+
+def test_another_lease_of_the_same_number_is_not_ours(leases: Leases) -> None:
+    lease = taken(leases)
+    write_json(lease.path, {**lease.to_json(), "token": "another"})
+    with pytest.raises(LeaseLost):
+        lease.require()
+
+
+def test_a_listing_from_memory_hides_no_loss(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = taken(leases)
+    os.utime(first.path, (0, 0))
+    second = taken(leases)
+    for module in ("en_bench.lease_guard", "en_bench.matrix.lease"):
+        monkeypatch.setattr(f"{module}.numbers", lambda folder: [1])
+    with pytest.raises(LeaseLost):
+        first.require()
+    found = leases.holder(CELL)
+    assert found is not None and "1.json" in found.told()  # somebody has a higher one
+    assert leases.take(CELL) is None and leases.adopt(CELL, second.token) is None
+
+
+def test_remains_of_kills_go_and_what_is_being_written_stays(leases: Leases) -> None:
+    first = taken(leases)
+    old, new = (first.path.with_name(f".1.json.{name}") for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    first.give_back()
+    taken(leases)
+    assert new.exists() and not old.exists()
+    assert [path.name for path in leases.folder.iterdir() if path.is_file()] == [f".clock.{os.getuid()}"]
+
+
+def test_a_process_that_proc_hides_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    mine = this_process()
+    assert is_running(mine) and not is_running([mine[0], "1"])
+    monkeypatch.setattr(os, "kill", refuse)  # it is another user's
+    assert is_running(mine) and not is_running([mine[0], "1"])
+    monkeypatch.setattr("en_bench.matrix.processes._read", lambda path: "")  # mounted with hidepid
+    assert is_running(mine)
+
+
+def test_a_copied_machine_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = this_machine()
+    monkeypatch.setattr(socket, "gethostname", lambda: "a-copy")
+    assert this_machine.__wrapped__() != here
 
 
 STARTS_ITSELF = """

@@ -14,11 +14,11 @@ from en_bench.errors import InputError
 from en_bench.matrix.lease import Leases
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.records import Results
-from en_bench.matrix.slurm_leases import submitting_holder
+from en_bench.matrix.slurm.leases import submitting_holder
 from en_bench.matrix.spec import load_spec
 from tests.conftest import REPO
-from tests.matrix.test_amount import SIZES
-from tests.matrix.test_cost_known import costed
+from tests.matrix.cost.test_amount import SIZES
+from tests.matrix.cost.test_known import costed
 from tests.matrix.test_plan import MANIFEST
 from tests.matrix.test_verbs import call
 

@@ -14,6 +14,8 @@ HALF_WAY = Progress("fit", "validate", 3, 10, 42, 120, 812.5, {"top1": 0.5, "nll
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_progress(tmp_path) is None
+    assert not write_progress(tmp_path / "run", HALF_WAY)  # whose training it is, it has a folder
+    (tmp_path / "run").mkdir()
     assert write_progress(tmp_path / "run", HALF_WAY)
     assert read_progress(tmp_path / "run") == HALF_WAY
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["progress.json"]

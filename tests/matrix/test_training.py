@@ -96,3 +96,13 @@ def test_room_is_made_without_losing_a_finished_training(tmp_path: Path) -> None
     assert make_room(run) is None
     assert sorted(path.name for path in run.parent.iterdir()) == ["x", "x.set-aside-1", "x.set-aside-2"]
     assert not list(run.iterdir())
+
+
+@pytest.mark.parametrize("remains", [(), (".lock", "progress.json", ".progress.json.new")])
+def test_a_folder_that_nothing_was_written_to_is_no_training(tmp_path: Path, remains: tuple[str, ...]) -> None:
+    run = tmp_path / "x"
+    run.mkdir()
+    for name in remains:
+        (run / name).touch()
+    assert make_room(run) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and not list(run.iterdir())

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from en_bench import folder_claim
 from en_bench.cli import main
-from en_bench.matrix import process
-from en_bench.matrix.process import claim_folder
+from en_bench.folder_claim import claim_folder
 from tests.conftest import make_split
 from tests.resume.runs import arguments, what_is_left
 from tests.resume.watch import Killed
@@ -163,7 +163,7 @@ def test_overfitting_on_purpose_has_another_option(shards, tmp_path, capsys):
 
 def test_one_training_a_folder(shards, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
-    monkeypatch.setattr(process, "_SECONDS_TO_CLAIM", 0.1)
+    monkeypatch.setattr(folder_claim, "_SECONDS_TO_CLAIM", 0.1)
     with claim_folder(run, "wait"):
         assert main(arguments(shards, run)) == 1
     assert f"another run is at work in {run}: wait for its end, or choose another folder" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What a matrix costs, before anything runs."""

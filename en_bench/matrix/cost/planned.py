@@ -1,0 +1,96 @@
+"""The cost of a matrix as it lies there: from its specification, records, runs and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from en_bench.matrix.cell_run import outstanding
+from en_bench.matrix.commands import checkpoint_path
+from en_bench.matrix.cost.amount import Sizes, Unknown, set_sizes
+from en_bench.matrix.cost.costs import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
+from en_bench.matrix.cost.known import Known
+from en_bench.matrix.lease import Found
+from en_bench.matrix.opened import OpenedMatrix
+from en_bench.matrix.plan import Cell, PlannedCell, State
+from en_bench.matrix.progress import read_progress
+from en_bench.matrix.records import Record
+from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
+from en_bench.matrix.training import was_cut_off
+
+
+def matrix_cost(
+    matrix: OpenedMatrix,
+    everything: Sequence[PlannedCell],
+    planned: Sequence[PlannedCell],
+    given: Mapping[str, float],
+    device: str = "*",
+) -> Cost:
+    """What the `planned` cells cost, and what is left of them.
+
+    Known is what the records of `everything` tell, then those of other matrices, then probes, of devices whose name
+    matches a pattern; `given` seconds per step come before all.
+    """
+    known = Known(matrix.results, _records(everything), device)
+    return cost_of(matrix.spec, planned, known, sizes_of(matrix, everything), lambda item: _rest(matrix, item), given)
+
+
+def not_known(cost: Cost) -> list[Cell]:
+    """The cells that are not done and of which nothing tells what a step takes."""
+    pairs = zip(cost.planned, cost.cells, strict=True)
+    return [
+        item.cell
+        for item, one in pairs
+        if item.state is not State.DONE and isinstance(one, Unknown) and one.reason == NO_RATE
+    ]
+
+
+def sizes_of(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> Sizes:
+    """The samples of sets, by their manifests, else by the records."""
+    return set_sizes(matrix.shards, _records(planned))
+
+
+def _records(planned: Sequence[PlannedCell]) -> list[Record]:
+    return [item.record for item in planned if item.record is not None]
+
+
+def checkpoint_disk(matrix: OpenedMatrix, cost: Cost, slots: int) -> Disk:
+    """What the checkpoints of a matrix take of the disk that its results lie on."""
+
+    def is_over(item: PlannedCell) -> bool:
+        return item.state is State.DONE or checkpoint_path(matrix.results.run(item.cell.id)).is_file()
+
+    return disk_of(cost, matrix.results.folder, is_over, slots)
+
+
+def _rest(matrix: OpenedMatrix, item: PlannedCell) -> Rest:
+    if item.state is State.DONE:
+        return Rest(0.0)
+    work = outstanding(matrix.spec, item, matrix.results, matrix.digests)
+    share = 1.0 - _trained_share(matrix, item) if work.fit else 0.0
+    return Rest(share, frozenset(work.labels), frozenset(work.adapted))
+
+
+def _trained_share(matrix: OpenedMatrix, item: PlannedCell) -> float:
+    """Of a training that is under way, or that was cut off and can go on."""
+    run = matrix.results.run(item.cell.id)
+    progress = read_progress(run)
+    if progress is None or progress.command != "fit" or not progress.steps:
+        return 0.0
+    if not was_cut_off(run, item.cell, matrix.digests):  # nothing to go on from: the next one begins anew
+        return 0.0
+    return min(1.0, progress.step / progress.steps)
+
+
+def at_work(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> dict[str, str]:
+    """`running` or `queued` by the id of each cell that somebody alive holds and that is not done."""
+    judge = SlurmJudge()
+    leases = leases_of(matrix.results, judge)
+    held = {item.cell.id: leases.holder(item.cell.id) for item in planned if item.state is not State.DONE}
+    return {cell: _working(found, judge) for cell, found in held.items() if found is not None}
+
+
+def _working(found: Found, judge: SlurmJudge) -> str:
+    if found.holder.get("kind") != KIND:
+        return "running"
+    job = judge.job(found)
+    return "running" if job is not None and job.runs else "queued"

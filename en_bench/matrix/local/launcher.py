@@ -1,0 +1,242 @@
+"""Runs the cells of a matrix in several processes of this machine, one for each slot: a GPU, or some CPU threads."""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import FrameType
+
+from en_bench.errors import InputError
+from en_bench.matrix.local.crew import Member
+from en_bench.matrix.local.devices import Slot, devices_wanted, fitting_slots
+from en_bench.matrix.local.live import Screen
+from en_bench.matrix.local.tally import Settled, Tally
+from en_bench.matrix.plan import PlannedCell
+from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner, more_to_do
+from en_bench.matrix.silent import SilentHolders
+from en_bench.resume.interrupt import TOLD
+from en_bench.stop import STOP_SIGNALS
+from en_bench.tied import Tie, tie
+
+_MOST_DEATHS = 3  # of processes that ran the same cell, or that did not even start
+_SECONDS_TO_LOOK = 0.25
+_SECONDS_TO_END = 10.0
+_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
+
+
+@dataclass
+class LocalLauncher:
+    """Gives each process of `slots` a cell after the other.
+
+    `runner` knows the matrix and runs nothing itself; `arguments` are those of the processes, `environment` what they
+    are to find in theirs, by slots. A cell that wants several devices gets as many slots at once: those cells come
+    first, since what they leave free can be filled up with others.
+
+    A process that dies loses its cell only, which is taken up again from its checkpoint; the cell that three have died
+    of is recorded as failed.
+    """
+
+    runner: Runner
+    slots: Sequence[Slot]
+    arguments: Sequence[str]
+    environment: Callable[[Sequence[Slot]], dict[str, str]]
+    screen: Screen = field(default_factory=Screen)
+    _crew: list[Member] = field(default_factory=list)
+    _deaths: Counter[str] = field(default_factory=Counter)
+    _failed_starts: Counter[tuple[int, ...]] = field(default_factory=Counter)  # by slots: in others they may work
+
+    def run(self, planned: Sequence[PlannedCell]) -> int:
+        """Runs those that are not done. Returns 0, 1 if a cell failed, 130 if interrupted. Raises InputError."""
+        cells = self.runner.cells
+        in_order = sorted(planned, key=lambda item: -self._places(item))
+        tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places)
+        requests = _Requests()
+        with self.screen, tie() as tied, requests.received(), selectors.DefaultSelector() as selector:
+            self.screen.say(tally.head())
+            try:
+                self._run_all(tally, tied, selector, requests)
+            finally:
+                self._end(interrupt=not requests.asked)
+            for line in [STOPPED] if requests.asked else self.runner.left_to_others(tally.held):
+                self.screen.say(line)
+        if requests.asked:
+            requests.obey()
+            return INTERRUPTED
+        return 1 if tally.failed else 0
+
+    def _run_all(self, tally: Tally, tied: Tie, selector: selectors.BaseSelector, requests: _Requests) -> None:
+        obeyed = 0
+        silent = SilentHolders(self.runner.leases, self.screen.say)
+        while True:
+            if obeyed < requests.level:
+                obeyed = requests.level
+                self._stop(at_once=obeyed == 2)
+            if not obeyed:
+                self._assign(tally, tied, selector)
+            if not any(member.item for member in self._crew) and (obeyed or not more_to_do(tally, silent)):
+                return
+            self.screen.show(partial(tally.view, stopping=bool(obeyed)))
+            selector.select(_SECONDS_TO_LOOK)
+            for member in list(self._crew):
+                self._hear(member, tally, selector, stopping=bool(obeyed))
+
+    def _stop(self, at_once: bool) -> None:
+        for member in self._crew:
+            if at_once:
+                member.kill()
+            elif member.item is None:
+                member.dismiss()
+            else:
+                member.interrupt()
+        if not at_once:
+            self.screen.say(TOLD)
+
+    def _end(self, interrupt: bool) -> None:
+        """Lets all processes end together; those that an error of ours leaves with a cell save their step."""
+        for member in self._crew:
+            member.dismiss()
+            if interrupt and member.item is not None:
+                member.interrupt()
+        deadline = time.monotonic() + _SECONDS_TO_END
+        for member in self._crew:
+            member.close(max(0.0, deadline - time.monotonic()))
+
+    def _assign(self, tally: Tally, tied: Tie, selector: selectors.BaseSelector) -> None:
+        busy = {place for member in self._crew if member.item for place in member.places}
+        free = [place for place in range(len(self.slots)) if place not in busy]
+        # A process that has imported torch already is worth more than a slot of its own.
+        warm = {member.places[0] for member in self._crew if not member.item and len(member.places) == 1}
+        free.sort(key=lambda place: place not in warm)
+        for item in list(tally.waiting):
+            if not free:
+                return
+            places = fitting_slots(self.slots, free, devices_wanted(item.cell.config))
+            if places is None:
+                continue
+            free = [place for place in free if place not in places]
+            own = [self.slots[place] for place in places]
+            member = self._member(places, own, tied, selector)
+            member.give(item)
+            tally.begin(item, ", ".join(slot.name for slot in own), len(places))
+
+    def _member(
+        self, places: tuple[int, ...], own: Sequence[Slot], tied: Tie, selector: selectors.BaseSelector
+    ) -> Member:
+        """The idle process in these slots, or a new one. Others that hold memory of their GPUs end before."""
+        for member in [member for member in self._crew if set(member.places) & set(places)]:
+            if member.places == places and member.ended() is None:
+                return member
+            self._part_with(member, selector)
+        member = Member(self.arguments, places, self.environment(own), tied)
+        for stream in member.streams:
+            selector.register(stream, selectors.EVENT_READ)
+        self._crew.append(member)
+        return member
+
+    def _part_with(self, member: Member, selector: selectors.BaseSelector) -> None:
+        for stream in member.streams:
+            selector.unregister(stream)
+        member.close(_SECONDS_TO_END)
+        self._crew.remove(member)
+
+    def _hear(self, member: Member, tally: Tally, selector: selectors.BaseSelector, stopping: bool) -> None:
+        """What a process has printed and answered, or that it has died."""
+        ended = member.ended() is not None  # before its last words are read
+        for line in member.lines():
+            # Each would say the same, and what is interrupted as it starts says where.
+            if not stopping or (member.ready and line not in ("", TOLD)):
+                self.screen.say(line)
+        for answer in member.answers():
+            item, member.item = member.item, None
+            assert item is not None
+            self._settle(item, answer, tally)
+        if member.ready:
+            self._failed_starts[member.places] = 0
+        if not ended:
+            return
+        member.kill()  # what it has left running
+        item = member.item
+        self._part_with(member, selector)
+        if item is not None:
+            self._lose(item, member, tally, stopping)
+
+    def _settle(self, item: PlannedCell, answer: object, tally: Tally) -> None:
+        settled = None
+        if isinstance(answer, dict) and "failed" in answer:
+            settled = self.runner.fail(item, str(answer["failed"]))
+        elif isinstance(answer, dict) and answer.get("settled"):
+            record = self.runner.cells.results.find(item.cell.id)
+            settled = None if record is None else Settled(record, answer.get("seconds"))
+        self._tell(item, settled, tally)
+
+    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stopping: bool) -> None:
+        if stopping:
+            tally.wait(item)
+            return
+        how = member.how_it_ended()
+        if not member.ready:
+            self._failed_starts[member.places] += 1
+            if self._failed_starts[member.places] == _MOST_DEATHS:
+                raise InputError(f"processes for cells cannot start: the last one {how}")
+            tally.wait(item)
+            return
+        self._deaths[item.cell.id] += 1
+        if self._deaths[item.cell.id] < _MOST_DEATHS:
+            self.screen.say(f"{item.cell}: its process {how}: it is taken up again")
+            tally.wait(item)
+            return
+        reason = f"{_MOST_DEATHS} processes that ran it have died: the last one {how}"
+        self._tell(item, self.runner.fail(item, reason, begins_anew=True), tally)
+
+    def _tell(self, item: PlannedCell, settled: Settled | None, tally: Tally) -> None:
+        if settled is None:
+            tally.leave(item)
+        elif (line := tally.settle(item, settled)) is not None:
+            self.screen.say(line)
+
+    def _places(self, item: PlannedCell) -> int:
+        """How many slots a cell takes."""
+        places = fitting_slots(self.slots, range(len(self.slots)), devices_wanted(item.cell.config))
+        return len(places or ())
+
+
+class _Requests:
+    """The signals that asked for a stop, in their order. `level` is 1 after the first, 2 after a second SIGINT."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    @property
+    def level(self) -> int:
+        return 2 if signal.SIGINT in self.asked[1:] else min(len(self.asked), 1)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        self.asked.append(number)
+
+    @contextmanager
+    def received(self) -> Iterator[None]:
+        """Within it signals only ask, unless they are ignored, or this is not the main thread."""
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        if threading.current_thread() is not threading.main_thread():
+            before = {}
+        taken = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        for number in taken:
+            signal.signal(number, self.receive)
+        try:
+            yield
+        finally:
+            for number, handler in taken.items():
+                signal.signal(number, handler)
+
+    def obey(self) -> None:
+        """Does what the handler of the first signal does that was there before, if there is one: not for SIGINT."""
+        handler = signal.getsignal(self.asked[0])
+        if self.asked[0] != signal.SIGINT and callable(handler):
+            handler(self.asked[0], None)

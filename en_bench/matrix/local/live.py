@@ -1,0 +1,223 @@
+"""What is seen of a matrix while it runs: a live table on a terminal, elsewhere a line every few minutes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from en_bench.duration import duration
+from en_bench.matrix.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+MINUTES_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_TABLES = 1.0
+_SILENT_SECONDS = 60.0
+_UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell that runs: `where` is its slot, GPU or job, `seconds` how long it has been running.
+
+    `progress` is what its commands told last; `at_work` is False between two of them, when that does not go on.
+    """
+
+    cell: str
+    where: str
+    seconds: float
+    progress: Progress | None
+    at_work: bool = True
+
+    def columns(self, metric: str) -> tuple[str, ...]:
+        """Cell, where, epoch, images/s, score, time left, and the time so far."""
+        return self.cell, self.where, *self._told(metric), duration(self.seconds)
+
+    def line(self, metric: str) -> str:
+        """The same in a few words."""
+        since = f" for {duration(self.seconds)}" if self.progress is None else ""
+        return f"{self.where}: {self.cell} {self.words(metric)}{since}"
+
+    def words(self, metric: str) -> str:
+        """How far it is."""
+        epoch, rate, score, left = self._told(metric)
+        if self.progress is None:
+            return epoch
+        named = epoch if self.progress.command == "validate" else f"epoch {epoch}"
+        return f"{named}, {rate} images/s, {metric} {score}, time left {left}"
+
+    def _told(self, metric: str) -> tuple[str, str, str, str]:
+        progress = self.progress
+        if progress is None:
+            return "starts", _UNKNOWN, _UNKNOWN, _UNKNOWN
+        if progress.command == "validate":
+            epoch = "validates"
+        else:
+            epoch = str(progress.epoch) + ("" if progress.epochs is None else f"/{progress.epochs}")
+            epoch += " val" if progress.phase == "validate" else ""
+        score = progress.scores.get(metric)
+        if score is None:
+            told = "nan" if metric in progress.scores else _UNKNOWN
+        else:
+            told = f"{score:.3f}" if metric == "nll" else f"{100 * score:.1f}"
+        if not self.at_work:
+            return f"{epoch} ...", _UNKNOWN, told, _UNKNOWN
+        rate = _UNKNOWN if progress.images_per_second is None else f"{progress.images_per_second:.0f}"
+        silent = time.time() - progress.time
+        if silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs
+            return epoch, rate, told, f"silent {duration(silent)}"
+        return epoch, rate, told, _UNKNOWN if progress.seconds_left is None else duration(progress.seconds_left)
+
+
+@dataclass(frozen=True)
+class View:
+    """A matrix at a moment. `others` are cells that other runners hold; `seconds_left` of the whole, if known."""
+
+    name: str
+    metric: str
+    total: int
+    done: int
+    failed: int
+    rows: Sequence[Row]
+    waiting: int
+    seconds: float
+    seconds_left: float | None
+    others: int = 0
+    stopping: bool = False
+
+    def counts(self) -> str:
+        """All cells in one line, with the time left for the whole."""
+        parts = [f"done {self.done}", f"running {len(self.rows)}", f"waiting {self.waiting}"]
+        parts += [f"{word} {count}" for word, count in (("failed", self.failed), ("elsewhere", self.others)) if count]
+        left = "time left unknown yet" if self.seconds_left is None else f"time left {duration(self.seconds_left)}"
+        left = "stopping" if self.stopping else left
+        return f"{self.name}: {', '.join(parts)} of {self.total}   {duration(self.seconds)} so far, {left}"
+
+
+_MOST_LINES = 16
+_COLUMNS = ("cell", "on", "epoch", "images/s", "score", "time left", "runs for")
+
+
+def table(view: View, height: int) -> RenderableType:
+    """The live table in less than `height` lines, however many cells run."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, padding=(0, 2, 0, 0), expand=False, header_style="bold")
+    for name in _COLUMNS:
+        named = view.metric if name == "score" else name
+        drawn.add_column(named, justify="left" if name in ("cell", "on", "epoch") else "right", no_wrap=True)
+    room = height - 3  # without the counts, the head, and the line that the cursor is on
+    rows = view.rows if len(view.rows) <= room else view.rows[: max(0, room - 1)]
+    for row in rows:
+        drawn.add_row(*(Text(part) for part in row.columns(view.metric)))
+    if len(rows) < len(view.rows):
+        drawn.add_row(Text(f"... and {len(view.rows) - len(rows)} more"))
+    drawn_with_counts = Table.grid()
+    drawn_with_counts.add_column(no_wrap=True)
+    drawn_with_counts.add_row(Text(view.counts(), style="bold"))
+    if rows:
+        drawn_with_counts.add_row(drawn)
+    return drawn_with_counts
+
+
+class Screen:
+    """Where lines are said and views are shown. To be entered."""
+
+    def __init__(self, stream: TextIO | None = None, minutes: float = MINUTES_BETWEEN_LINES) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._seconds = minutes * 60
+        self._told = time.monotonic()  # when a view was shown last
+        self._live: Live | None = None
+        self._console: Console | None = None
+
+    def __enter__(self) -> Screen:
+        if is_terminal(self._stream):
+            from rich.console import Console
+            from rich.live import Live
+
+            self._console = Console(file=self._stream, highlight=False, markup=False, emoji=False)
+            self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stderr=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            with suppress(OSError):
+                self._live.stop()
+            self._live = None
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self._console is not None:
+            with suppress(OSError):  # a terminal that was closed
+                self._console.print(line, soft_wrap=True)
+        else:
+            tell(line, self._stream)
+
+    def show(self, view: Callable[[], View]) -> None:
+        """Draws the table anew, if a second has passed; not on a terminal: says now and then what runs."""
+        now = time.monotonic()
+        if now - self._told < (self._seconds if self._live is None else _SECONDS_BETWEEN_TABLES):
+            return
+        self._told = now
+        if self._live is not None and self._console is not None:
+            drawn = table(view(), self._console.height)
+            with suppress(OSError):
+                self._live.update(drawn, refresh=True)
+        else:
+            for line in plain(view()):
+                self.say(line)
+
+
+def tell(line: str, stream: TextIO | None = None) -> None:
+    """Prints a line at once. Where nobody reads it any more, as after a Ctrl-C that has ended `tee`, work goes on."""
+    to = sys.stdout if stream is None else stream
+    try:
+        print(line, file=to, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # else what is left in the buffer raises again at the end
+        os.dup2(nowhere, to.fileno())
+        os.close(nowhere)
+    except OSError:  # a full disk: what is said goes without saying
+        pass
+
+
+def plain(view: View) -> list[str]:
+    """What runs, for a log: the counts and a line for each of the first few cells."""
+    shown = [f"  {row.line(view.metric)}" for row in view.rows[:_MOST_LINES]]
+    more = [f"  ... and {len(view.rows) - _MOST_LINES} more"] if len(view.rows) > _MOST_LINES else []
+    return [view.counts(), *shown, *more]
+
+
+@contextmanager
+def now_and_then(view: Callable[[], View], minutes: float = MINUTES_BETWEEN_LINES) -> Iterator[None]:
+    """Says every so many minutes what runs, from beside a process that works itself, its output going elsewhere."""
+    ended = threading.Event()
+
+    def tell_of_it() -> None:
+        while not ended.wait(minutes * 60):
+            tell("\n".join(plain(view())), stream)
+
+    with open(os.dup(1), "w", encoding="utf-8") as stream:
+        thread = threading.Thread(target=tell_of_it, name="live", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether lines can be drawn anew there."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")

@@ -1,0 +1,184 @@
+"""What a runner, or the launcher of several, knows of its cells: which wait, run and have ended, and how they went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from en_bench.duration import duration
+from en_bench.matrix.local.live import Row, View
+from en_bench.matrix.local.time_left import Durations, Underway, time_left
+from en_bench.matrix.overlays import shown
+from en_bench.matrix.plan import PlannedCell, State
+from en_bench.matrix.progress import Progress, read_progress
+from en_bench.matrix.records import Record, Results, covers_set
+from en_bench.matrix.spec import Spec
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A cell that has its record: from `seconds` of work, None where another runner has done it.
+
+    `saved` is False where the record, of a failure, could not be written.
+    """
+
+    record: Record
+    seconds: float | None
+    saved: bool = True
+
+
+@dataclass
+class _Running:
+    """A cell that runs, and what its commands told last."""
+
+    item: PlannedCell
+    where: str
+    slots: int
+    began: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.time)
+    last: Progress | None = None
+    at_work: bool = False
+    whole: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def look(self, run: Path) -> None:
+        """Reads what the command that is at work tells, if there is one that does."""
+        found = read_progress(run)
+        self.at_work = found is not None and found.time >= self.since  # an older file is of one that was killed
+        if found is None or not self.at_work:
+            return
+        if found.command == "fit" and found.seconds_left is not None:
+            self.whole = self.seconds + found.seconds_left
+        before = self.last.scores if self.last is not None else {}
+        self.last = replace(found, scores=found.scores or before)
+
+    def underway(self) -> Underway:
+        trained = self.last is not None and self.last.command == "validate"
+        return Underway(self.item.cell, self.seconds, self.whole, trained, self.slots)
+
+    def row(self) -> Row:
+        return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work)
+
+
+class Tally:
+    """Of the cells `planned`, those that are not done wait, in this order.
+
+    `slots` is how many may run at a time and `slots_of` how many of them a cell takes.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        results: Results,
+        planned: Sequence[PlannedCell],
+        slots: int = 1,
+        slots_of: Callable[[PlannedCell], int] = lambda item: 1,
+    ) -> None:
+        self.waiting = [item for item in planned if item.state is not State.DONE]
+        self.held: list[PlannedCell] = []  # by other runners
+        self.failed = 0
+        self._spec, self._results, self._slots = spec, results, slots
+        self._slots_of = {item.cell.id: slots_of(item) for item in self.waiting}
+        self._total, self._settled = len(planned), len(planned) - len(self.waiting)
+        self._settled_before = self._settled
+        self._running: dict[str, _Running] = {}
+        self._durations = Durations.of_records(planned)
+        self._start = time.monotonic()
+
+    def head(self) -> str:
+        """The first line of a run."""
+        return f"{self._spec.name}: {self._total} cells, {self._settled} of them done"
+
+    def begin(self, item: PlannedCell, where: str, slots: int = 1) -> None:
+        """A cell that waited runs."""
+        self.waiting.remove(item)
+        self._running[item.cell.id] = _Running(item, where, slots)
+
+    def wait(self, item: PlannedCell) -> None:
+        """A cell that ran begins again, before all that wait."""
+        del self._running[item.cell.id]
+        self.waiting.insert(0, item)
+
+    def leave(self, item: PlannedCell) -> None:
+        """A cell turned out to be held by another runner."""
+        del self._running[item.cell.id]
+        self.held.append(item)
+
+    def settle(self, item: PlannedCell, settled: Settled) -> str | None:
+        """A cell has ended. Returns the line that says so, None where another runner has said it."""
+        self._running.pop(item.cell.id)
+        self._settled += 1
+        record, seconds = settled.record, settled.seconds
+        self.failed += record.status == "failed"
+        if seconds is None:
+            return None
+        trained = record.fit.get("cost", {}).get("seconds")
+        if record.status == "done" and isinstance(trained, int | float) and seconds >= trained:
+            self._durations.add(item.cell, seconds)  # it was trained from its beginning, not just validated
+        number = f"[{self._settled:{len(str(self._total))}d}/{self._total}]"
+        left = self.seconds_left()
+        told = f"   time left {duration(left)}" if left is not None else ""
+        return f"{number} {self._line(item, record)}   {duration(seconds)}{told}"
+
+    def another_round(self) -> bool:
+        """Whether to try again the cells that others held: if any cell has ended since, theirs may have, too."""
+        again = bool(self.held) and self._settled > self._settled_before
+        if again:
+            self.waiting, self.held = self.held, []
+        self._settled_before = self._settled
+        return again
+
+    def retry(self, items: Sequence[PlannedCell]) -> None:
+        """Cells that were held by others can be taken."""
+        self.held = [item for item in self.held if item not in items]
+        self.waiting.extend(items)
+
+    def seconds_left(self) -> float | None:
+        """Until all is done that no other runner holds, if anything tells."""
+        return time_left(
+            [(item.cell, self._slots_of[item.cell.id]) for item in list(self.waiting)],
+            [each.underway() for each in self._look()],
+            self._durations,
+            self._slots,
+        )
+
+    def view(self, stopping: bool = False) -> View:
+        """What is to be seen of it now."""
+        return View(
+            name=self._spec.name,
+            metric=self._spec.metric,
+            total=self._total,
+            done=self._settled - self.failed,
+            failed=self.failed,
+            rows=[each.row() for each in self._look()],
+            waiting=len(self.waiting),
+            seconds=time.monotonic() - self._start,
+            seconds_left=None if stopping else self.seconds_left(),
+            others=len(self.held),
+            stopping=stopping,
+        )
+
+    def _look(self) -> list[_Running]:
+        running = list(self._running.values())
+        for each in running:
+            each.look(self._results.run(each.item.cell.id))
+        return running
+
+    def _line(self, item: PlannedCell, record: Record) -> str:
+        spec, cell = self._spec, item.cell
+        norms, trains = max(map(len, spec.norms)), max(map(len, spec.train))
+        name = f"{cell.norm:<{norms}}  {cell.train:<{trains}}  seed {cell.seed}"
+        if record.status == "failed":
+            return f"{name}   FAILED: {record.reason} (log: {shown(self._results.folder / record.log)})"
+        scale = 1 if spec.metric == "nll" else 100
+        scores = []
+        for label in spec.validate:
+            value = record.validate[label]["metrics"].get(spec.metric)
+            part = "" if covers_set(record.validate[label]) else " PART"
+            scores.append(f"{label} {'nan' if value is None else f'{value * scale:.1f}'}{part}")
+        return f"{name}   {'  '.join(scores)}"

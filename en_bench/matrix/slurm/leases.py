@@ -1,0 +1,82 @@
+"""Leases that jobs of Slurm hold: taken before a job is submitted, theirs while they wait, run and wait again.
+
+Between the lease and `sbatch`, and between `sbatch` and the note of the job's number, the submitting process may be
+killed. So the lease names the job that will be, by a name that no other job has, and whether it was is asked of Slurm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+from dataclasses import dataclass, field
+from typing import Any
+
+from en_bench.lease_guard import LeaseLost
+from en_bench.matrix.lease import Found, Lease, Leases, lives, local_holder
+from en_bench.matrix.records import Results
+from en_bench.matrix.slurm.queue import QueuedJob, SlurmUnreachable, cluster_facts, queued_jobs
+
+KIND = "slurm"
+_OF_PROCESS = ("pid", "machine", "process")
+
+
+@dataclass
+class SlurmJudge:
+    """Whether the job of a lease is still to come, or at work. Asks Slurm once, when there is something to ask.
+
+    Where Slurm does not answer, every job lives: nothing is doubled, and `unreachable` says why nothing is known.
+    """
+
+    unreachable: str | None = None
+    _jobs: dict[tuple[str, int], QueuedJob] | None = field(default=None, repr=False)
+    _cluster: str = ""
+
+    def __call__(self, found: Found) -> bool:
+        return _has_process(found) or self.knows(found) is not False
+
+    def knows(self, found: Found) -> bool | None:
+        """Whether Slurm knows the job; None where that cannot be told here."""
+        if self._look() is None or found.holder.get("cluster") != self._cluster:
+            return None
+        return self.job(found) is not None
+
+    def job(self, found: Found) -> QueuedJob | None:
+        """The job of a lease, as Slurm tells it."""
+        jobs = self._look()
+        if jobs is None or found.holder.get("cluster") != self._cluster:
+            return None
+        return jobs.get((str(found.holder.get("name")), int(found.holder.get("task", -1))))
+
+    def _look(self) -> dict[tuple[str, int], QueuedJob] | None:
+        if self._jobs is None and self.unreachable is None:
+            try:
+                self._cluster, _ = cluster_facts()
+                self._jobs = queued_jobs()
+            except SlurmUnreachable as error:
+                self.unreachable = str(error)
+        return self._jobs
+
+
+def leases_of(results: Results, judge: SlurmJudge | None = None) -> Leases:
+    """The leases of a matrix, whoever holds them: processes or jobs."""
+    return Leases(results.leases, {KIND: SlurmJudge() if judge is None else judge})
+
+
+def submitting_holder(name: str, task: int, cluster: str) -> dict[str, Any]:
+    """The holder of a cell that this process is about to submit as `task` of the array of jobs called `name`."""
+    told = f"the Slurm job {name}, task {task}, submitted by {getpass.getuser()}"
+    return {**local_holder(), "kind": KIND, "name": name, "task": task, "cluster": cluster, "told": told}
+
+
+def note_submitted(lease: Lease, array: str) -> None:
+    """Notes the number of the job, which lives without this process from now on: if it has not started already."""
+    number = f"{array}_{lease.holder['task']}"
+    rest = {key: value for key, value in lease.holder.items() if key not in _OF_PROCESS}
+    lease.holder = {**rest, "job": number, "told": f"Slurm job {number}"}
+    with contextlib.suppress(LeaseLost):
+        lease.rewrite()
+
+
+def _has_process(found: Found) -> bool:
+    """Whether a process, that of the job or the one that submits it, gives signs of life."""
+    return "process" in found.holder and lives(found)
