@@ -10,7 +10,7 @@ import pytest
 
 from en_bench.files import write_json
 from en_bench.matrix.cell_run import CellRun
-from en_bench.matrix.lease import Leases
+from en_bench.matrix.lease import Lease, Leases, local_holder
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.records import Results
 from en_bench.matrix.run import Runner
@@ -23,6 +23,13 @@ LEASES = Leases(RESULTS.leases)
 
 def nowhere(name: str) -> str | None:
     return None
+
+
+def taken_over() -> None:
+    """Somebody alive takes the cell that is at work, as if its lease had expired."""
+    folder = next(RESULTS.leases.iterdir())
+    lease = Lease(LEASES, folder.name, 2, local_holder())
+    lease.path.write_text(json.dumps(lease.to_json()))
 
 
 def test_two_runners_share_a_matrix_and_run_nothing_twice(spec_file: Path, tmp_path: Path) -> None:
@@ -63,8 +70,7 @@ def test_whoever_finds_his_lease_lost_writes_nothing(spec_file: Path, capsys: py
 
     def execute_and_lose(argv: list[str]) -> None:
         fake_execute.execute(argv)
-        folder = next(RESULTS.leases.iterdir())
-        (folder / "2.json").write_text(json.dumps({}))  # as another runner does, long after
+        taken_over()
         before.extend(everything())
 
     runner = Runner(CellRun(load_spec(spec_file), execute_and_lose, RESULTS, nowhere), LEASES)
@@ -77,7 +83,7 @@ def test_a_lost_lease_stops_a_command_at_its_next_file(spec_file: Path) -> None:
     written = Path("written.json")
 
     def lose_and_execute(argv: list[str]) -> None:
-        (next(RESULTS.leases.iterdir()) / "2.json").write_text("{}")
+        taken_over()
         write_json(written, {})
 
     runner = Runner(CellRun(load_spec(spec_file), lose_and_execute, RESULTS, nowhere), LEASES)
