@@ -18,7 +18,7 @@ from en_bench.matrix.crew import Member
 from en_bench.matrix.devices import Slot, devices_wanted, fitting_slots
 from en_bench.matrix.live import Screen
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner, more_to_do
+from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner, check_folders, more_to_do
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.tally import Settled, Tally
 from en_bench.resume.interrupt import TOLD
@@ -55,6 +55,7 @@ class LocalLauncher:
     def run(self, planned: Sequence[PlannedCell]) -> int:
         """Runs those that are not done. Returns 0, 1 if a cell failed, 130 if interrupted. Raises InputError."""
         cells = self.runner.cells
+        check_folders(cells.results)
         in_order = sorted(planned, key=lambda item: -self._places(item))
         tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places)
         requests = _Requests()

@@ -3,6 +3,8 @@
 Any number of runners share a matrix, in processes, on machines: each takes the next cell that nobody holds.
 """
 
+import errno
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from en_bench.matrix.lease import Lease, Leases
 from en_bench.matrix.live import now_and_then, tell
 from en_bench.matrix.plan import PlannedCell, plan, plan_cell
 from en_bench.matrix.process import one_line
-from en_bench.matrix.records import Record
+from en_bench.matrix.records import Record, Results
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import Spec
 from en_bench.matrix.tally import Settled, Tally
@@ -39,6 +41,7 @@ class Runner:
         runners hold cells yet, 1 if a cell failed, 130 if interrupted.
         """
         spec = self.cells.spec
+        check_folders(self.cells.results)
         records, _ = self.cells.results.load()
         planned = select(plan(spec, records, self.cells.digests), only, spec, cell_id)
         tally = Tally(spec, self.cells.results, planned)
@@ -135,6 +138,15 @@ class Runner:
         # Planned anew: a runner that was killed before it wrote the record may have left more than there was.
         fresh = plan_cell(item.cell, item.record, targets, self.cells.digests, spec.adapted)
         return self.cells.run(fresh, lease.number)
+
+
+def check_folders(results: Results) -> None:
+    """Raises OSError where no cell can be run: once, and not for each cell."""
+    for folder in (results.folder, results.folder / "runs", results.records, results.leases):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def more_to_do(tally: Tally, silent: SilentHolders) -> bool:
