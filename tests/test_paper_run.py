@@ -123,6 +123,7 @@ def in_small(case: Case, target: Path) -> Path:
         cut["data"]["val_transform"] = {"init_args": {"size": size, "short_side": size + 8}}
     spec["base"] = absolute(spec["base"])
     # Last of all overlays, so that what a row or a training set says of devices and batch is cut too.
+    spec.pop("baseline", None)  # its row may be cut
     rows = {norm: absolute(spec["norms"][norm]) for norm in case.norms}
     spec["norms"] = {norm: [*(row if isinstance(row, list) else [row]), cut] for norm, row in rows.items()}
     spec["train"] = {train: absolute(spec["train"][train]) for train in case.trains}
