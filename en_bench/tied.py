@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,15 +38,38 @@ def tie(environment: dict[str, str] | None = None) -> Iterator[Tie]:
 
 
 def end_with_parent() -> None:
-    """Makes this process, if it was started with a tie, end with its parent. To be called first thing."""
+    """Makes this process, if it was started with a tie, end with its parent. To be called first thing.
+
+    On Linux the kernel ends it, and all that it has started, even in the midst of C code that keeps the interpreter to
+    itself; elsewhere, and where that is refused, a thread does.
+    """
     # Processes that this one starts do not have the descriptor: another file may have its number there.
     descriptor = os.environ.pop(_PIPE, None)
     if descriptor is not None:
+        _ask_kernel(int(descriptor))
         threading.Thread(target=_wait_for_end, args=(int(descriptor),), daemon=True).start()
+
+
+def _ask_kernel(descriptor: int) -> None:
+    """Has SIGKILL sent when the last writing end is closed, by `O_ASYNC` (fcntl(2), F_SETOWN and F_SETSIG)."""
+    if sys.platform != "linux":
+        return
+    try:
+        # Opened anew, since an owner is one of the open file, which all children share. It stays open.
+        own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid() if _leads_group() else os.getpid())
+        fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    except OSError:
+        return
+
+
+def _leads_group() -> bool:
+    return os.getpgrp() == os.getpid()
 
 
 def _wait_for_end(descriptor: int) -> None:
     os.read(descriptor, 1)  # nothing is ever written: it returns when the last writing end is closed
-    if os.getpgrp() == os.getpid():
+    if _leads_group():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

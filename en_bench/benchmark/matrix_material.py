@@ -9,6 +9,7 @@ import io
 import json
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,39 @@ NORMS = ("BatchNorm", "InstanceNorm", "LayerNorm", "GroupNorm", "SwitchNorm", "S
 _SIZE, _CLASSES = 32, ("dark", "grey", "bright")
 
 
-def large_matrix(folder: Path, cells: int, recorded: bool) -> Path:
-    """The specification of so many cells (a multiple of 140): 7 normalisers, 10 training sets, 2 validation sets.
+@dataclass(frozen=True)
+class Shape:
+    """How many normalisers, training sets and seeds a matrix has; there are two validation sets."""
 
-    With `recorded` each of them has a record beside it in `results`, as long as those of real trainings are.
+    norms: int
+    trains: int
+    seeds: int
+
+    @property
+    def cells(self) -> int:
+        return self.norms * self.trains * self.seeds
+
+
+def large_matrix(folder: Path, shape: Shape, recorded: bool) -> Path:
+    """The specification of a matrix of so many normalisers (variants of those of NORMS), sets and seeds.
+
+    With `recorded` each cell has a record beside it in `results`, as long as those of real trainings are.
     """
+    norms = [(NORMS[i % len(NORMS)], i // len(NORMS)) for i in range(shape.norms)]
     spec_path = _write_spec(
         folder,
         name="large",
         base={"trainer": {"max_epochs": 90, "devices": 8, "strategy": "ddp", "precision": "bf16-mixed"}}
         | {"model": {"backbone": "timm/resnet50"}, "data": {"batch_size": 32}},
-        norms={norm: {"model": {"norm": {"class_path": f"en_bench.norms.{norm}"}}} for norm in NORMS},
-        train={f"set{i}": {"data": {"train": f"set{i}/train", "val": f"set{i}/val"}} for i in range(10)},
+        norms={
+            f"{norm}{variant or ''}": {
+                "model": {"norm": {"class_path": f"en_bench.norms.{norm}", "init_args": {"eps": 1e-5 * (1 + variant)}}}
+            }
+            for norm, variant in norms
+        },
+        train={f"set{i}": {"data": {"train": f"set{i}/train", "val": f"set{i}/val"}} for i in range(shape.trains)},
         validate=["set0", "set1"],
-        seeds=list(range(cells // (len(NORMS) * 10))),
+        seeds=list(range(shape.seeds)),
     )
     if recorded:
         spec = load_spec(spec_path)
