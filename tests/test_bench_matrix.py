@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from en_bench.benchmark.matrix import CONTROL, START, VERBS, summarise
-from en_bench.benchmark.matrix_material import large_matrix
+from en_bench.benchmark.matrix_material import Shape, large_matrix
 from en_bench.cli import main
 from en_bench.matrix.plan import count_states, plan
 from en_bench.matrix.records import Results
@@ -15,7 +15,7 @@ from en_bench.matrix.spec import load_spec
 
 
 def test_records_that_are_made_up_are_whole(tmp_path: Path) -> None:
-    spec = load_spec(large_matrix(tmp_path, 140, recorded=True))
+    spec = load_spec(large_matrix(tmp_path, Shape(7, 10, 2), recorded=True))
     records, warnings = Results(tmp_path / "results" / "large").load()
     assert not warnings and len(records) == 140
     assert count_states(plan(spec, records, lambda name: None)) == "done 140, missing 0, failed 0"
@@ -27,7 +27,8 @@ def made(seconds: float = 0.5, again: float = 0.5, **changes: Any) -> dict[str, 
     """A record in which every command takes so many seconds, and a run 102 for 100 of its commands."""
     timings = {row: {"median": seconds} for row in (START, *VERBS, CONTROL)}
     timings[CONTROL]["median"] = again
-    lists = {"listed": 1120, "recorded": 10_080, "record_bytes": 12_000, "timings": timings}
+    lists = {"listed": 1120, "recorded": 10_080, "wide": {"norms": 32, "trains": 60, "seeds": 5}}
+    lists |= {"record_bytes": 12_000, "timings": timings}
     commands = [{"command": "fit", "seconds": 90.0}, {"command": "validate", "seconds": 60.0}]
     runner = {"cells": 3, "images": 1, "epochs": 1, "seconds": 153.0, "commands": commands}
     return {"quick": False, "repeats": 7, "sections": {"lists": lists, "runner": runner}, **changes}

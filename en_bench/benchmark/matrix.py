@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -15,23 +16,26 @@ from typing import Any
 import torch
 
 from en_bench.benchmark.conditions import ratio
-from en_bench.benchmark.matrix_material import large_matrix, small_matrix
+from en_bench.benchmark.matrix_material import Shape, large_matrix, small_matrix
 from en_bench.benchmark.records import Benchmark, Measure, Record, tell
 from en_bench.benchmark.table import Table
 from en_bench.benchmark.timing import Call, WallClock, interleaved
 from en_bench.errors import InputError
 
-LISTED, RECORDED = 1120, 10_080  # the cells of a specification are a multiple of 140
+LISTED, RECORDED = 1120, 10_080  # the cells of a specification are a multiple of 70
+WIDE = Shape(norms=32, trains=60, seeds=5)
 START = "start of the command"
 CONTROL = "plan, nothing done, again"
-VERBS = {  # a row: verb, whether the cells have records, whether they are many, the goal in seconds
-    "plan, nothing done": (("matrix", "plan"), False, False, 1.0),
-    "plan, all done": (("matrix", "plan"), True, False, 1.0),
-    "status, all done": (("matrix", "status"), True, False, 1.0),
-    "plan, many": (("matrix", "plan"), True, True, None),
-    "status, many": (("matrix", "status"), True, True, 3.0),
-    "report, many": (("matrix", "report"), True, True, 3.0),
-    "page, many": (("report",), True, True, None),
+VERBS = {  # a row: verb, the matrix, the goal in seconds
+    "plan, nothing done": (("matrix", "plan"), "missing", 1.0),
+    "plan, all done": (("matrix", "plan"), "done", 1.0),
+    "status, all done": (("matrix", "status"), "done", 1.0),
+    "plan, many": (("matrix", "plan"), "many", None),
+    "status, many": (("matrix", "status"), "many", 3.0),
+    "report, many": (("matrix", "report"), "many", 3.0),
+    "page, many": (("report",), "many", None),
+    "report, many normalisers": (("matrix", "report"), "wide", None),
+    "page, many normalisers": (("report",), "wide", None),
 }
 RUNNER_GOAL = 1.03
 _ENOUGH_REPEATS, _ENOUGH_SECONDS = 7, 120.0
@@ -54,36 +58,44 @@ def _measured(args: argparse.Namespace) -> Record:
     record = MATRIX.begin(torch.device("cpu"), quick=args.quick, repeats=repeats)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         folder = Path(scratch)
-        listed = _cells(args.cells or (140 if args.quick else LISTED))
-        recorded = _cells(args.records or (280 if args.quick else RECORDED))
+        shapes = {
+            "missing": _shape(args.cells or (140 if args.quick else LISTED)),
+            "many": _shape(args.records or (280 if args.quick else RECORDED)),
+            "wide": Shape(norms=9, trains=4, seeds=3) if args.quick else WIDE,
+        }
         measures: dict[str, Measure] = {}
         if args.lists or not args.runner:
-            measures["lists"] = functools.partial(measure_lists, folder, listed, recorded, repeats)
+            measures["lists"] = functools.partial(measure_lists, folder, shapes, repeats)
         if args.runner:
             measures["runner"] = functools.partial(measure_runner, folder, args.quick)
         MATRIX.measure(record, measures, args)
     return record
 
 
-def measure_lists(folder: Path, listed: int, recorded: int, repeats: int) -> dict[str, Any]:
-    """The wall time of each verb in a process of its own."""
-    tell(f"lists: making {listed + recorded:,} records")
-    specs = {
-        (True, True): large_matrix(folder / "many", recorded, recorded=True),
-        (True, False): large_matrix(folder / "done", listed, recorded=True),
-        (False, False): large_matrix(folder / "missing", listed, recorded=False),
-    }
+def measure_lists(folder: Path, shapes: Mapping[str, Shape], repeats: int) -> dict[str, Any]:
+    """The wall time of each verb in a process of its own, on matrices of these `shapes`, of which all but `missing`
+    have records."""
+    shapes = {**shapes, "done": shapes["missing"]}
+    tell(f"lists: making {sum(shape.cells for name, shape in shapes.items() if name != 'missing'):,} records")
+    specs = {name: large_matrix(folder / name, shape, name != "missing") for name, shape in shapes.items()}
     calls: dict[str, Call] = {START: _command(folder, "matrix", "plan", "--help", says="usage")}
-    for row, (verb, done, many, _) in VERBS.items():
-        cells, spec = (recorded if many else listed), specs[done, many]
-        says = "report.html" if verb == ("report",) else f"done {cells if done else 0}, missing"
+    for row, (verb, matrix, _) in VERBS.items():
+        spec, done = specs[matrix], 0 if matrix == "missing" else shapes[matrix].cells
+        says = "report.html" if verb == ("report",) else f"done {done}, missing"
         calls[row] = _command(spec.parent, *verb, str(spec), says=says)
         if row == "plan, nothing done":
             calls[CONTROL] = _command(spec.parent, *verb, str(spec), says=says)
     tell(f"lists: {len(calls)} commands, {repeats} times")
     timings = interleaved(calls, WallClock(torch.device("cpu"), 0.0), repeats, warm_ups=1)
-    size = next((specs[True, True].parent / "results/large/records").iterdir()).stat().st_size
-    return {"listed": listed, "recorded": recorded, "record_bytes": size, "timings": timings}
+    size = next((specs["many"].parent / "results/large/records").iterdir()).stat().st_size
+    wide = shapes["wide"]
+    return {
+        "listed": shapes["missing"].cells,
+        "recorded": shapes["many"].cells,
+        "wide": {"norms": wide.norms, "trains": wide.trains, "seeds": wide.seeds},
+        "record_bytes": size,
+        "timings": timings,
+    }
 
 
 def measure_runner(folder: Path, quick: bool) -> dict[str, Any]:
@@ -100,9 +112,9 @@ def measure_runner(folder: Path, quick: bool) -> dict[str, Any]:
     return {"cells": 4 * seeds, "images": images, "epochs": epochs, **json.loads(result.read_text())}
 
 
-def _cells(wanted: int) -> int:
-    """A number of cells that a specification can have."""
-    return -(-wanted // 140) * 140
+def _shape(wanted: int) -> Shape:
+    """Of so many cells or a few more: 7 normalisers on 10 training sets, with as many seeds as it takes."""
+    return Shape(norms=7, trains=10, seeds=2 * -(-wanted // 140))
 
 
 def _command(folder: Path, *argv: str, says: str) -> Call:
@@ -129,7 +141,7 @@ def summarise(record: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def _list_rows(record: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     told = deviations(record, "lists")
     for row, timing in found["timings"].items():
-        goal = VERBS[row][3] if row in VERBS else None
+        goal = VERBS[row][2] if row in VERBS else None
         seconds = timing["median"]
         verdict = "" if goal is None else "none" if told else _verdict(seconds, goal)
         yield {"command": row, "seconds": seconds, "goal": goal, "verdict": verdict}
@@ -181,14 +193,32 @@ def tables(record: Mapping[str, Any]) -> dict[str, list[Table]]:
 def _list_table(record: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
     rows = []
     for row in _list_rows(record, found):
-        cells = "" if row["command"] == START else found["recorded" if "many" in row["command"] else "listed"]
+        cells = _cells(row["command"], found)
         goal = "" if row["goal"] is None else f"<= {row['goal']:.0f} s"
-        rows.append([row["command"], f"{cells:,}" if cells else "", f"{row['seconds']:.2f} s", goal, row["verdict"]])
+        rows.append([row["command"], cells, f"{row['seconds']:.2f} s", goal, row["verdict"]])
     title = f"Commands on large matrices: medians of {record['repeats']} interleaved processes"
     told = deviations(record, "lists")
-    notes = [f"records of {found['record_bytes'] / 1e3:.1f} kB, two validations each, in the page cache"]
+    if "wide" in found:  # not in measurements of former versions
+        wide = found["wide"]
+        shape = f"{wide['norms']} normalisers, {wide['trains']} training sets and {wide['seeds']} seeds"
+        notes = [f"many normalisers: {shape}; else 7 normalisers and 10 training sets"]
+    else:
+        notes = []
+    notes += [f"records of {found['record_bytes'] / 1e3:.1f} kB, two validations each, in the page cache"]
     notes += [f"no verdicts, as the goals are for other conditions: {'; '.join(told)}"] if told else []
     return Table(title, "lrrll", ["command", "cells", "wall time", "the project's goal", "verdict"], rows, notes)
+
+
+def _cells(row: str, found: Mapping[str, Any]) -> str:
+    """Of how many cells the matrix of a row is."""
+    matrix = VERBS[row][1] if row in VERBS else "missing"
+    if row == START:
+        return ""
+    if matrix == "wide":
+        cells = math.prod(found["wide"].values())
+    else:
+        cells = found["recorded" if matrix == "many" else "listed"]
+    return f"{cells:,}"
 
 
 def _runner_table(record: Mapping[str, Any], found: Mapping[str, Any]) -> Table:

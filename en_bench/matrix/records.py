@@ -243,6 +243,14 @@ class Results:
         """The highest generation of which there is a file, 0 if there is none."""
         return max((generation for generation, _ in self._files(cell_id)), default=0)
 
+    def generations(self) -> dict[str, int]:
+        """The highest generation of which there is a file, by cell; without cells that have none."""
+        found: dict[str, int] = {}
+        for generation, path in self._files():
+            cell_id = path.name.partition(".")[0]
+            found[cell_id] = max(generation, found.get(cell_id, 0))
+        return found
+
     def _files(self, cell_id: str = "") -> list[tuple[int, Path]]:
         """(generation, path) of the records of one cell, or of all."""
         # Path.glob would pass over a folder that cannot be read, and all cells would seem missing.

@@ -13,6 +13,7 @@ from en_bench.lease_guard import LeaseLost, require_lease
 from en_bench.matrix.cell_run import ENDS_ALL, CellRun, told_of
 from en_bench.matrix.lease import Lease, Leases
 from en_bench.matrix.local.live import now_and_then, tell
+from en_bench.matrix.local.others import Others
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell, plan, plan_cell
 from en_bench.matrix.process import one_line
@@ -41,7 +42,7 @@ class Runner:
         spec = self.cells.spec
         records, _ = self.cells.results.load()
         planned = select(plan(spec, records, self.cells.digests), only, spec, cell_id)
-        tally = Tally(spec, self.cells.results, planned)
+        tally = Tally(spec, self.cells.results, planned, others=Others(self.leases, self.cells.results))
         tell(tally.head())
         try:
             with now_and_then(tally.view):

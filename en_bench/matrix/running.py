@@ -20,6 +20,6 @@ def running_lines(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> list[
             continue
         holder = leases.holder(cell.id)
         if holder is not None and holder.holder.get("kind") == "local":
-            row = Row(str(cell), holder.told(), 0.0, read_progress(matrix.results.run(cell.id)))
+            row = Row(str(cell), holder.told(), None, read_progress(matrix.results.run(cell.id)))
             lines.append(f"running  {cell}  {row.words(matrix.spec.metric)}  ({row.where})")
     return lines

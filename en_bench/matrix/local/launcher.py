@@ -17,9 +17,11 @@ from en_bench.errors import InputError
 from en_bench.matrix.local.crew import Member
 from en_bench.matrix.local.devices import Slot, devices_wanted, fitting_slots
 from en_bench.matrix.local.live import Screen
+from en_bench.matrix.local.others import Others
+from en_bench.matrix.local.stopping import Stopping
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner, more_to_do
+from en_bench.matrix.run import INTERRUPTED, Runner, more_to_do
 from en_bench.matrix.silent import SilentHolders
 from en_bench.resume.interrupt import TOLD
 from en_bench.stop import STOP_SIGNALS
@@ -56,36 +58,49 @@ class LocalLauncher:
         """Runs those that are not done. Returns 0, 1 if a cell failed, 130 if interrupted. Raises InputError."""
         cells = self.runner.cells
         in_order = sorted(planned, key=lambda item: -self._places(item))
-        tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places)
+        others = Others(self.runner.leases, cells.results)
+        tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places, others)
         requests = _Requests()
+        stopping = Stopping(cells.results, cells.spec.metric, self.screen.say)
         with self.screen, tie() as tied, requests.received(), selectors.DefaultSelector() as selector:
             self.screen.say(tally.head())
             try:
-                self._run_all(tally, tied, selector, requests)
+                self._run_all(tally, tied, selector, requests, stopping)
             finally:
                 self._end(interrupt=not requests.asked)
-            for line in [STOPPED] if requests.asked else self.runner.left_to_others(tally.held):
+            if requests.asked:
+                stopping.end()
+            for line in [] if requests.asked else self.runner.left_to_others(tally.held):
                 self.screen.say(line)
         if requests.asked:
             requests.obey()
             return INTERRUPTED
         return 1 if tally.failed else 0
 
-    def _run_all(self, tally: Tally, tied: Tie, selector: selectors.BaseSelector, requests: _Requests) -> None:
+    def _run_all(
+        self, tally: Tally, tied: Tie, selector: selectors.BaseSelector, requests: _Requests, stopping: Stopping
+    ) -> None:
         obeyed = 0
         silent = SilentHolders(self.runner.leases, self.screen.say)
         while True:
             if obeyed < requests.level:
+                if not obeyed:
+                    stopping.begin(self._running())
                 obeyed = requests.level
                 self._stop(at_once=obeyed == 2)
-            if not obeyed:
+            if obeyed:
+                stopping.wait({str(item.cell): tally.row(item) for item in self._running()})
+            else:
                 self._assign(tally, tied, selector)
             if not any(member.item for member in self._crew) and (obeyed or not more_to_do(tally, silent)):
                 return
             self.screen.show(partial(tally.view, stopping=bool(obeyed)))
             selector.select(_SECONDS_TO_LOOK)
             for member in list(self._crew):
-                self._hear(member, tally, selector, stopping=bool(obeyed))
+                self._hear(member, tally, selector, stopping if obeyed else None)
+
+    def _running(self) -> list[PlannedCell]:
+        return [member.item for member in self._crew if member.item is not None]
 
     def _stop(self, at_once: bool) -> None:
         for member in self._crew:
@@ -95,8 +110,6 @@ class LocalLauncher:
                 member.dismiss()
             else:
                 member.interrupt()
-        if not at_once:
-            self.screen.say(TOLD)
 
     def _end(self, interrupt: bool) -> None:
         """Lets all processes end together; those that an error of ours leaves with a cell save their step."""
@@ -146,12 +159,14 @@ class LocalLauncher:
         member.close(_SECONDS_TO_END)
         self._crew.remove(member)
 
-    def _hear(self, member: Member, tally: Tally, selector: selectors.BaseSelector, stopping: bool) -> None:
+    def _hear(
+        self, member: Member, tally: Tally, selector: selectors.BaseSelector, stopping: Stopping | None
+    ) -> None:
         """What a process has printed and answered, or that it has died."""
         ended = member.ended() is not None  # before its last words are read
         for line in member.lines():
             # Each would say the same, and what is interrupted as it starts says where.
-            if not stopping or (member.ready and line not in ("", TOLD)):
+            if stopping is None or (member.ready and line not in ("", TOLD)):
                 self.screen.say(line)
         for answer in member.answers():
             item, member.item = member.item, None
@@ -176,8 +191,10 @@ class LocalLauncher:
             settled = None if record is None else Settled(record, answer.get("seconds"))
         self._tell(item, settled, tally)
 
-    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stopping: bool) -> None:
-        if stopping:
+    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stopping: Stopping | None) -> None:
+        if stopping is not None:
+            if member.ended() != INTERRUPTED:
+                stopping.lose(item, tally.row(item))
             tally.wait(item)
             return
         how = member.how_it_ended()

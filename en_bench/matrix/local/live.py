@@ -27,24 +27,24 @@ _UNKNOWN = "-"
 
 @dataclass(frozen=True)
 class Row:
-    """A cell that runs: `where` is its slot, GPU or job, `seconds` how long it has been running.
+    """A cell that runs: `where` is its slot, GPU, job or machine, `seconds` how long it has been running, if known.
 
     `progress` is what its commands told last; `at_work` is False between two of them, when that does not go on.
     """
 
     cell: str
     where: str
-    seconds: float
+    seconds: float | None
     progress: Progress | None
     at_work: bool = True
 
     def columns(self, metric: str) -> tuple[str, ...]:
         """Cell, where, epoch, images/s, score, time left, and the time so far."""
-        return self.cell, self.where, *self._told(metric), duration(self.seconds)
+        return self.cell, self.where, *self._told(metric), _UNKNOWN if self.seconds is None else duration(self.seconds)
 
     def line(self, metric: str) -> str:
         """The same in a few words."""
-        since = f" for {duration(self.seconds)}" if self.progress is None else ""
+        since = f" for {duration(self.seconds)}" if self.progress is None and self.seconds is not None else ""
         return f"{self.where}: {self.cell} {self.words(metric)}{since}"
 
     def words(self, metric: str) -> str:
@@ -80,7 +80,11 @@ class Row:
 
 @dataclass(frozen=True)
 class View:
-    """A matrix at a moment. `others` are cells that other runners hold; `seconds_left` of the whole, if known."""
+    """A matrix at a moment.
+
+    `elsewhere` are cells that other runners are at, `left` is how many have ended without a record, and nobody here runs
+    them; `seconds_left` of the whole, if known.
+    """
 
     name: str
     metric: str
@@ -91,13 +95,15 @@ class View:
     waiting: int
     seconds: float
     seconds_left: float | None
-    others: int = 0
+    elsewhere: Sequence[Row] = ()
+    left: int = 0
     stopping: bool = False
 
     def counts(self) -> str:
         """All cells in one line, with the time left for the whole."""
         parts = [f"done {self.done}", f"running {len(self.rows)}", f"waiting {self.waiting}"]
-        parts += [f"{word} {count}" for word, count in (("failed", self.failed), ("elsewhere", self.others)) if count]
+        more = ("failed", self.failed), ("elsewhere", len(self.elsewhere)), ("without a record", self.left)
+        parts += [f"{word} {count}" for word, count in more if count]
         left = "time left unknown yet" if self.seconds_left is None else f"time left {duration(self.seconds_left)}"
         left = "stopping" if self.stopping else left
         return f"{self.name}: {', '.join(parts)} of {self.total}   {duration(self.seconds)} so far, {left}"
@@ -117,11 +123,12 @@ def table(view: View, height: int) -> RenderableType:
         named = view.metric if name == "score" else name
         drawn.add_column(named, justify="left" if name in ("cell", "on", "epoch") else "right", no_wrap=True)
     room = height - 3  # without the counts, the head, and the line that the cursor is on
-    rows = view.rows if len(view.rows) <= room else view.rows[: max(0, room - 1)]
+    everywhere = [*view.rows, *view.elsewhere]
+    rows = everywhere if len(everywhere) <= room else everywhere[: max(0, room - 1)]
     for row in rows:
         drawn.add_row(*(Text(part) for part in row.columns(view.metric)))
-    if len(rows) < len(view.rows):
-        drawn.add_row(Text(f"... and {len(view.rows) - len(rows)} more"))
+    if len(rows) < len(everywhere):
+        drawn.add_row(Text(f"... and {len(everywhere) - len(rows)} more"))
     drawn_with_counts = Table.grid()
     drawn_with_counts.add_column(no_wrap=True)
     drawn_with_counts.add_row(Text(view.counts(), style="bold"))
@@ -194,8 +201,9 @@ def tell(line: str, stream: TextIO | None = None) -> None:
 
 def plain(view: View) -> list[str]:
     """What runs, for a log: the counts and a line for each of the first few cells."""
-    shown = [f"  {row.line(view.metric)}" for row in view.rows[:_MOST_LINES]]
-    more = [f"  ... and {len(view.rows) - _MOST_LINES} more"] if len(view.rows) > _MOST_LINES else []
+    everywhere = [*view.rows, *view.elsewhere]
+    shown = [f"  {row.line(view.metric)}" for row in everywhere[:_MOST_LINES]]
+    more = [f"  ... and {len(everywhere) - _MOST_LINES} more"] if len(everywhere) > _MOST_LINES else []
     return [view.counts(), *shown, *more]
 
 

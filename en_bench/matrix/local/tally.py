@@ -9,6 +9,7 @@ from pathlib import Path
 
 from en_bench.duration import duration
 from en_bench.matrix.local.live import Row, View
+from en_bench.matrix.local.others import Others, Seen
 from en_bench.matrix.local.time_left import Durations, Underway, time_left
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State
@@ -59,7 +60,9 @@ class _Running:
 
     def underway(self) -> Underway:
         trained = self.last is not None and self.last.command == "validate"
-        return Underway(self.item.cell, self.seconds, self.whole, trained, self.slots)
+        seconds = self.seconds
+        left = None if self.whole is None else max(0.0, self.whole - seconds)
+        return Underway(self.item.cell, seconds, left, trained, self.slots)
 
     def row(self) -> Row:
         return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work)
@@ -68,7 +71,8 @@ class _Running:
 class Tally:
     """Of the cells `planned`, those that are not done wait, in this order.
 
-    `slots` is how many may run at a time and `slots_of` how many of them a cell takes.
+    `slots` is how many may run at a time and `slots_of` how many of them a cell takes. `others` look at what further
+    runners do with those that do not run here.
     """
 
     def __init__(
@@ -78,11 +82,12 @@ class Tally:
         planned: Sequence[PlannedCell],
         slots: int = 1,
         slots_of: Callable[[PlannedCell], int] = lambda item: 1,
+        others: Others | None = None,
     ) -> None:
         self.waiting = [item for item in planned if item.state is not State.DONE]
         self.held: list[PlannedCell] = []  # by other runners
         self.failed = 0
-        self._spec, self._results, self._slots = spec, results, slots
+        self._spec, self._results, self._slots, self._others = spec, results, slots, others
         self._slots_of = {item.cell.id: slots_of(item) for item in self.waiting}
         self._total, self._settled = len(planned), len(planned) - len(self.waiting)
         self._settled_before = self._settled
@@ -120,8 +125,10 @@ class Tally:
         trained = record.fit.get("cost", {}).get("seconds")
         if record.status == "done" and isinstance(trained, int | float) and seconds >= trained:
             self._durations.add(item.cell, seconds)  # it was trained from its beginning, not just validated
-        number = f"[{self._settled:{len(str(self._total))}d}/{self._total}]"
-        left = self.seconds_left()
+        seen = self._seen()
+        ended = self._settled + len(seen.records)
+        number = f"[{ended:{len(str(self._total))}d}/{self._total}]"
+        left = self._seconds_left(seen)
         told = f"   time left {duration(left)}" if left is not None else ""
         return f"{number} {self._line(item, record)}   {duration(seconds)}{told}"
 
@@ -139,28 +146,57 @@ class Tally:
         self.waiting.extend(items)
 
     def seconds_left(self) -> float | None:
-        """Until all is done that no other runner holds, if anything tells."""
-        return time_left(
-            [(item.cell, self._slots_of[item.cell.id]) for item in list(self.waiting)],
-            [each.underway() for each in self._look()],
-            self._durations,
-            self._slots,
-        )
+        """Until all is done, also what other runners are at, if anything tells."""
+        return self._seconds_left(self._seen())
 
     def view(self, stopping: bool = False) -> View:
         """What is to be seen of it now."""
+        seen = self._seen()
+        failed = self.failed + sum(record.status == "failed" for record in seen.records.values())
         return View(
             name=self._spec.name,
             metric=self._spec.metric,
             total=self._total,
-            done=self._settled - self.failed,
-            failed=self.failed,
+            done=self._settled + len(seen.records) - failed,
+            failed=failed,
             rows=[each.row() for each in self._look()],
-            waiting=len(self.waiting),
+            waiting=len(self._free(seen)),
             seconds=time.monotonic() - self._start,
-            seconds_left=None if stopping else self.seconds_left(),
-            others=len(self.held),
+            seconds_left=None if stopping else self._seconds_left(seen),
+            elsewhere=[each.row() for each in seen.held.values()],
+            left=len(self.held) if self._others is None else 0,
             stopping=stopping,
+        )
+
+    def row(self, item: PlannedCell) -> Row:
+        """How far a cell that runs is."""
+        each = self._running[item.cell.id]
+        each.look(self._results.run(item.cell.id))
+        return each.row()
+
+    def _seen(self) -> Seen:
+        """Of the cells that do not run here, those that others are at or have ended."""
+        if self._others is None:
+            return Seen()
+        items = {item.cell.id: item for item in (*self.waiting, *self.held)}
+        seen = self._others.look(items.values())
+        return Seen(
+            {cell: record for cell, record in seen.records.items() if cell in items},
+            {cell: each for cell, each in seen.held.items() if cell in items},
+        )
+
+    def _free(self, seen: Seen) -> list[PlannedCell]:
+        """The cells that nobody is at."""
+        items = self.waiting if self._others is None else [*self.waiting, *self.held]
+        return [item for item in list(items) if not seen.has(item)]
+
+    def _seconds_left(self, seen: Seen) -> float | None:
+        # What others are at tells how many slots they have, as far as that can be seen.
+        return time_left(
+            [(item.cell, self._slots_of[item.cell.id]) for item in self._free(seen)],
+            [each.underway() for each in self._look()] + [each.underway() for each in seen.held.values()],
+            self._durations,
+            self._slots + len(seen.held),
         )
 
     def _look(self) -> list[_Running]:

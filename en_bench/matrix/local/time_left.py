@@ -11,17 +11,22 @@ from en_bench.matrix.plan import Cell, PlannedCell
 
 @dataclass(frozen=True)
 class Underway:
-    """A cell that runs: for `seconds` so far, in `slots` of the slots.
+    """A cell that runs: for `seconds` so far, None where that is not known, in `slots` of the slots.
 
-    `whole` is all its seconds as far as its training foresaw them, the validations after it left out; None before it
-    did. `trained` is whether that training has ended.
+    `left` are the seconds that its training foresees, the validations after it left out; None before it does.
+    `trained` is whether that training has ended.
     """
 
     cell: Cell
-    seconds: float
-    whole: float | None
+    seconds: float | None
+    left: float | None
     trained: bool = False
     slots: int = 1
+
+    @property
+    def whole(self) -> float | None:
+        """All its seconds, the validations left out."""
+        return None if self.seconds is None or self.left is None else self.seconds + self.left
 
 
 class _Seconds:
@@ -95,12 +100,13 @@ def time_left(
             running.add(each.cell, each.whole)
     for each in underway:
         expected = durations.expected(each.cell, running)
+        seconds = each.seconds or 0.0
         if each.trained:
             left = 0.0  # validations are short, and what they took is in what is expected of the cells that wait
-        elif each.whole is not None:
-            left = max(0.0, each.whole - each.seconds)
+        elif each.left is not None:
+            left = each.left
         elif expected is not None:
-            left = max(0.0, expected - each.seconds)
+            left = max(0.0, expected - seconds)
         else:
             return None
         work += left * each.slots
