@@ -14,7 +14,7 @@ from types import FrameType
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
-from en_bench.resume.interrupt import TERMINAL
+from en_bench.resume.interrupt import NOTICED, TERMINAL
 from en_bench.stop import STOPPED, StopAsked, asked_to_stop
 from en_bench.tied import tie
 
@@ -87,10 +87,11 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
             child.wait(_SECONDS_TO_SAVE)
             return
     with contextlib.suppress(ProcessLookupError):
-        for number in (signal.SIGINT, signal.SIGTERM):  # the first lets a training save its step
+        # The first lets a training save its step.
+        for number, seconds in ((signal.SIGINT, _SECONDS_TO_SAVE), (signal.SIGTERM, _SECONDS_TO_STOP)):
             os.killpg(child.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_SECONDS_TO_STOP)
+                child.wait(seconds)
                 return
 
 
@@ -136,9 +137,11 @@ def _noticing_interrupt() -> Iterator[threading.Event]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, notice)
+    token = NOTICED.set(interrupted)
     try:
         yield interrupted
     finally:
+        NOTICED.reset(token)
         signal.signal(signal.SIGINT, before)
 
 

@@ -16,6 +16,9 @@ from en_bench.stop import STOP_SIGNALS, StopAsked, asked_to_stop
 TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 """The descriptor that the user reads: another than that of errors where output goes to a log."""
 
+NOTICED: ContextVar[threading.Event | None] = ContextVar("NOTICED", default=None)
+"""Set by a SIGINT that came before the training: what was imported or made then may have swallowed its exception."""
+
 TOLD = "stopping after this step, or after the validation if one is running; Ctrl-C again stops at once"
 """What the user is told then."""
 
@@ -35,6 +38,9 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         self.by = asked_to_stop()  # where an exception cannot be raised, as in a destructor, Python only prints it
+        noticed = NOTICED.get()
+        if self.by is None and noticed is not None and noticed.is_set():
+            self.by = signal.SIGINT
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, *STOP_SIGNALS):

@@ -125,8 +125,8 @@ def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, 
     os.write(first.master, b"\x03")
     assert first.end() == 130
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", first.output.decode())
-    assert text.count("stopping after this step") == 1
-    assert "interrupted: finished cells are kept, the same command continues" in text
+    assert text.count("stopping, waits for BatchNorm/a/0: the step, or the validation, ends and is saved") == 1
+    assert "stopped: all is saved, the same command goes on" in text
     assert "BatchNorm/a/0" in text and "running 1, waiting 1 of 2" in text and "Traceback" not in text
     assert is_gone(processes)
     assert said(tmp_path, "en-bench: stopped in epoch") == 1  # and so has saved its step
@@ -150,6 +150,9 @@ def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, 
         third.process.send_signal(signal.SIGINT)
         time.sleep(0.3)
     assert third.end() == 130
+    told = third.output.decode()
+    assert told.count("ended unsaved: the steps since its checkpoint are lost, which is") == 2
+    assert "stopped: the same command goes on from what was saved" in told
     assert is_gone(processes)
     assert not list(tmp_path.glob("results/toy/records/*"))
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -131,6 +132,24 @@ def test_in_another_thread_nothing_is_changed():
     thread.start()
     thread.join()
     assert found == [signal.default_int_handler]
+
+
+def test_an_interrupt_that_was_swallowed_before_the_training_stops_it_at_its_first_step(tmp_path):
+    def execute(arguments):
+        with suppress(KeyboardInterrupt):  # as an import does that tries something
+            signal.raise_signal(signal.SIGINT)
+        with Interrupt() as interrupt:
+            found.append(interrupt.by)
+            interrupt.obey()
+        found.append("went on")
+
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        run_here(execute, [], tmp_path / "log")
+    assert found == [signal.SIGINT]
+    with pytest.raises(KeyboardInterrupt):
+        run_here(lambda arguments: signal.raise_signal(signal.SIGINT), [], tmp_path / "log")
+    assert run_here(lambda arguments: Interrupt().__enter__().__exit__(None), [], tmp_path / "log") is None
 
 
 def test_in_a_matrix_the_terminal_is_told_and_not_the_log(tmp_path, capfd):

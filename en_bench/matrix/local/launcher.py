@@ -159,9 +159,7 @@ class LocalLauncher:
         member.close(_SECONDS_TO_END)
         self._crew.remove(member)
 
-    def _hear(
-        self, member: Member, tally: Tally, selector: selectors.BaseSelector, stopping: Stopping | None
-    ) -> None:
+    def _hear(self, member: Member, tally: Tally, selector: selectors.BaseSelector, stopping: Stopping | None) -> None:
         """What a process has printed and answered, or that it has died."""
         ended = member.ended() is not None  # before its last words are read
         for line in member.lines():

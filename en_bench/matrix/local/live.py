@@ -82,8 +82,8 @@ class Row:
 class View:
     """A matrix at a moment.
 
-    `elsewhere` are cells that other runners are at, `left` is how many have ended without a record, and nobody here runs
-    them; `seconds_left` of the whole, if known.
+    `elsewhere` are cells that other runners are at, `left` is how many ended without a record, which nobody here runs;
+    `seconds_left` are those of the whole, if known.
     """
 
     name: str

@@ -16,9 +16,6 @@ from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.progress import Progress, read_progress
 from en_bench.matrix.records import Record, Results
 
-_SECONDS_BETWEEN_LOOKS = 3.0
-_SHARE = 0.1  # of the time that looking may take, on a slow shared folder
-
 
 @dataclass(frozen=True)
 class Elsewhere:
@@ -52,11 +49,12 @@ class Seen:
 
 @dataclass
 class Others:
-    """Looks every few seconds. Of cells that nobody has touched it reads nothing; a record it reads once."""
+    """Looks every few `seconds`, and for no more than a `share` of the time. Of cells that nobody has touched it reads nothing; a record it reads once."""
 
     leases: Leases
     results: Results
-    seconds: float = _SECONDS_BETWEEN_LOOKS
+    seconds: float = 3.0
+    share: float = 0.1  # on a slow shared folder a look takes long
     _seen: Seen = field(default_factory=Seen)
     _next: float = 0.0
 
@@ -67,7 +65,7 @@ class Others:
             with contextlib.suppress(OSError):  # a file server that is away comes back
                 self._seen = self._look(items)
             now = time.monotonic()
-            self._next = now + max(self.seconds, (now - began) / _SHARE)
+            self._next = now + max(self.seconds, (now - began) / self.share)
         return self._seen
 
     def _look(self, items: Iterable[PlannedCell]) -> Seen:

@@ -21,13 +21,13 @@ from en_bench.matrix.lease import Leases
 from en_bench.matrix.local import crew
 from en_bench.matrix.local.devices import make_slots, slot_environment
 from en_bench.matrix.local.launcher import LocalLauncher
+from en_bench.matrix.local.stopping import AGAIN, SAVED, UNSAVED
 from en_bench.matrix.plan import plan, plan_cells
 from en_bench.matrix.progress import Progress, write_progress
 from en_bench.matrix.records import Results
-from en_bench.matrix.run import INTERRUPTED, STOPPED, Runner
+from en_bench.matrix.run import INTERRUPTED, Runner
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.verbs import add_verbs
-from en_bench.resume.interrupt import TOLD
 from tests.conftest import REPO
 from tests.matrix import fake_execute
 
@@ -182,7 +182,9 @@ def test_one_signal_stops_all_slots(spec_file: Path, tmp_path: Path, number: int
     run.send_signal(number)
     out = run.communicate(timeout=60)[0]
     assert run.returncode == INTERRUPTED
-    assert out.splitlines()[1:] == [TOLD, STOPPED]
+    first, second = plan_cells(load_spec(spec_file))[:2]
+    awaited = f"stopping, waits for {first}, {second}: the step, or the validation, ends and is saved; {AGAIN}"
+    assert out.splitlines()[1:] == [awaited, SAVED]
     assert not psutil.wait_procs(processes, timeout=20)[1]
     assert not list(RESULTS.records.glob("*"))
     leases = [Leases(RESULTS.leases).find(cell.id) for cell in plan_cells(load_spec(spec_file))]
@@ -193,13 +195,19 @@ def test_one_signal_stops_all_slots(spec_file: Path, tmp_path: Path, number: int
 def test_the_second_interrupt_ends_what_does_not_listen(spec_file: Path, tmp_path: Path) -> None:
     run = start(spec_file, FAKE_DEAF="yes")
     until(lambda: two_work(tmp_path / "places"))
+    second = plan_cells(load_spec(spec_file))[1]
+    process = Progress("fit", "fit", 3, 10, 7, 20, 99.6, {"top1": 0.125}, 65.0, "host", 1, time.time() + 60)
+    write_progress(RESULTS.run(second.id), process)  # the other has begun nothing
     processes = psutil.Process(run.pid).children(recursive=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         run.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
             run.wait(0.7)
     run.send_signal(signal.SIGINT)
-    assert STOPPED in run.communicate(timeout=20)[0]
+    assert run.communicate(timeout=20)[0].splitlines()[2:] == [
+        f"{second} ended unsaved: there is no checkpoint yet, its training begins anew",
+        UNSAVED,
+    ]
     assert run.returncode == INTERRUPTED
     assert not psutil.wait_procs(processes, timeout=20)[1]
 
@@ -269,4 +277,9 @@ def test_cells_of_several_devices_get_so_many_gpus(
                 assert until <= began or ended <= since, "one GPU, two cells"
     # What two leave free is used meanwhile, and later all three; processes are kept where they can be.
     assert {visible for cell, _, visible, *_ in given if norms[cell] == "ExemplarNorm"} >= {"2"}
-    assert len({process for _, process, *_ in given}) < len(given)
+    last: dict[str, tuple[int, str]] = {}  # by GPU: the process that had it, and with which GPUs
+    for _, process, visible, *_ in sorted(given, key=lambda each: each[3]):
+        before = {last.get(gpu) for gpu in visible.split(",")}
+        if {each and each[1] for each in before} == {visible}:  # nobody else had any of them in between
+            assert before == {(process, visible)}, "a process was started anew for no reason"
+        last.update(dict.fromkeys(visible.split(","), (process, visible)))

@@ -74,8 +74,10 @@ def test_the_table_fits_the_terminal(height: int, width: int, running: int) -> N
 
 
 def test_counts() -> None:
-    assert view([], failed=2, others=4, seconds_left=None).counts() == (
-        "toy: done 3, running 0, waiting 37, failed 2, elsewhere 4 of 40   1 min 1 s so far, time left unknown yet"
+    elsewhere = [Row(f"BN/a/{seed}", "other", None, progress()) for seed in range(4)]
+    assert view([], failed=2, elsewhere=elsewhere, left=1, seconds_left=None).counts() == (
+        "toy: done 3, running 0, waiting 37, failed 2, elsewhere 4, without a record 1 of 40   1 min 1 s so far, "
+        "time left unknown yet"
     )
     assert view([], stopping=True).counts().endswith("1 min 1 s so far, stopping")
 
@@ -88,6 +90,19 @@ def test_plain_lines() -> None:
         "  1: BN/a/1 epoch 3/10, 812 images/s, top1 51.2, time left 33.0 s",
     ]
     assert len(lines) == 18 and lines[-1] == "  ... and 4 more"
+
+
+def test_what_runs_elsewhere_stands_below() -> None:
+    elsewhere = [Row("BN/a/1", "nodeB", None, progress()), Row("BN/a/2", "nodeB", None, None)]
+    shown = view([Row("BN/a/0", "1", 9.0, progress())], elsewhere=elsewhere)
+    assert plain(shown)[1:] == [
+        "  1: BN/a/0 epoch 3/10, 812 images/s, top1 51.2, time left 33.0 s",
+        "  nodeB: BN/a/1 epoch 3/10, 812 images/s, top1 51.2, time left 33.0 s",
+        "  nodeB: BN/a/2 starts",
+    ]
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(table(shown, 24))
+    assert [line.split()[-1] for line in console.export_text().splitlines()[2:]] == ["s", "-", "-"]
 
 
 def test_where_there_is_no_terminal_lines_come_seldom() -> None:

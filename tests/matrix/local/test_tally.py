@@ -73,7 +73,7 @@ def test_lines_and_counts(tally: Tally) -> None:
     assert tally.settle(third, Settled(record(third.cell.id), None)) is None  # another runner has said it
     tally.leave(fourth)
     view = tally.view()
-    assert (view.done, view.failed, view.waiting, view.others, len(view.rows)) == (2, 1, 4, 1, 0)
+    assert (view.done, view.failed, view.waiting, view.left, len(view.rows)) == (2, 1, 4, 1, 0)
     # Only the first was trained here as a whole: what failed, or others did, tells of no duration.
     assert view.seconds_left == pytest.approx(4 * 31 / 2)
     item = tally.waiting[0]
