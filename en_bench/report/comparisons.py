@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from en_bench.matrix.paired import DIVERGED, Floats, holm, paired_t
-from en_bench.report.entries import MARKS, Entry
+from en_bench.report.entries import MARKS
 from en_bench.report.tables import Key, Table
 
 LEVEL = 0.05
@@ -91,6 +91,7 @@ def _family(table: Table, pairs: Sequence[tuple[str, str]]) -> Differences:
         p.tolist(),
         paired.untested.tolist(),
     )
+    said = {key: entry.holding() for key, entry in table.entries.items()}
     found = [
         Difference(
             train=train,
@@ -102,7 +103,7 @@ def _family(table: Table, pairs: Sequence[tuple[str, str]]) -> Differences:
             half_width=half_width,
             p=adjusted,
             untested=untested,
-            marks=_marks(table.entries[train, norm, column], table.entries[train, other, column]),
+            marks=_marks(said[train, norm, column], said[train, other, column]),
         )
         for (train, (norm, other), column), n, mean, half_width, adjusted, untested in zip(keys, *columns, strict=True)
     ]
@@ -121,9 +122,8 @@ def _rows(table: Table) -> tuple[dict[Key, Floats], dict[Key, bool]]:
     return values, {key: not entry.partial for key, entry in table.entries.items()}
 
 
-def _marks(one: Entry, other: Entry) -> tuple[str, ...]:
-    said = {*one.holding(), *other.holding()}
-    return tuple(mark for mark in MARKS if mark in said) if said else ()
+def _marks(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
+    return tuple(mark for mark in MARKS if mark in one or mark in other) if one or other else ()
 
 
 def tallies(family: Differences, table: Table) -> dict[tuple[str, str], Counter[str]]:

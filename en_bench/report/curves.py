@@ -10,6 +10,7 @@ from statistics import fmean
 
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.records import Results
+from en_bench.matrix.training import finished_fit
 
 Curve = Sequence[tuple[int, float]]
 """Points (epoch, counted from 1; value)."""
@@ -50,13 +51,21 @@ def read_curves(path: Path, names: Iterable[str]) -> dict[str, Curve]:
 
 
 def training_curves(results: Results, planned: Sequence[PlannedCell], names: Sequence[str]) -> dict[str, Curves]:
-    """By metric, where the runs still lie beside the records; without metrics that nobody has."""
+    """By metric, where the runs still lie beside the records; without metrics that nobody has.
+
+    A cell whose validations are still to come has its curve as well, a stale one has none.
+    """
     found: dict[str, dict[tuple[str, str], list[Curve]]] = {}
     for item in planned:
-        if item.state in (State.DONE, State.FAILED):
+        if item.state in (State.DONE, State.FAILED) or _is_trained(results, item):
             for name, curve in read_curves(results.run(item.cell.id) / "metrics.jsonl", names).items():
                 found.setdefault(name, {}).setdefault((item.cell.train, item.cell.norm), []).append(curve)
     return {name: found[name] for name in names if name in found}
+
+
+def _is_trained(results: Results, item: PlannedCell) -> bool:
+    """Whether the training has ended that a validation is missing of."""
+    return item.state is State.MISSING and finished_fit(results.run(item.cell.id), item.cell) is not None
 
 
 def with_noise(curves: Mapping[str, Curves], trains: Sequence[str], norms: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from en_bench.matrix.spec import Spec
 from en_bench.report.curves import NOISE, Curves, training_curves, with_noise
 from en_bench.report.document import Document, document
 from en_bench.report.entries import METRICS
-from en_bench.report.plots import curves_svg, dots_svg, matrix_svg, noise_svg, shade
+from en_bench.report.plots import MOST_DOTS, curves_svg, dots_svg, matrix_svg, noise_svg, shades
 from en_bench.report.tables import Table, build_table
 
 
@@ -44,7 +44,8 @@ def render_page(results: Results, spec: Spec, planned: Sequence[PlannedCell], ta
         matrix=doc.sheets[0],
         sheets=doc.sheets[1:],
         heat=_heat(table),
-        dots=Markup(dots_svg(table)) if has_values else None,
+        dots=Markup(dots_svg(table)) if has_values and len(table.entries) <= MOST_DOTS else None,
+        too_many=len(table.entries) if has_values and len(table.entries) > MOST_DOTS else 0,
         curves=Markup(curves_svg(table, METRICS[spec.metric], curves[validated])) if validated in curves else None,
         noise=[(train, Markup(svg)) for train, svg in _noise(table, curves)],
         failures=[item for item in planned if item.state is State.FAILED],
@@ -60,8 +61,7 @@ def _command(results: Results, item: PlannedCell) -> str:
 def _heat(table: Table) -> dict[tuple[str, str, str], str]:
     """The style of each field of the heat tables."""
     styles = {}
-    for key, entry in table.entries.items():
-        colour, light = shade(table, entry)
+    for key, (colour, light) in shades(table).items():
         rgb = ", ".join(f"{round(255 * part)}" for part in colour)
         styles[key] = f"background: rgb({rgb}); color: {'#fff' if light else '#1c2733'}"
     return styles

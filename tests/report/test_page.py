@@ -11,9 +11,11 @@ import pytest
 from en_bench.matrix.plan import PlannedCell, State, plan
 from en_bench.matrix.records import Results
 from en_bench.matrix.spec import Spec
-from en_bench.report.curves import read_curves
+from en_bench.matrix.training import claim_training
+from en_bench.report import page, plots
+from en_bench.report.curves import read_curves, training_curves
 from en_bench.report.page import write_report
-from en_bench.report.plots import dots_svg, matrix_svg, shade
+from en_bench.report.plots import dots_svg, matrix_svg, shades
 from en_bench.report.tables import build_table
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -176,11 +178,10 @@ def test_many_normalisers_wrap(spec: Spec) -> None:
 def test_shades_are_darker_for_better(spec: Spec, planned: Sequence[PlannedCell]) -> None:
     for metric in ("top1", "nll"):
         table = build_table(replace(spec, metric=metric), planned)
-        good = table.entries["typeset", "ExemplarNorm", "typeset"]
-        bad = table.entries["handwritten", "BatchNorm", "typeset"]
-        assert sum(shade(table, good)[0]) < sum(shade(table, bad)[0])
-        assert shade(table, good)[1]
-        assert not shade(table, bad)[1]
+        good, light = shades(table)["typeset", "ExemplarNorm", "typeset"]
+        bad, dark = shades(table)["handwritten", "BatchNorm", "typeset"]
+        assert sum(good) < sum(bad)
+        assert light and not dark
 
 
 def test_curve_takes_the_last_value_of_an_epoch_and_passes_over_rubbish(tmp_path: Path) -> None:
@@ -203,3 +204,42 @@ def test_state_of_every_cell_is_listed(results: Results, spec: Spec, planned: Se
     for item in planned:
         assert item.cell.id in page.text
     assert page.text.count(State.DONE) >= 9
+
+
+def test_a_cell_that_is_trained_and_not_validated_yet_has_its_curve(results: Results, spec: Spec) -> None:
+    trained, begun = plan(spec, {}, lambda name: None)[:2]
+    for item in (trained, begun):
+        run = results.run(item.cell.id)
+        run.mkdir(parents=True)
+        (run / "metrics.jsonl").write_text('{"step": 0, "epoch": 0, "val/top1": 0.5}\n')
+    fit = {"seed": trained.cell.seed, "train": {"set": "t"}, "val": {"set": "v"}, "metrics": {}, "cost": {}}
+    (results.run(trained.cell.id) / "fit.json").write_text(json.dumps(fit))
+    targets: dict[str, dict[str, object]] = {}
+    claim_training(results.run(trained.cell.id), trained.cell, targets)
+    curves = training_curves(results, [trained, begun], ["val/top1"])
+    assert curves == {"val/top1": {(trained.cell.train, trained.cell.norm): [[(1, 0.5)]]}}
+    assert "Learning curves" in Page(write(results, spec, [trained, begun])).text
+
+
+def test_pictures_show_adapted_columns_and_what_is_missing(results: Results, paper_spec: Spec) -> None:
+    label = next(iter(paper_spec.validate))
+    spec = replace(paper_spec, adapted={label: "web_images/train"})
+    table = build_table(spec, plan(spec, {}, lambda name: None))
+    assert f"<!-- {label} (adapted) -->" in matrix_svg(table)
+    dots = dots_svg(table)
+    assert f"{label} (adapted) -->" in dots
+    assert dots.count("<!-- MISSING -->") == 0  # nothing else is said of what was not begun
+    table = build_table(spec, [replace(item, state=State.FAILED) for item in plan(spec, {}, lambda name: None)])
+    assert dots_svg(table).count("<!-- FAILED -->") == len(table.entries)
+
+
+def test_very_many_means_have_no_picture_of_dots(
+    results: Results, spec: Spec, planned: Sequence[PlannedCell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "MOST_DOTS", 7)
+    monkeypatch.setattr(plots, "_MOST_NUMBERS", 7)
+    text = Page(write(results, spec, planned)).text
+    assert "No picture: there are 8 means." in text
+    drawn = (results.tables / "matrix.svg").read_text()
+    assert "<!-- FAILED -->" in drawn or "<!-- FAILED" in drawn
+    assert "±" not in drawn.replace("mean ± 95 % interval", "")

@@ -49,7 +49,10 @@ class Seen:
 
 @dataclass
 class Others:
-    """Looks every few `seconds`, and for no more than a `share` of the time. Of cells that nobody has touched it reads nothing; a record it reads once."""
+    """Looks every few `seconds`, and for no more than a `share` of the time.
+
+    Of cells that nobody has touched it reads nothing; a record it reads once.
+    """
 
     leases: Leases
     results: Results
