@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ def print_table(
     from en_bench.report.tables import build_table
 
     doc = document(build_table(matrix.spec, planned))
-    told = printed(matrix.results, doc, form, names)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    told = printed(matrix.results, doc, form, names, width)
     write_tables(matrix.results, doc, parquet=form == "parquet")
     sys.stdout.write(told)
 

@@ -38,11 +38,14 @@ def write_tables(results: Results, doc: Document, parquet: bool = False) -> None
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 
-def printed(results: Results, doc: Document, form: str, names: Iterable[str] | None = None) -> str:
+def printed(
+    results: Results, doc: Document, form: str, names: Iterable[str] | None = None, width: int | None = None
+) -> str:
     """What `matrix report --format` prints as text, markdown, latex, csv or parquet: the tables called `names`.
 
-    By default all, in CSV the matrix. Of Parquet the files' paths are told, which `write_tables` has written. Raises
-    InputError for tables that the format, or this matrix, does not have.
+    By default all, in CSV the matrix. Text is folded into lines of `width` characters, if that is given. Of Parquet the
+    files' paths are told, which `write_tables` has written. Raises InputError for tables that the format, or this
+    matrix, does not have.
     """
     known = FRAMES if form in FOR_PROGRAMS else SHEETS
     has = [table.name for table in (doc.frames if form in FOR_PROGRAMS else doc.sheets)]
@@ -55,7 +58,7 @@ def printed(results: Results, doc: Document, form: str, names: Iterable[str] | N
     sheets = [sheet for sheet in doc.sheets if sheet.name in wanted]
     frames = [frame for frame in doc.frames if frame.name in wanted]
     if form == "text":
-        return to_text(doc.title, sheets)
+        return to_text(doc.title, sheets, width)
     if form == "markdown":
         return to_markdown(doc.title, sheets)
     if form == "latex":

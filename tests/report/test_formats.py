@@ -18,7 +18,8 @@ from en_bench.report.document import FRAMES, SHEETS, Document
 from en_bench.report.files import printed, write_tables
 from en_bench.report.latex import escaped, to_latex
 from en_bench.report.parquet import to_parquet
-from en_bench.report.sheet import Frame, Note, Sheet, fields
+from en_bench.report.sheet import Field, Frame, Note, Sheet, fields
+from en_bench.report.text import to_text
 from tests.report.shown import frame, tables
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -127,3 +128,26 @@ def test_latex_compiles(doc: Document, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Float too large" not in done.stdout
+
+
+def test_wide_tables_stand_in_blocks_on_a_terminal() -> None:
+    columns = [f"set{i}" for i in range(60)]
+    rows = [
+        [Field("a"), Field(norm), *(Field(f"{norm} {i} ± 0.1 (3)", i == 7) for i in range(60))] for norm in ("BN", "EN")
+    ]
+    long = "a note of many words " * 9
+    sheet = Sheet("matrix", "t", "c", ["trained on", "normaliser", *columns], 2, rows, [Note(long.strip())], "the best")
+    whole = to_text("t", [sheet]).splitlines()
+    assert max(map(len, whole)) > 1000
+    lines = to_text("t", [sheet], 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [number for number, line in enumerate(lines) if line.startswith("trained on  normaliser  set")]
+    # Every column once and in order, each block with what its rows are of.
+    assert [name for number in heads for name in lines[number].split()[3:]] == columns
+    for number in heads:
+        assert lines[number + 1].startswith("a           BN") and lines[number + 2].startswith("            EN")
+        assert lines[number + 3] == ""
+    assert sum(line.count(" *") for line in lines if "±" in line) == 2
+    assert to_text("t", [sheet], 5000).splitlines() == whole
+    narrow = to_text("t", [sheet], 10).splitlines()
+    assert sum(line.startswith("trained on  normaliser  set") for line in narrow) == 60
