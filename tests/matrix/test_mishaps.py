@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
-from en_bench.matrix import cell_run
+from en_bench.matrix import cell_run, process
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.lease import Leases, local_holder
 from en_bench.matrix.local import crew
@@ -251,6 +252,32 @@ def test_slots_run_what_a_machine_held_that_crashed(spec_file: Path) -> None:
 
 
 # Processes
+
+
+def test_an_isolated_command_has_the_time_to_end_its_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C asks once and waits: a signal that follows too soon would end what is about to be saved."""
+    script = tmp_path / "command"
+    script.write_text(
+        f"#!{sys.executable}\nimport signal, sys, time\n"
+        "def save(number, frame):\n    time.sleep(0.6)\n    open(sys.argv[-1], 'w').write(str(number))\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGINT, save)\nopen(sys.argv[-1], 'w').close()\ntime.sleep(60)\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(process, "_SECONDS_TO_STOP", 0.1)
+    monkeypatch.setattr(sys, "executable", str(script))
+    saved = tmp_path / "saved"
+
+    def interrupt() -> None:
+        while not saved.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_isolated(["fit", str(saved)], tmp_path / "log")
+    assert saved.read_text() == str(int(signal.SIGINT))
 
 
 def test_what_a_command_leaves_running_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, 
     os.write(first.master, b"\x03")
     assert first.end() == 130
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", first.output.decode())
-    assert text.count("stopping, waits for BatchNorm/a/0: the step, or the validation, ends and is saved") == 1
+    assert text.count("stopping, waits for BatchNorm/a/0: a training ends its step, or its validation") == 1
     assert "stopped: all is saved, the same command goes on" in text
     assert "BatchNorm/a/0" in text and "running 1, waiting 1 of 2" in text and "Traceback" not in text
     assert is_gone(processes)
@@ -175,6 +175,29 @@ def test_whatever_stops_it_the_next_run_continues(shards: Path, tmp_path: Path, 
     for cell, record in found.items():
         assert record.status == "done"
         assert numbers(record.to_json()) == numbers(expected[cell].to_json())
+
+
+def test_ctrl_c_between_trainings(shards: Path, tmp_path: Path) -> None:
+    """While torch is imported, in a validation, in a recalibration: none of them is waited for."""
+    text = SPEC.format(experiments=REPO / "experiments").replace("seeds: [0, 1]", "seeds: [0]\nadapted: {a: a/val}")
+    (tmp_path / "toy.yaml").write_text(text.replace("max_epochs: 5,", "max_epochs: 1,"))
+    for command, told in (
+        ("$ en-bench fit", []),
+        ("$ en-bench validate", ["BatchNorm/a/0: its training is whole, the validation under way begins anew"]),
+        ("$ en-bench norms", ["BatchNorm/a/0: its training is whole, the validation under way begins anew"]),
+    ):
+        run = Launched(tmp_path, shards, "--slots", "2")
+        before = said(tmp_path, command)
+        run.until(lambda command=command, before=before: said(tmp_path, command) > before)  # type: ignore[misc]
+        processes = run.descendants()
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == 130, run.output.decode()
+        assert is_gone(processes)
+        lines = run.output.decode().splitlines()
+        assert lines[1].startswith("stopping, waits for BatchNorm/a/0: ") or "goes on" in lines[1]
+        assert lines[-1 - len(told) :] == [*told, "stopped: all is saved, the same command goes on"]
+    last = Launched(tmp_path, shards, "--slots", "2")
+    assert last.end() == 0, last.output.decode()
 
 
 def test_a_cell_of_two_devices_runs_in_two_slots(shards: Path, tmp_path: Path) -> None:

@@ -191,7 +191,9 @@ class LocalLauncher:
 
     def _lose(self, item: PlannedCell, member: Member, tally: Tally, stopping: Stopping | None) -> None:
         if stopping is not None:
-            if member.ended() != INTERRUPTED:
+            if member.ended() == INTERRUPTED:
+                stopping.saved(item)
+            else:
                 stopping.lose(item, tally.row(item))
             tally.wait(item)
             return

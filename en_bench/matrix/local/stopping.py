@@ -29,6 +29,7 @@ class Stopping:
     say: Callable[[str], None]
     seconds: float = _SECONDS_BETWEEN_LINES
     _lost: list[str] = field(default_factory=list)
+    _again: list[str] = field(default_factory=list)
     _began: float = 0.0
     _next: float = 0.0
 
@@ -38,7 +39,7 @@ class Stopping:
         self._next = self._began + self.seconds
         if running:
             told = _named([str(item.cell) for item in running])
-            self.say(f"stopping, waits for {told}: the step, or the validation, ends and is saved; {AGAIN}")
+            self.say(f"stopping, waits for {told}: a training ends its step, or its validation, and saves it; {AGAIN}")
 
     def wait(self, rows: Mapping[str, Row]) -> None:
         """While the cells of `rows` run still."""
@@ -48,6 +49,11 @@ class Stopping:
             told = _named([f"{cell} ({row.words(self.metric)})" for cell, row in rows.items()])
             self.say(f"{duration(now - self._began)} after the request, waits for {told}; {AGAIN}")
 
+    def saved(self, item: PlannedCell) -> None:
+        """The process of a cell has ended as it was asked to."""
+        if (self.results.run(item.cell.id) / FIT).exists():
+            self._again.append(f"{item.cell}: its training is whole, the validation under way begins anew")
+
     def lose(self, item: PlannedCell, row: Row) -> None:
         """The process of a cell ended before it had saved: killed by a second request, or by others."""
         if row.progress is not None:  # else it had begun nothing
@@ -55,7 +61,7 @@ class Stopping:
 
     def end(self) -> None:
         """The last lines."""
-        for line in self._lost:
+        for line in (*self._again, *self._lost):
             self.say(line)
         self.say(UNSAVED if self._lost else SAVED)
 

@@ -183,7 +183,9 @@ def test_one_signal_stops_all_slots(spec_file: Path, tmp_path: Path, number: int
     out = run.communicate(timeout=60)[0]
     assert run.returncode == INTERRUPTED
     first, second = plan_cells(load_spec(spec_file))[:2]
-    awaited = f"stopping, waits for {first}, {second}: the step, or the validation, ends and is saved; {AGAIN}"
+    awaited = (
+        f"stopping, waits for {first}, {second}: a training ends its step, or its validation, and saves it; {AGAIN}"
+    )
     assert out.splitlines()[1:] == [awaited, SAVED]
     assert not psutil.wait_procs(processes, timeout=20)[1]
     assert not list(RESULTS.records.glob("*"))

@@ -32,13 +32,20 @@ def test_who_is_awaited_is_told_at_once_and_again(items: list[PlannedCell]) -> N
     stopping = Stopping(RESULTS, "top1", said.append, seconds=0.0)
     stopping.begin(items[:6])
     names = ", ".join(str(item.cell) for item in items[:4])
-    assert said == [f"stopping, waits for {names} and 2 more: the step, or the validation, ends and is saved; {AGAIN}"]
+    assert said == [
+        f"stopping, waits for {names} and 2 more: a training ends its step, or its validation, and saves it; {AGAIN}"
+    ]
     stopping.wait({str(items[1].cell): row(items[1])})
     told = rf"[\d.]+ s after the request, waits for {items[1].cell} \(epoch 3/10 val, .+\); {AGAIN}"
     assert re.fullmatch(told, said[1])
     stopping.wait({})
+    run = RESULTS.run(items[2].cell.id)
+    run.mkdir(parents=True)
+    (run / "fit.json").touch()
+    for item in items[1:3]:
+        stopping.saved(item)
     stopping.end()
-    assert said[2:] == [SAVED]
+    assert said[2:] == [f"{items[2].cell}: its training is whole, the validation under way begins anew", SAVED]
 
 
 def test_lines_are_seldom(items: list[PlannedCell]) -> None:
