@@ -261,7 +261,8 @@ def test_an_isolated_command_has_the_time_to_end_its_validation(
     script = tmp_path / "command"
     script.write_text(
         f"#!{sys.executable}\nimport signal, sys, time\n"
-        "def save(number, frame):\n    time.sleep(0.6)\n    open(sys.argv[-1], 'w').write(str(number))\n    sys.exit(0)\n"
+        "def save(number, frame):\n    time.sleep(0.6)\n"
+        "    open(sys.argv[-1], 'w').write(str(number))\n    sys.exit(0)\n"
         "signal.signal(signal.SIGINT, save)\nopen(sys.argv[-1], 'w').close()\ntime.sleep(60)\n"
     )
     script.chmod(0o755)
