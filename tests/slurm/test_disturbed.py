@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from datetime import datetime, timedelta
 
 import pytest
 
-from tests.slurm.cluster import CPUS, until
-from tests.slurm.conftest import LONG, lines, numbers
+from tests.slurm.cluster import until
+from tests.slurm.conftest import LONG, lines, metrics, numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
 
 
-def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_matrix, cluster):
+def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_matrix, cluster, undisturbed):
     matrix = make_matrix(base={"trainer": LONG})
     matrix.submit()
     (number,) = cluster.jobs()
     until(lambda: lines(matrix) > 3, 150, matrix.logs)
-    cluster.ask("sbatch", "--partition=high", f"--ntasks={CPUS}", "--output=/dev/null", "--wrap", "sleep 1")
+    cluster.preempt()
     until(lambda: cluster.jobs()[number]["Restarts"] == "1", 60, matrix.logs)
     stopped_after = lines(matrix)
     assert not matrix.records()
@@ -27,10 +29,46 @@ def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_
     assert record.generation == 3  # of the submission, of the job, and of the job again
     log = (matrix.results.run(record.id) / "log.txt").read_text()
     assert log.count("going on from") == 1 and "stopping after this step" in matrix.logs()
-    undisturbed = make_matrix(base={"trainer": LONG}, name="undisturbed")
-    undisturbed("run")
-    assert numbers(record) == numbers(undisturbed.records()["BN"])
-    assert 3 < stopped_after < lines(matrix) == lines(undisturbed)  # each step was trained, and written, once
+    assert numbers(record) == undisturbed(trainer=LONG)
+    written = [tuple(json.loads(line).get(key) for key in ("event", "epoch", "step")) for line in metrics(matrix)]
+    assert 3 < stopped_after < len(written) == len(set(written))  # each step was trained, and written, once
+
+
+def test_cancelled_it_saves_its_step_and_stays_cancelled(make_matrix, cluster):
+    """Slurm would queue it again if it asked for that."""
+    matrix = make_matrix(base={"trainer": LONG})
+    matrix.submit()
+    (number,) = cluster.jobs()
+    until(lambda: lines(matrix) > 3, 150, matrix.logs)
+    cluster.ask("scancel", number)
+    until(lambda: not cluster.ask("squeue", "-h"), 60, matrix.logs)
+    job = cluster.jobs()[number]
+    assert (job["JobState"], job["Restarts"]) == ("CANCELLED", "0")
+    assert f"job {number}: cancelled" in matrix.logs() and "stopping after this step" in matrix.logs()
+    told = matrix("status")
+    assert "lost" not in told and "done 0, missing 1, failed 0" in told
+    assert ": 1 cells (1 node" in matrix.submit("--slurm", "parameters={hold: true}")
+
+
+def test_out_of_time_with_a_step_that_does_not_end_it_is_queued_again_from_its_checkpoint(
+    make_matrix, cluster, undisturbed, tmp_path
+):
+    hangs = {"class_path": "tests.slurm.slowly.HangsOnce", "init_args": {"epoch": 4, "mark": str(tmp_path / "hung")}}
+    trainer = {**LONG, "callbacks": [*LONG["callbacks"], hangs]}
+    matrix = make_matrix(base={"trainer": trainer})
+    matrix.submit("--slurm", "time=10", "--slurm", "signal_seconds=40")
+    (number,) = cluster.jobs()
+    until((tmp_path / "hung").exists, 150, matrix.logs)
+    end = datetime.now() + timedelta(seconds=50)  # Slurm looks every half a minute whether to send the signal
+    cluster.ask("scontrol", "update", f"jobid={number}", f"EndTime={end:%Y-%m-%dT%H:%M:%S}")
+    until(lambda: cluster.jobs()[number]["Restarts"] == "1", 90, matrix.logs)
+    assert "the step has not ended in time" in matrix.logs() and not matrix.records()
+    cluster.start_now(number)
+    until(matrix.records, 150, matrix.logs)
+    log = (matrix.results.run(matrix.records()["BN"].id) / "log.txt").read_text()
+    assert log.count("going on from") == 1
+    expected = json.loads(undisturbed(trainer=LONG))
+    assert json.loads(numbers(matrix.records()["BN"]))[2:] == expected[2:]  # the overlays name the other callback
 
 
 def test_without_a_controller_nothing_is_doubled_and_jobs_go_on(make_matrix, cluster):

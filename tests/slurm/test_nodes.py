@@ -1,0 +1,58 @@
+"""Cells of several ranks, on one node and on two, and a node that fails."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.slurm.cluster import until
+from tests.slurm.conftest import LONG, TWO_RANKS, lines, numbers
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
+TELLS = {"class_path": "tests.slurm.slowly.TellsWhere"}
+
+
+@pytest.mark.parametrize(("nodes", "devices"), [(1, 2), (2, 1)])
+def test_several_ranks_stop_together_and_end_as_they_would_have_locally(
+    make_matrix, cluster, undisturbed, nodes, devices
+):
+    callbacks = [*LONG["callbacks"], TELLS]
+    trainer = {**TWO_RANKS["trainer"], "devices": devices, "num_nodes": nodes, "callbacks": callbacks}
+    matrix = make_matrix(base={**TWO_RANKS, "trainer": trainer})
+    told = matrix.submit("--slurm", "partition=both", "--slurm", "gpus_per_node=2")
+    assert f"{nodes} node{'s' * (nodes > 1)} x {devices} tasks, 2 GPUs per node" in told
+    (number,) = cluster.jobs()
+    until(lambda: lines(matrix) > 3, 150, matrix.logs)
+    cluster.preempt()
+    until(lambda: cluster.jobs()[number]["Restarts"] == "1", 60, matrix.logs)
+    until(lambda: f"queued  BN/a/0  Slurm job {number} pending" in matrix("status"), 60, matrix.logs)
+    assert not matrix.records()
+    cluster.start_now(number)
+    until(matrix.records, 150, matrix.logs)
+    record = matrix.records()["BN"]
+    log = (matrix.results.run(record.id) / "log.txt").read_text()
+    for rank in range(2):
+        node = f"bench{1 + (rank if nodes == 2 else 0)}"
+        assert f"rank {rank} of 2 on {node} with GPUs 0,1" in log
+    # srun tells of two that end at the same time in one line.
+    together = "tasks 0-1: Exited with exit code 75" in log
+    assert together or all(f"task {rank}: Exited with exit code 75" in log for rank in (0, 1)), log
+    assert log.count("going on from") == 1
+    local = undisturbed(**{**TWO_RANKS, "trainer": {**TWO_RANKS["trainer"], "devices": 2, "callbacks": callbacks}})
+    assert numbers(record) == local
+
+
+def test_when_its_node_fails_it_goes_on_elsewhere(make_matrix, cluster, undisturbed):
+    matrix = make_matrix(base={"trainer": LONG})
+    matrix.submit("--slurm", "partition=both")
+    (number,) = cluster.jobs()
+    until(lambda: lines(matrix) > 20, 150, matrix.logs)
+    failed = cluster.jobs()[number]["BatchHost"]
+    cluster.ask("scontrol", "update", f"nodename={failed}", "state=down", "reason=test")
+    try:
+        until(lambda: cluster.jobs()[number]["Restarts"] == "1", 60, matrix.logs)
+        cluster.start_now(number)
+        until(matrix.records, 150, matrix.logs)
+        assert cluster.jobs()[number]["BatchHost"] != failed
+    finally:
+        cluster.ask("scontrol", "update", f"nodename={failed}", "state=resume")
+    assert numbers(matrix.records()["BN"]) == undisturbed(trainer=LONG)
