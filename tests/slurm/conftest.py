@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-from en_bench.matrix.plan import without_places
 from en_bench.matrix.records import Record, Results
 from tests.conftest import REPO
 from tests.slurm.cluster import Cluster, why_not
@@ -146,10 +145,10 @@ def undisturbed(make_matrix: Callable[..., Matrix], found_undisturbed: dict[str,
 
 
 def numbers(record: Record) -> str:
-    """All of a record that does not tell of time, place and number of attempts."""
+    """All that a record tells of the outcome: nothing of time, place, the settings of both and attempts."""
     fit = {key: record.fit[key] for key in ("train", "val", "epochs", "steps", "metrics", "accuracies", "seed")}
     scores = {label: {key: found[key] for key in ("set", "n", "metrics")} for label, found in record.validate.items()}
-    return json.dumps([record.status, without_places(record.overlays), fit, scores], sort_keys=True, indent=1)
+    return json.dumps([record.status, fit, scores], sort_keys=True, indent=1)
 
 
 def metrics(matrix: Matrix) -> list[str]:

@@ -106,6 +106,6 @@ def ask(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmUnreachable(f"{command[0]} did not answer within {_SECONDS} s") from None
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise SlurmUnreachable(f"{command[0]}: {said}")
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]  # the last line is the outcome
+        raise SlurmUnreachable(f"{command[0]}: {said[-1] if said else f'exit code {done.returncode}'}")
     return done.stdout
