@@ -71,7 +71,7 @@ class Cluster:
         until(lambda: (self.folder / "munge.socket").exists(), 10, "munged's socket")
         self.start_controller()
         for node in NODES:
-            self._start("slurmd", "-D", "-N", node, name=node)
+            self.start_node(node)
         until(lambda: set(self.ask("sinfo", "-h", "-o", "%T").split()) == {"idle"}, 30, self._said)
 
     def start_controller(self) -> None:
@@ -79,10 +79,14 @@ class Cluster:
         self._start("slurmctld", "-D")
         until(lambda: "UP" in self.ask("scontrol", "ping"), 30, self._said)
 
-    def kill_controller(self) -> None:
-        """As a crash does."""
-        self._daemons["slurmctld"].kill()
-        self._daemons.pop("slurmctld").wait()
+    def start_node(self, node: str) -> None:
+        """Starts slurmd for one of the nodes."""
+        self._start("slurmd", "-D", "-N", node, name=node)
+
+    def kill(self, name: str) -> None:
+        """Ends a daemon, slurmctld or that of a node, as a crash does. What jobs have started goes on."""
+        self._daemons[name].kill()
+        self._daemons.pop(name).wait()
 
     def stop(self) -> None:
         """Cancels what is left, waits for its end, and ends the daemons."""
@@ -112,8 +116,10 @@ class Cluster:
         """Starts a job that was queued for later, as one that was queued again is: in two minutes."""
 
         def it_runs() -> bool:
-            self.ask("scontrol", "update", f"jobid={number}", "starttime=now")  # refused while its last run ends
-            return self.jobs()[number]["JobState"] in ("RUNNING", "COMPLETED", "FAILED")
+            job = self.jobs()[number]
+            if job["Reason"] == "BeginTime":
+                self.ask("scontrol", "update", f"jobid={number}", "starttime=now")  # refused while its last run ends
+            return job["JobState"] in ("RUNNING", "COMPLETED", "FAILED")
 
         until(it_runs, 60, self._said)
 

@@ -20,8 +20,8 @@ from tests.slurm.cluster import Cluster, why_not
 
 EXPERIMENTS = REPO / "experiments"
 _SLOWLY = {"class_path": "tests.slurm.slowly.Slowly", "init_args": {"seconds": 0.1}}
-LONG = {"max_epochs": 15, "callbacks": [_SLOWLY]}
-TWO_RANKS = {"trainer": {"strategy": "ddp", **LONG}, "data": {"batch_size": 16}}
+EPOCHS = {"max_epochs": 12}
+LONG = {**EPOCHS, "callbacks": [_SLOWLY]}
 _NOT_FOR_JOBS = ("SLURM_", "SBATCH_", "PYTEST_")
 
 

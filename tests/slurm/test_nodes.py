@@ -5,19 +5,20 @@ from __future__ import annotations
 import pytest
 
 from tests.slurm.cluster import until
-from tests.slurm.conftest import LONG, TWO_RANKS, lines, numbers
+from tests.slurm.conftest import EPOCHS, LONG, lines, numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
-TELLS = {"class_path": "tests.slurm.slowly.TellsWhere"}
+_HALF_BATCHES = {"batch_size": 16}
+_TELLS = {"class_path": "tests.slurm.slowly.TellsWhere"}
 
 
 @pytest.mark.parametrize(("nodes", "devices"), [(1, 2), (2, 1)])
 def test_several_ranks_stop_together_and_end_as_they_would_have_locally(
     make_matrix, cluster, undisturbed, nodes, devices
 ):
-    callbacks = [*LONG["callbacks"], TELLS]
-    trainer = {**TWO_RANKS["trainer"], "devices": devices, "num_nodes": nodes, "callbacks": callbacks}
-    matrix = make_matrix(base={**TWO_RANKS, "trainer": trainer})
+    place = {"strategy": "ddp", "devices": devices, "num_nodes": nodes}
+    trainer = {**EPOCHS, **place, "callbacks": [*LONG["callbacks"], _TELLS]}
+    matrix = make_matrix(base={"trainer": trainer, "data": _HALF_BATCHES})
     told = matrix.submit("--slurm", "partition=both", "--slurm", "gpus_per_node=2")
     assert f"{nodes} node{'s' * (nodes > 1)} x {devices} tasks, 2 GPUs per node" in told
     (number,) = cluster.jobs()
@@ -37,21 +38,27 @@ def test_several_ranks_stop_together_and_end_as_they_would_have_locally(
     together = "tasks 0-1: Exited with exit code 75" in log
     assert together or all(f"task {rank}: Exited with exit code 75" in log for rank in (0, 1)), log
     assert log.count("going on from") == 1
-    assert numbers(record) == undisturbed(**{**TWO_RANKS, "trainer": {**TWO_RANKS["trainer"], "devices": 2}})
+    assert numbers(record) == undisturbed(trainer={**EPOCHS, "strategy": "ddp", "devices": 2}, data=_HALF_BATCHES)
 
 
-def test_when_its_node_fails_it_goes_on_elsewhere(make_matrix, cluster, undisturbed):
+def test_cut_off_with_its_node_it_goes_on_elsewhere_and_what_is_left_there_writes_nothing(
+    make_matrix, cluster, undisturbed
+):
     matrix = make_matrix(base={"trainer": LONG})
     matrix.submit("--slurm", "partition=both")
     (number,) = cluster.jobs()
-    until(lambda: lines(matrix) > 20, 150, matrix.logs)
+    until(lambda: lines(matrix) > 3, 150, matrix.logs)
     failed = cluster.jobs()[number]["BatchHost"]
-    cluster.ask("scontrol", "update", f"nodename={failed}", "state=down", "reason=test")
+    cluster.kill(failed)
     try:
+        cluster.ask("scontrol", "update", f"nodename={failed}", "state=down", "reason=cut off")
         until(lambda: cluster.jobs()[number]["Restarts"] == "1", 60, matrix.logs)
         cluster.start_now(number)
         until(matrix.records, 150, matrix.logs)
         assert cluster.jobs()[number]["BatchHost"] != failed
     finally:
+        cluster.start_node(failed)
         cluster.ask("scontrol", "update", f"nodename={failed}", "state=resume")
-    assert numbers(matrix.records()["BN"]) == undisturbed(trainer=LONG)
+    record = matrix.records()["BN"]
+    assert numbers(record) == undisturbed(trainer=EPOCHS) and record.generation == 3
+    until(lambda: "was taken over: nothing more is written" in matrix.logs(), 60, matrix.logs)

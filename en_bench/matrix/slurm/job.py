@@ -21,7 +21,7 @@ from en_bench.matrix.run import Runner
 from en_bench.matrix.slurm.leases import leases_of
 from en_bench.matrix.slurm.queue import SlurmUnreachable, ask, job_now, node_address
 from en_bench.matrix.slurm.submit import FORMAT, SUBMISSION, VERSION
-from en_bench.stop import STOPPED, asked_to_stop, stoppable
+from en_bench.stop import STOPPED, signalled_to_stop, stoppable
 
 _ATTEMPTS, _SECONDS_BETWEEN = 10, 3.0
 _SECONDS_TO_FOLLOW = 60  # of the other ranks, once one has ended
@@ -161,7 +161,7 @@ class _Job:
         over = threading.Event()
 
         def watch() -> None:
-            while (by := asked_to_stop()) is None:
+            while (by := signalled_to_stop()) is None:
                 if over.wait(0.5):
                     return
             if not over.wait(seconds_to_save(self.task.signal_seconds if by == signal.SIGUSR1 else _KILL_WAIT)):
