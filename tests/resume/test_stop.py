@@ -132,11 +132,15 @@ def test_one_that_was_swallowed_stops_the_training_at_its_first_step():
 
 
 def test_while_the_step_is_not_over_others_can_tell_that_it_is_to_be_the_last():
-    with stoppable():
-        assert signalled_to_stop() is None
-        with pytest.raises(StopAsked), Interrupt():
+    def step() -> None:
+        with Interrupt():
             signal.raise_signal(signal.SIGUSR1)
             assert (asked_to_stop(), signalled_to_stop()) == (None, signal.SIGUSR1)
+
+    with stoppable():
+        assert signalled_to_stop() is None
+        with pytest.raises(StopAsked):
+            step()
         assert asked_to_stop() is signalled_to_stop() is signal.SIGUSR1
     assert signalled_to_stop() is None
 
