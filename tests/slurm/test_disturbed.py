@@ -135,6 +135,9 @@ def test_what_sbatch_refuses_is_told_and_leaves_nothing_behind(make_matrix, clus
         told.count("sbatch: error:") == 2
         and "sbatch refused the jobs: sbatch: error: invalid partition specified: nowhere" in told
     )
+    told = matrix("run", "--launcher", "slurm", "--slurm", "parameters={no_such: 1}", expected=1)
+    assert told.endswith("error: sbatch refused the jobs: sbatch: unrecognized option '--no-such=1'\n")
+    assert not list((matrix.results.folder / "slurm").iterdir())
     assert "1 cells (1 node" in matrix.submit("--slurm", "parameters={hold: true}")
     told = matrix("run", "--launcher", "slurm", "--dry-run", "--slurm", "time=1:00:00")
     assert "#SBATCH --signal=B:USR1@120" in told and "#SBATCH --time=60" in told and "#SBATCH --requeue" in told

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,6 +129,7 @@ def _submit_array(
         if not _is_known(name):  # an answer that was lost is no refusal
             for _, lease in taken:
                 lease.give_back()
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     for _, lease in taken:
         note_submitted(lease, array)
@@ -149,8 +151,8 @@ def _sbatch(executor: SlurmExecutor, command: str) -> str:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it too
             return str(executor._submit_command(command).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
-        raise InputError(f"sbatch refused the jobs: {'; '.join(lines) or error}") from None
+        lines = [line.strip() for line in str(error).splitlines() if line.startswith("sbatch: ")]
+        raise InputError(f"sbatch refused the jobs: {'; '.join(lines) or ' '.join(str(error).split())}") from None
 
 
 def _executor(shape: Shape, count: int, name: str, folder: Path) -> SlurmExecutor:
