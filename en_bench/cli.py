@@ -58,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     130 (interrupted).
     """
     arguments = list(argv)
-    if not (arguments[:1] and arguments[0] in TRAINING_VERBS) and arguments[:2] != ["matrix", "run"]:
+    stops = arguments[:2] == ["matrix", "run"] and "--slurm-job" not in arguments  # a job sees to its signals itself
+    if not (arguments[:1] and arguments[0] in TRAINING_VERBS) and not stops:
         return _run(arguments)
     with stoppable():
         code = _run(arguments)

@@ -22,6 +22,7 @@ class StopAsked(KeyboardInterrupt):
 class _Request:
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
+        self.noticed: signal.Signals | None = None  # by a training, which has to end its step first
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal: the first one raises StopAsked. What is being stopped is not disturbed by further ones."""
@@ -56,6 +57,18 @@ def stoppable() -> Iterator[None]:
 def asked_to_stop() -> signal.Signals | None:
     """The signal that has asked for a stop within `stoppable`, whatever has become of its StopAsked since."""
     return _requests[-1].by if _requests else None
+
+
+def notice_stop(number: int) -> None:
+    """Tells `signalled_to_stop` of a signal that takes effect later."""
+    if _requests and number in STOP_SIGNALS:
+        _requests[-1].noticed = signal.Signals(number)
+
+
+def signalled_to_stop() -> signal.Signals | None:
+    """As `asked_to_stop`, and also while a training is still at the step that it ends first. For any thread."""
+    request = _requests[-1] if _requests else None
+    return None if request is None else request.by or request.noticed
 
 
 def leave_signals_to_parent() -> None:

@@ -30,10 +30,9 @@ from en_bench.matrix.slurm.options import parse_flags
 
 def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Returns 0, 1 if a cell failed, 130 if interrupted."""
-    matrix = open_matrix(args)
-    cells = CellRun(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
     if args.slurm_job is not None:
-        return run_job(cells, args.slurm_job)
+        return run_job(lambda: _cells(open_matrix(args), args, execute), args.slurm_job)
+    matrix = open_matrix(args)
     flags = parse_flags(args.slurm)
     if flags and args.launcher != "slurm":
         raise InputError("--slurm says what jobs need: add --launcher slurm")
@@ -42,7 +41,7 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
             print_scripts(matrix, args.only, flags)
         _print_commands(matrix, args.only)
         return 0
-    runner = Runner(cells, leases_of(matrix.results))
+    runner = Runner(_cells(matrix, args, execute), leases_of(matrix.results))
     if args.worker:
         return serve(runner, plan(matrix.spec, matrix.results.load()[0], matrix.digests))
     planned = matrix.planned()  # warns of files that are no records before anything runs
@@ -60,6 +59,10 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
         print_table(matrix, planned, "text", ["matrix"])
         print(f"page: {write_page(matrix, planned)}")
     return code
+
+
+def _cells(matrix: OpenedMatrix, args: argparse.Namespace, execute: Execute) -> CellRun:
+    return CellRun(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
 
 
 def _launch(args: argparse.Namespace, matrix: OpenedMatrix, runner: Runner, planned: list[PlannedCell]) -> int:

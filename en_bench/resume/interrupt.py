@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
-from en_bench.stop import STOP_SIGNALS, StopAsked, asked_to_stop
+from en_bench.stop import STOP_SIGNALS, StopAsked, asked_to_stop, notice_stop
 
 TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 """The descriptor that the user reads: another than that of errors where output goes to a log."""
@@ -74,6 +74,7 @@ class Interrupt:
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         first, self.by = self.by is None, self.by or number
+        notice_stop(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._before[number])
         if first:

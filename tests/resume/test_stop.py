@@ -15,7 +15,7 @@ import pytest
 from en_bench.cli import main
 from en_bench.matrix.process import run_here
 from en_bench.resume.interrupt import Interrupt
-from en_bench.stop import STOPPED, StopAsked, asked_to_stop, leave_signals_to_parent, stoppable
+from en_bench.stop import STOPPED, StopAsked, asked_to_stop, leave_signals_to_parent, signalled_to_stop, stoppable
 from tests.conftest import REPO
 from tests.resume.runs import (
     SELDOM,
@@ -118,6 +118,20 @@ def test_one_that_was_swallowed_stops_the_training_at_its_first_step():
         assert asked_to_stop() is signal.SIGTERM
     assert asked_to_stop() is None
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_while_the_step_is_not_over_others_can_tell_that_it_is_to_be_the_last():
+    def step() -> None:
+        with Interrupt():
+            signal.raise_signal(signal.SIGUSR1)
+            assert (asked_to_stop(), signalled_to_stop()) == (None, signal.SIGUSR1)
+
+    with stoppable():
+        assert signalled_to_stop() is None
+        with pytest.raises(StopAsked):
+            step()
+        assert asked_to_stop() is signalled_to_stop() is signal.SIGUSR1
+    assert signalled_to_stop() is None
 
 
 def test_ctrl_c_after_it_stops_at_once():

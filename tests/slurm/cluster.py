@@ -1,4 +1,4 @@
-"""A Slurm of one node on loopback: munged, slurmctld and slurmd of Debian's packages, in a private folder."""
+"""A Slurm on loopback, two nodes of this machine: Debian's munged, slurmctld and slurmd, in a private folder."""
 
 from __future__ import annotations
 
@@ -11,51 +11,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from string import Template
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-CPUS = 2
-GRACE = 20  # seconds between the signal to a preempted job and its end
-
-_CONFIGURATION = """\
-ClusterName=bench
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller_port}
-SlurmdPort={node_port}
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-CryptoType=crypto/munge
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
-SwitchType=switch/none
-ReturnToService=2
-JobRequeue=1
-MinJobAge=3600
-MessageTimeout=5
-SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,requeue_delay=2
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
-KillWait=10
-SlurmdParameters=config_overrides
-SlurmctldParameters=preempt_send_user_signal
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} Sockets=1 CoresPerSocket={cpus} ThreadsPerCore=1
-PartitionName=main Nodes={host} Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
-PartitionName=high Nodes={host} Default=NO State=UP PriorityTier=10 PreemptMode=off
-"""
+CPUS = 2  # of a node, whatever the machine has
+NODES = ("bench1", "bench2")  # names that nobody but Slurm knows
+GPUS = 2  # of a node, as far as Slurm can tell
+LARGEST_ARRAY = 4
+_EXAMPLE = Path(__file__).with_name("slurm.conf.example")
 
 
 def why_not() -> str | None:
@@ -81,20 +44,20 @@ class Cluster:
         return {"SLURM_CONF": str(self.configuration)}
 
     def start(self) -> None:
-        """Raises AssertionError with the daemons' own words if the node is not ready within half a minute."""
-        for name in ("state", "spool"):
+        """Raises AssertionError with the daemons' own words if the nodes are not ready within half a minute."""
+        for name in ("state", *(f"spool.{node}" for node in NODES)):
             (self.folder / name).mkdir()
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
-        host = socket.gethostname().split(".")[0]
-        ports = _free_ports(2)
-        self.configuration.write_text(
-            _CONFIGURATION.format(
-                host=host, folder=self.folder, controller_port=ports[0], node_port=ports[1], cpus=CPUS, grace=GRACE
-            )
-        )
-        places = [
+        ports = dict(zip(("CONTROLLER_PORT", "NODE1_PORT", "NODE2_PORT"), _free_ports(3), strict=True))
+        places = {"RUN": self.folder, "HOST": socket.gethostname().split(".")[0], **ports}
+        self.configuration.write_text(Template(_EXAMPLE.read_text()).substitute(places))
+        for number in range(GPUS):
+            (self.folder / f"gpu{number}").symlink_to("/dev/null")
+        gpus = f"NodeName={','.join(NODES)} Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n"
+        (self.folder / "gres.conf").write_text(gpus)
+        munge = [
             f"--{name}={self.folder / file}"
             for name, file in (
                 ("key-file", "munge.key"),
@@ -104,10 +67,11 @@ class Cluster:
                 ("seed-file", "munge.seed"),
             )
         ]
-        self._start("munged", "--foreground", "--force", *places)
+        self._start("munged", "--foreground", "--force", *munge)
         until(lambda: (self.folder / "munge.socket").exists(), 10, "munged's socket")
         self.start_controller()
-        self._start("slurmd", "-D")
+        for node in NODES:
+            self.start_node(node)
         until(lambda: set(self.ask("sinfo", "-h", "-o", "%T").split()) == {"idle"}, 30, self._said)
 
     def start_controller(self) -> None:
@@ -115,10 +79,14 @@ class Cluster:
         self._start("slurmctld", "-D")
         until(lambda: "UP" in self.ask("scontrol", "ping"), 30, self._said)
 
-    def kill_controller(self) -> None:
-        """As a crash does."""
-        self._daemons["slurmctld"].kill()
-        self._daemons.pop("slurmctld").wait()
+    def start_node(self, node: str) -> None:
+        """Starts slurmd for one of the nodes."""
+        self._start("slurmd", "-D", "-N", node, name=node)
+
+    def kill(self, name: str) -> None:
+        """Ends a daemon, slurmctld or that of a node, as a crash does. What jobs have started goes on."""
+        self._daemons[name].kill()
+        self._daemons.pop(name).wait()
 
     def stop(self) -> None:
         """Cancels what is left, waits for its end, and ends the daemons."""
@@ -148,10 +116,17 @@ class Cluster:
         """Starts a job that was queued for later, as one that was queued again is: in two minutes."""
 
         def it_runs() -> bool:
-            self.ask("scontrol", "update", f"jobid={number}", "starttime=now")  # refused while its last run ends
-            return self.jobs()[number]["JobState"] in ("RUNNING", "COMPLETED", "FAILED")
+            job = self.jobs()[number]
+            if job["Reason"] == "BeginTime":
+                self.ask("scontrol", "update", f"jobid={number}", "starttime=now")  # refused while its last run ends
+            return job["JobState"] in ("RUNNING", "COMPLETED", "FAILED")
 
         until(it_runs, 60, self._said)
+
+    def preempt(self) -> None:
+        """Submits what needs both nodes for itself, for a second, and is more important than all else."""
+        whole = (f"--nodes={len(NODES)}", f"--ntasks-per-node={CPUS}")
+        self.ask("sbatch", "--partition=high", *whole, "--output=/dev/null", "--wrap", "sleep 1")
 
     def ask(self, *command: str) -> str:
         """What a program of Slurm prints; nothing if it fails."""
@@ -174,9 +149,10 @@ class Cluster:
                 found[fields["JobId"]] = fields
         return found
 
-    def _start(self, program: str, *arguments: str) -> None:
-        with (self.folder / f"{program}.out").open("ab") as out:
-            self._daemons[program] = subprocess.Popen(
+    def _start(self, program: str, *arguments: str, name: str | None = None) -> None:
+        name = name or program
+        with (self.folder / f"{name}.out").open("ab") as out:
+            self._daemons[name] = subprocess.Popen(
                 [_path(program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,

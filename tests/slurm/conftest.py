@@ -20,7 +20,8 @@ from tests.slurm.cluster import Cluster, why_not
 
 EXPERIMENTS = REPO / "experiments"
 _SLOWLY = {"class_path": "tests.slurm.slowly.Slowly", "init_args": {"seconds": 0.1}}
-LONG = {"max_epochs": 15, "callbacks": [_SLOWLY]}
+EPOCHS = {"max_epochs": 12}
+LONG = {**EPOCHS, "callbacks": [_SLOWLY]}
 _NOT_FOR_JOBS = ("SLURM_", "SBATCH_", "PYTEST_")
 
 
@@ -122,13 +123,41 @@ def make_matrix(cluster: Cluster, shards: Path, tmp_path: Path) -> Callable[...,
     return make
 
 
+@pytest.fixture(scope="session")
+def found_undisturbed() -> dict[str, str]:
+    """The numbers of what was run already."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(make_matrix: Callable[..., Matrix], found_undisturbed: dict[str, str]) -> Callable[..., str]:
+    """The numbers of a cell that was left alone, in a matrix with such a `base`, on this machine without Slurm."""
+
+    def run(**base: Any) -> str:
+        key = json.dumps(base, sort_keys=True)
+        if key not in found_undisturbed:
+            matrix = make_matrix(base=base, name="undisturbed")
+            matrix("run")
+            found_undisturbed[key] = numbers(matrix.records()["BN"])
+        return found_undisturbed[key]
+
+    return run
+
+
 def numbers(record: Record) -> str:
-    """All of a record that does not tell of time, place and number of attempts."""
+    """All that a record tells of the outcome: nothing of time, place, the settings of both and attempts."""
     fit = {key: record.fit[key] for key in ("train", "val", "epochs", "steps", "metrics", "accuracies", "seed")}
     scores = {label: {key: found[key] for key in ("set", "n", "metrics")} for label, found in record.validate.items()}
-    return json.dumps([record.status, record.overlays, fit, scores], sort_keys=True, indent=1)
+    return json.dumps([record.status, fit, scores], sort_keys=True, indent=1)
+
+
+def metrics(matrix: Matrix) -> list[str]:
+    """The lines of metrics that the only training of a matrix has written so far."""
+    return [
+        line for file in matrix.results.folder.glob("runs/*/metrics.jsonl") for line in file.read_text().splitlines()
+    ]
 
 
 def lines(matrix: Matrix) -> int:
-    """How many lines of metrics the only training of a matrix has written so far."""
-    return sum(len(file.read_text().splitlines()) for file in matrix.results.folder.glob("runs/*/metrics.jsonl"))
+    """How many lines of metrics there are so far."""
+    return len(metrics(matrix))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.slurm.cluster import until
-from tests.slurm.conftest import EXPERIMENTS, LONG, lines, numbers
+from tests.slurm.cluster import LARGEST_ARRAY, until
+from tests.slurm.conftest import EXPERIMENTS, numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
 
@@ -38,28 +38,6 @@ def test_an_array_of_cells_of_which_one_fails(make_matrix, cluster):
     assert ": 1 cells (1 node" in matrix.submit()
 
 
-def test_several_ranks_stop_together_and_end_as_they_would_have_locally(make_matrix, cluster):
-    base = {"trainer": {"devices": 2, "strategy": "ddp", **LONG}, "data": {"batch_size": 16}}
-    matrix = make_matrix(base=base)
-    assert "1 node x 2 tasks" in matrix.submit("--slurm", "signal_seconds=60")
-    (number,) = cluster.jobs()
-    until(lambda: lines(matrix) > 3, 150, matrix.logs)
-    cluster.ask("scancel", "--signal=USR1", "--batch", number)
-    until(lambda: cluster.jobs()[number]["Restarts"] == "1", 60, matrix.logs)
-    until(lambda: f"queued  BN/a/0  Slurm job {number} pending" in matrix("status"), 60, matrix.logs)
-    assert not matrix.records()
-    cluster.start_now(number)
-    until(matrix.records, 150, matrix.logs)
-    log = (matrix.results.run(matrix.records()["BN"].id) / "log.txt").read_text()
-    # srun tells of two that end at the same time in one line.
-    together = "tasks 0-1: Exited with exit code 75" in log
-    assert together or all(f"task {rank}: Exited with exit code 75" in log for rank in (0, 1)), log
-    assert log.count("going on from") == 1
-    local = make_matrix(base=base, name="local")
-    local("run")
-    assert numbers(matrix.records()["BN"]) == numbers(local.records()["BN"])
-
-
 def test_a_job_that_ended_well_and_left_nothing_is_found_and_runs_again(make_matrix, cluster):
     """As a job does that a preemption with Slurm's default signals has ended."""
     matrix = make_matrix(slurm={"setup": ["[ -e go ] || exit 0"]})
@@ -74,3 +52,28 @@ def test_a_job_that_ended_well_and_left_nothing_is_found_and_runs_again(make_mat
     assert "ended without a record: submitted again" in told
     assert matrix.records()["BN"].generation == 3  # 1 was of the first submission, whose job took none
     assert "lost" not in matrix("status")
+
+
+def test_what_jobs_ask_for_and_how_many_make_an_array(make_matrix, cluster):
+    base = {"trainer": {"devices": 2, "num_nodes": 2, "strategy": "ddp"}}
+    matrix = make_matrix(base=base, seeds=list(range(LARGEST_ARRAY + 1)), slurm={"cells": {"*/0": {"time": "3-0"}}})
+    told = matrix.submit(*options("partition=both", "gpus_per_node=2", "at_once=3", "parameters={hold: true}"))
+    shape = "(2 nodes x 2 tasks, 2 GPUs per node, partition both"
+    assert f": 1 cells {shape}, 4320 minutes)" in told and f": {LARGEST_ARRAY} cells {shape})" in told
+    jobs = cluster.jobs()
+    assert len(jobs) == LARGEST_ARRAY + 1
+    for job in jobs.values():
+        assert (job["NumNodes"], job["NumTasks"], job["TresPerNode"]) == ("2-2", "4", "gres:gpu:2")
+        assert job["Requeue"] == "1"
+    assert sorted(job["ArrayTaskThrottle"] for job in jobs.values()) == ["1", *["3"] * LARGEST_ARRAY]
+    matrix = make_matrix(base=base, seeds=list(range(LARGEST_ARRAY + 1)), name="split")
+    told = matrix.submit(*options("partition=both", "parameters={hold: true}"))
+    assert f": {LARGEST_ARRAY} cells (2" in told and ": 1 cells (2" in told
+    assert len(cluster.jobs()) == 2 * (LARGEST_ARRAY + 1)
+    assert f"{LARGEST_ARRAY} cells left to Slurm job" in matrix.submit() and len(cluster.jobs()) == 2 * (
+        LARGEST_ARRAY + 1
+    )
+
+
+def options(*settings):
+    return [word for setting in settings for word in ("--slurm", setting)]

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
 from en_bench.matrix.cell_run import CellRun
+from en_bench.matrix.lease import Lease
 from en_bench.matrix.records import read_json
-from en_bench.matrix.run import INTERRUPTED, Runner
+from en_bench.matrix.run import Runner
 from en_bench.matrix.slurm.leases import leases_of
+from en_bench.matrix.slurm.queue import SlurmUnreachable, ask, job_now, node_address
 from en_bench.matrix.slurm.submit import FORMAT, SUBMISSION, VERSION
-from en_bench.stop import asked_to_stop
+from en_bench.stop import STOPPED, signalled_to_stop, stoppable
 
 _ATTEMPTS, _SECONDS_BETWEEN = 10, 3.0
 _SECONDS_TO_FOLLOW = 60  # of the other ranks, once one has ended
 _RESERVE = 15.0  # seconds that remain for `scontrol requeue` where a training does not end its step in time
+_KILL_WAIT = 30.0  # Slurm's default of the seconds between SIGTERM, at the end of a job, and SIGKILL
 
 
 @dataclass(frozen=True)
@@ -37,29 +40,25 @@ class Task:
     signal_seconds: float
 
 
-def run_job(cells: CellRun, folder: Path, environment: Mapping[str, str] = os.environ) -> int:
-    """Runs the cell of this task. Returns 0, 1 if it failed, or 130 if it was stopped: then it is queued again."""
+def run_job(open_cells: Callable[[], CellRun], folder: Path, environment: Mapping[str, str] = os.environ) -> int:
+    """Runs the cell of this task. Returns 0, 1 if it failed, or 75 if it was stopped: then it is queued again.
+
+    Up to here signals are ignored (`submit` sees to it) and at the end again: nothing lies between that could be cut
+    short by one. A preemption that is ignored ends in Slurm's own requeueing.
+    """
     task = read_task(folder, environment)
-    lease = leases_of(cells.results).adopt(task.cell, task.token)
-    if lease is None:
-        print(f"job {task.number}: cell {task.cell} was given back or taken over: nothing to do", flush=True)
-        return 0
-    lease.holder = {**lease.holder, "job": task.number, "told": f"Slurm job {task.number}"}
-    lease.kept = True  # when it is interrupted: the job comes back to it
+    job = _Job(task, int(environment.get("SLURM_RESTART_COUNT", "0")))
+    os.environ.setdefault("MASTER_ADDR", _rendezvous(task, environment))
     try:
-        lease.rewrite()
-        with _requeued_when_late(task):
-            return Runner(replace(cells, starter=task.starter), leases_of(cells.results)).run_leased(lease)
+        with stoppable(), job.requeued_when_late():
+            return job.run(open_cells())
     except LeaseLost as lost:
         print(f"job {task.number}: {lost}", flush=True)
         return 0
     except KeyboardInterrupt:
-        if not requeue(task.number):
-            lease.give_back()
-        return INTERRUPTED
-    except InputError:
-        lease.give_back()
-        raise
+        if not job.requeue() and job.lease is not None:
+            job.lease.give_back()
+        return STOPPED
 
 
 def read_task(folder: Path, environment: Mapping[str, str]) -> Task:
@@ -86,38 +85,96 @@ def _srun(raw: Mapping[str, Any]) -> tuple[str, ...]:
     return ("srun", *shape, "--kill-on-bad-exit=0", f"--wait={_SECONDS_TO_FOLLOW}")
 
 
-def requeue(number: str) -> bool:
-    """Has Slurm queue the job `number` again, which ends this process too; says so where it does not."""
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_SECONDS_BETWEEN)
-        done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
-        if done.returncode == 0:
+def _rendezvous(task: Task, environment: Mapping[str, str]) -> str:
+    """Where the ranks find the first of them: on the node on which the job's script runs.
+
+    Lightning takes the node's name, which is Slurm's: the other nodes need not know it.
+    """
+    node = environment.get("SLURMD_NODENAME")
+    return (node_address(node) or node) if task.starter and node is not None else "127.0.0.1"
+
+
+@dataclass
+class _Job:
+    """This job while it runs: the lease, once it is its own, and whether it was queued again."""
+
+    task: Task
+    restarts: int
+    lease: Lease | None = None
+    _requeued: bool | None = None
+    _deciding: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, cells: CellRun) -> int:
+        task, leases = self.task, leases_of(cells.results)
+        lease = leases.adopt(task.cell, task.token)
+        if lease is None:
+            print(f"job {task.number}: cell {task.cell} was given back or taken over: nothing to do", flush=True)
+            return 0
+        self.lease = lease
+        lease.holder = {**lease.holder, "job": task.number, "told": f"Slurm job {task.number}"}
+        lease.kept = True  # when it is interrupted: the job comes back to it
+        try:
+            lease.rewrite()
+            return Runner(replace(cells, starter=task.starter), leases).run_leased(lease)
+        except InputError:
+            lease.give_back()
+            raise
+
+    def requeue(self) -> bool:
+        """Has Slurm queue the job again, which ends this process too; says so where it does not.
+
+        Only once: two threads may find that it is time, and whoever is second is told what came of the first.
+        """
+        with self._deciding:
+            if self._requeued is None:
+                self._requeued = self._requeue()
+            return self._requeued
+
+    def _requeue(self) -> bool:
+        number, said = self.task.number, ""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_SECONDS_BETWEEN)
+            try:
+                now = job_now(number)
+                if now.restarts > self.restarts:
+                    print(f"job {number}: stopped; Slurm has queued it again", flush=True)
+                    return True
+                if now.ends and not now.taken_away:  # Slurm would queue it again if asked to
+                    print(f"job {number}: cancelled: the next `matrix run` submits the cell", flush=True)
+                    return False
+                ask("scontrol", "requeue", number)
+            except SlurmUnreachable as error:
+                said = str(error)
+                continue
             print(f"job {number}: stopped and queued again", flush=True)
             return True
-    said = " ".join(done.stderr.split())
-    print(f"job {number}: not queued again ({said}): the next `matrix run` submits the cell", flush=True)
-    return False
+        print(f"job {number}: not queued again ({said}): the next `matrix run` submits the cell", flush=True)
+        return False
+
+    @contextmanager
+    def requeued_when_late(self) -> Iterator[None]:
+        """While a cell runs: where its step does not end in time after a signal, the job is queued again all the same.
+
+        What was trained since the last checkpoint is then lost; without it Slurm would end the job for good.
+        """
+        over = threading.Event()
+
+        def watch() -> None:
+            while (by := signalled_to_stop()) is None:
+                if over.wait(0.5):
+                    return
+            if not over.wait(seconds_to_save(self.task.signal_seconds if by == signal.SIGUSR1 else _KILL_WAIT)):
+                print(f"job {self.task.number}: the step has not ended in time", flush=True)
+                self.requeue()
+
+        threading.Thread(target=watch, name="requeue", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
 
-@contextmanager
-def _requeued_when_late(task: Task) -> Iterator[None]:
-    """While a cell runs: where its step does not end in time after a signal, the job is queued again all the same.
-
-    What was trained since the last checkpoint is then lost; without it Slurm would end the job for good.
-    """
-    over = threading.Event()
-
-    def watch() -> None:
-        while asked_to_stop() is None:
-            if over.wait(0.5):
-                return
-        if not over.wait(max(0.0, task.signal_seconds - _RESERVE)):
-            print(f"job {task.number}: the step has not ended in time", flush=True)
-            requeue(task.number)
-
-    threading.Thread(target=watch, name="requeue", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
+def seconds_to_save(seconds: float) -> float:
+    """How many of the seconds between a signal and the end of a job a step may take to end and to be saved."""
+    return max(seconds - _RESERVE, seconds / 2)

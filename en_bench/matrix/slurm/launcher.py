@@ -16,7 +16,7 @@ from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.run import INTERRUPTED, select
 from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
 from en_bench.matrix.slurm.options import Shape
-from en_bench.matrix.slurm.submit import by_shape, script, slurm_folder, submit
+from en_bench.matrix.slurm.submit import NOTHING_SUBMITTED, by_shape, script, slurm_folder, submit
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 
@@ -42,9 +42,7 @@ def launch(matrix: OpenedMatrix, planned: Sequence[PlannedCell], flags: Mapping[
             print(f"{item.cell}: {last.told()} ended without a record: submitted again", flush=True)
         free.append(item)
     if judge.unreachable is not None:
-        raise InputError(
-            f"{judge.unreachable}: nothing was submitted; jobs that run go on, try again when Slurm answers"
-        )
+        raise InputError(f"{judge.unreachable}: {NOTHING_SUBMITTED}")
     for told, count in holders.items():
         print(f"{count} cell{'s' if count > 1 else ''} left to {told}", flush=True)
     for submitted in submit(free, matrix, leases, flags):

@@ -71,6 +71,11 @@ class SlurmSection:
             if fnmatchcase(str(cell), pattern):
                 found |= settings
         options = _options({**found, **flags})
+        if options.minutes is not None and 60 * options.minutes <= options.signal_seconds:
+            raise InputError(
+                f"{cell}: slurm.time is {options.minutes} min, and {options.signal_seconds} s before its end "
+                "(signal_seconds) the job would stop, at once and again each time: give more time, or fewer seconds"
+            )
         nodes, tasks, gpus = _ranks(cell, options)
         return Shape(replace(options, gpus_per_node=gpus), nodes, tasks)
 
@@ -178,12 +183,25 @@ def _lines(value: object) -> tuple[str, ...]:
 def _parameters(value: object) -> dict[str, str | bool]:
     if not isinstance(value, dict):
         raise ValueError("expected a mapping such as {constraint: a100}")
-    ours = {"signal", "array", "requeue", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "job-name", "output"}
     for key in value:
-        if str(key).replace("_", "-") in ours:
+        name = str(key).replace("_", "-")
+        if name in _OURS:
             raise ValueError(f"{key} is for en-bench to set")
+        if name in _OWN_KEYS:
+            raise ValueError(f"{key} has a key of its own: give slurm.{_OWN_KEYS[name]}")
     return {str(key).replace("_", "-"): text if isinstance(text, bool) else str(text) for key, text in value.items()}
 
+
+_OURS = (
+    *("signal", "array", "requeue", "no-requeue", "nodes", "ntasks", "ntasks-per-node", "job-name"),
+    *("output", "error", "open-mode", "chdir", "wrap", "wait"),
+)
+_OWN_KEYS = {
+    **{key: key for key in ("partition", "account", "qos", "time")},
+    "mem": "memory",
+    "cpus-per-task": "cpus_per_task",
+    "gpus-per-node": "gpus_per_node",
+}
 
 _READERS: dict[str, Callable[[object], Any]] = {
     "partition": _text,

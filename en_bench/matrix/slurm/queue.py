@@ -51,8 +51,47 @@ def queued_jobs() -> dict[tuple[str, int], QueuedJob]:
     return jobs
 
 
+@dataclass(frozen=True)
+class JobNow:
+    """A job of which processes are alive yet.
+
+    `restarts` tells how often it was queued again. It `ends` once Slurm has told its processes so, and `taken_away` is
+    why it does: its time limit, or a preemption.
+    """
+
+    restarts: int
+    ends: bool
+    taken_away: bool
+
+
+def job_now(number: str) -> JobNow:
+    """What Slurm is doing with a job. Raises SlurmUnreachable.
+
+    While its processes end a job is COMPLETING, whether it was cancelled, preempted or is out of time: what stands
+    beside the state makes the difference.
+    """
+    words = ask("scontrol", "--oneliner", "show", "job", number).split()
+    facts = dict(word.split("=", 1) for word in words if "=" in word)
+    state, preempted = facts.get("JobState", ""), facts.get("PreemptTime", "None")
+    return JobNow(
+        restarts=int(facts.get("Restarts", "0")),
+        ends=any(word in state for word in ("COMPLETING", "CANCELLED", "TIMEOUT", "PREEMPTED")),
+        # A preemption of an earlier run is told until the next one.
+        taken_away=facts.get("Reason") == "TimeLimit" or (preempted[:1].isdigit() and preempted >= facts["StartTime"]),
+    )
+
+
+def node_address(node: str) -> str | None:
+    """Where Slurm itself finds a node, whose name may be known to Slurm alone; None if it does not say."""
+    try:
+        words = ask("scontrol", "--oneliner", "show", "node", node).split()
+    except SlurmUnreachable:
+        return None
+    return next((word.partition("=")[2] for word in words if word.startswith("NodeAddr=")), None)
+
+
 def cluster_facts() -> tuple[str, int]:
-    """The cluster's name, and how many jobs an array may have. Raises SlurmUnreachable."""
+    """The cluster's name, and how many jobs an array may have: 0 if there are none. Raises SlurmUnreachable."""
     lines = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
     facts = {key.strip(): value.strip() for key, equals, value in lines if equals}
     return facts.get("ClusterName", ""), int(facts.get("MaxArraySize", "1001"))
@@ -61,12 +100,12 @@ def cluster_facts() -> tuple[str, int]:
 def ask(*command: str) -> str:
     """What a program of Slurm prints. Raises SlurmUnreachable."""
     if shutil.which(command[0]) is None:
-        raise SlurmUnreachable(f"there is no {command[0]} on this machine")
+        raise SlurmUnreachable(f"there is no Slurm on this machine (no {command[0]})")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise SlurmUnreachable(f"{command[0]} did not answer within {_SECONDS} s") from None
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise SlurmUnreachable(f"{command[0]}: {said}")
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]  # the last line is the outcome
+        raise SlurmUnreachable(f"{command[0]}: {said[-1] if said else f'exit code {done.returncode}'}")
     return done.stdout

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 SUBMISSION = "submission.json"
 FORMAT, VERSION = "en_bench.submission", 1
+NOTHING_SUBMITTED = (
+    "nothing was submitted; jobs that run go on: try again where, and when, Slurm answers, "
+    "or leave out --launcher slurm and the cells run here"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ def submit(
     try:
         cluster, largest = cluster_facts()
     except SlurmUnreachable as error:
-        raise InputError(f"{error}: nothing was submitted; jobs that run go on, try again when it answers") from None
+        raise InputError(f"{error}: {NOTHING_SUBMITTED}") from None
+    if largest < 1:
+        raise InputError("this cluster takes no arrays of jobs (MaxArraySize=0 in slurm.conf): ask who runs it")
     for shape, group in groups:
         for first in range(0, len(group), largest):
             submitted = _submit_array(group[first : first + largest], shape, matrix, leases, cluster)
@@ -122,6 +129,7 @@ def _submit_array(
         if not _is_known(name):  # an answer that was lost is no refusal
             for _, lease in taken:
                 lease.give_back()
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     for _, lease in taken:
         note_submitted(lease, array)
@@ -143,8 +151,8 @@ def _sbatch(executor: SlurmExecutor, command: str) -> str:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it too
             return str(executor._submit_command(command).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
-        raise InputError(f"sbatch refused the jobs: {'; '.join(lines) or error}") from None
+        lines = [line.strip() for line in str(error).splitlines() if line.startswith("sbatch: ")]
+        raise InputError(f"sbatch refused the jobs: {'; '.join(lines) or ' '.join(str(error).split())}") from None
 
 
 def _executor(shape: Shape, count: int, name: str, folder: Path) -> SlurmExecutor:
@@ -159,7 +167,6 @@ def _executor(shape: Shape, count: int, name: str, folder: Path) -> SlurmExecuto
             return 1  # its own answer looks for srun, which nobody needs to see the script
 
     options = shape.options
-    folder.mkdir(parents=True, exist_ok=True)
     given = {
         "partition": options.partition,
         "account": options.account,
@@ -180,8 +187,8 @@ def _executor(shape: Shape, count: int, name: str, folder: Path) -> SlurmExecuto
         "ntasks_per_node": shape.tasks_per_node,
         "stderr_to_stdout": True,
         "use_srun": False,
-        # Until ours is there, a signal must not end the shell or the interpreter that is starting.
-        "setup": ["trap '' USR1", *options.setup],
+        # Until our handler is there, a signal must not end the shell or the interpreter that is starting.
+        "setup": ["trap '' USR1 TERM", *options.setup],
         "map_count": count,
         "additional_parameters": {
             **options.parameters,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from en_bench.cli import main
 from en_bench.errors import InputError
 from en_bench.matrix.plan import Cell, plan_cells
 from en_bench.matrix.slurm.options import Shape, SlurmOptions, parse_flags, parse_slurm
@@ -50,7 +51,7 @@ def test_settings_for_all_by_pattern_and_by_flag() -> None:
     [("90", 90), ("1:30", 2), ("12:00:00", 720), ("1-0", 1440), ("2-12:30", 3630), ("1-0:0:1", 1441)],
 )
 def test_times_as_slurm_writes_them(text: str, minutes: int) -> None:
-    assert parse_slurm({"time": text}, "").shape(cell(), {}).options.minutes == minutes
+    assert parse_slurm({"time": text, "signal_seconds": 10}, "").shape(cell(), {}).options.minutes == minutes
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ def test_tasks_follow_the_trainer(trainer: Any, gpus_given: int | None, expected
         ({"partition": "a b"}, "s.partition: 'a b': expected one word"),
         ({"setup": [1]}, "s.setup: .1.: expected a list of lines"),
         ({"parameters": {"signal": "USR1@5"}}, "s.parameters: .*: signal is for en-bench to set"),
+        ({"parameters": {"mem": "3G"}}, "s.parameters: .*: mem has a key of its own: give slurm.memory"),
         ({"cells": {"EN/*": {"tme": "1"}}}, r"s.cells.EN/\*: unknown key 'tme'; did you mean 'time'?"),
         ({"cells": {"EN/*": "gpu"}}, r"s.cells.EN/\*: expected a mapping"),
         ({"cells": []}, "s.cells: expected"),
@@ -123,3 +125,19 @@ def test_where_a_cell_runs_makes_no_other_cell(spec_file: Path) -> None:
     spec_file.write_text(spec_file.read_text().replace("partition", "partiton"))
     with pytest.raises(InputError, match=r"digits.yaml: slurm: unknown key 'partiton'; did you mean 'partition'"):
         load_spec(spec_file)
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [("1", 60), ("2", 120), ("1:30", 600)])
+def test_a_job_that_would_be_told_to_stop_when_it_starts(minutes: str, seconds: int) -> None:
+    section = parse_slurm({"time": minutes, "signal_seconds": seconds}, "s")
+    with pytest.raises(InputError, match=r"EN/a/0: slurm.time is \d min, and .* give more time, or fewer seconds"):
+        section.shape(cell(), {})
+    assert section.shape(cell(), {"time": "11"}).options.minutes == 11
+
+
+def test_the_scripts_of_a_dry_run_leave_nothing_behind(spec_file: Path, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("submitit")
+    results = tmp_path / "results"
+    assert main(["matrix", "run", str(spec_file), "--results", str(results), "--launcher", "slurm", "--dry-run"]) == 0
+    assert "#SBATCH --signal=B:USR1@120" in capsys.readouterr().out
+    assert not results.exists()
