@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.collection import collection_paused
 from en_bench.matrix.cost.given import check_given, seconds_in_flags
-from en_bench.matrix.cost.planned import at_work, checkpoint_disk, matrix_cost, not_known, sizes_of
+from en_bench.matrix.cost.planned import (
+    at_work,
+    checkpoint_disk,
+    matrix_cost,
+    not_known,
+    sizes_of,
+    trainings_reached,
+)
 from en_bench.matrix.cost.probe import probe_shapes
 from en_bench.matrix.cost.table import at_work_line, cell_lines, plan_json, summary_lines
-from en_bench.matrix.opened import open_matrix
+from en_bench.matrix.opened import OpenedMatrix, open_matrix
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State, count_states
 from en_bench.matrix.process import Execute
@@ -54,15 +62,16 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
     given = matrix.spec.seconds_per_step | seconds_in_flags(args.seconds_per_step)
     check_given(given, [item.cell for item in everything])
     planned = select(everything, args.only, matrix.spec)
-    cost = matrix_cost(matrix, everything, planned, given, args.device)
+    busy = at_work(matrix, planned)
+    reached = trainings_reached(matrix, planned, busy)
+    cost = matrix_cost(matrix, everything, planned, given, reached, args.device)
     failed = 0
     if args.probe and (cells := not_known(cost)):
         failed = probe_shapes(matrix, cells, sizes_of(matrix, everything), args.probe_steps, _tell)
-        cost = matrix_cost(matrix, everything, planned, given, args.device)
+        cost = matrix_cost(matrix, everything, planned, given, reached, args.device)
     disk = checkpoint_disk(matrix, cost, args.slots)
     folder = shown(matrix.results.folder)
-    busy = at_work(matrix, planned)
-    for line in cell_lines(planned, cost, busy):
+    for line in cell_lines(planned, cost, busy, reached):
         print(line)
     for line in summary_lines(matrix.spec, planned, cost, disk, args.slots, folder):
         print(line)
@@ -81,7 +90,7 @@ def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
     matrix = open_matrix(args)
     planned = matrix.planned()
-    for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned)]:
+    for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned), *stopped_lines(matrix, planned)]:
         print(line)
     for state in State:
         names = [item for item in planned if item.state is state]
@@ -92,6 +101,15 @@ def status_verb(args: argparse.Namespace, execute: Execute) -> int:
             print(f"{state}  {' '.join(_compact(names))}")
     print(count_states(planned))
     return 0
+
+
+def stopped_lines(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> Iterator[str]:
+    """A line for each cell whose training has begun, can go on, and is nobody's at the moment."""
+    busy = at_work(matrix, planned)
+    reached = trainings_reached(matrix, planned, busy)
+    for item in planned:
+        if item.cell.id in reached and item.cell.id not in busy:
+            yield f"stopped  {item.cell}  goes on at {reached[item.cell.id]}"
 
 
 def _tell(text: str) -> None:

@@ -41,7 +41,7 @@ class Runner:
         spec = self.cells.spec
         records, _ = self.cells.results.load()
         planned = select(plan(spec, records, self.cells.digests), only, spec, cell_id)
-        tally = Tally(spec, self.cells.results, planned)
+        tally = Tally(spec, self.cells.results, planned, reached=self.cells.reached)
         tell(tally.head())
         try:
             with now_and_then(tally.view):
@@ -61,7 +61,7 @@ class Runner:
         if item.record is not None and item.record.generation >= lease.first:
             lease.give_back()  # it was killed after it had written the record
             return 1 if item.record.status == "failed" else 0
-        tally = Tally(spec, results, [item])
+        tally = Tally(spec, results, [item], reached=self.cells.reached)
         tally.begin(item, "here")
         began = time.monotonic()
         with lease:

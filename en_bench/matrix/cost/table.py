@@ -11,17 +11,21 @@ from en_bench.matrix.cost.amount import Unknown
 from en_bench.matrix.cost.costs import FORWARD_SHARE, CellCost, Cost, Disk, Seconds
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.spec import Spec
+from en_bench.resume.reached import Reached
 
 
-def cell_lines(planned: Sequence[PlannedCell], cost: Cost, at_work: Mapping[str, str]) -> Iterator[str]:
+def cell_lines(
+    planned: Sequence[PlannedCell], cost: Cost, at_work: Mapping[str, str], reached: Mapping[str, Reached]
+) -> Iterator[str]:
     """A line for each cell: id, name, state, and the time it takes (of a cell that is half done also what is left).
 
-    `at_work` says which cells are running or queued, by id.
+    `at_work` says which cells are running or queued, and `reached` how far their trainings are, by id.
     """
     states = [at_work.get(item.cell.id, item.state.value) for item in planned]
     names, widest = max(len(str(item.cell)) for item in planned), max(map(len, states))
     for item, state, one in zip(planned, states, cost.cells, strict=True):
-        yield f"{item.cell.id}  {item.cell!s:<{names}}  {state:<{widest}}  {_cell(item, one)}".rstrip()
+        place = "" if (at := reached.get(item.cell.id)) is None else f"  (at {at})"
+        yield f"{item.cell.id}  {item.cell!s:<{names}}  {state:<{widest}}  {_cell(item, one)}{place}".rstrip()
 
 
 def at_work_line(at_work: Mapping[str, str]) -> str | None:

@@ -56,7 +56,7 @@ class LocalLauncher:
         """Runs those that are not done. Returns 0, 1 if a cell failed, 130 if interrupted. Raises InputError."""
         cells = self.runner.cells
         in_order = sorted(planned, key=lambda item: -self._places(item))
-        tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places)
+        tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places, cells.reached)
         requests = _Requests()
         with self.screen, tie() as tied, requests.received(), selectors.DefaultSelector() as selector:
             self.screen.say(tally.head())

@@ -15,6 +15,7 @@ from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.progress import Progress, read_progress
 from en_bench.matrix.records import Record, Results, covers_set
 from en_bench.matrix.spec import Spec
+from en_bench.resume.reached import Reached
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class _Running:
     last: Progress | None = None
     at_work: bool = False
     whole: float | None = None
+    goes_on: Reached | None = None
 
     @property
     def seconds(self) -> float:
@@ -62,13 +64,14 @@ class _Running:
         return Underway(self.item.cell, self.seconds, self.whole, trained, self.slots)
 
     def row(self) -> Row:
-        return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work)
+        return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work, self.goes_on)
 
 
 class Tally:
     """Of the cells `planned`, those that are not done wait, in this order.
 
-    `slots` is how many may run at a time and `slots_of` how many of them a cell takes.
+    `slots` is how many may run at a time and `slots_of` how many of them a cell takes. `reached` tells how far the
+    training of a cell is that goes on.
     """
 
     def __init__(
@@ -78,12 +81,14 @@ class Tally:
         planned: Sequence[PlannedCell],
         slots: int = 1,
         slots_of: Callable[[PlannedCell], int] = lambda item: 1,
+        reached: Callable[[PlannedCell], Reached | None] = lambda item: None,
     ) -> None:
         self.waiting = [item for item in planned if item.state is not State.DONE]
         self.held: list[PlannedCell] = []  # by other runners
         self.failed = 0
         self._spec, self._results, self._slots = spec, results, slots
         self._slots_of = {item.cell.id: slots_of(item) for item in self.waiting}
+        self._reached = {item.cell.id: found for item in self.waiting if (found := reached(item)) is not None}
         self._total, self._settled = len(planned), len(planned) - len(self.waiting)
         self._settled_before = self._settled
         self._running: dict[str, _Running] = {}
@@ -97,7 +102,7 @@ class Tally:
     def begin(self, item: PlannedCell, where: str, slots: int = 1) -> None:
         """A cell that waited runs."""
         self.waiting.remove(item)
-        self._running[item.cell.id] = _Running(item, where, slots)
+        self._running[item.cell.id] = _Running(item, where, slots, goes_on=self._reached.get(item.cell.id))
 
     def wait(self, item: PlannedCell) -> None:
         """A cell that ran begins again, before all that wait."""
@@ -141,11 +146,16 @@ class Tally:
     def seconds_left(self) -> float | None:
         """Until all is done that no other runner holds, if anything tells."""
         return time_left(
-            [(item.cell, self._slots_of[item.cell.id]) for item in list(self.waiting)],
+            [(item.cell, self._slots_of[item.cell.id], self._left_of(item)) for item in list(self.waiting)],
             [each.underway() for each in self._look()],
             self._durations,
             self._slots,
         )
+
+    def _left_of(self, item: PlannedCell) -> float:
+        """The share of a waiting cell that is not done."""
+        reached = self._reached.get(item.cell.id)
+        return 1.0 if reached is None else 1.0 - reached.share
 
     def view(self, stopping: bool = False) -> View:
         """What is to be seen of it now."""
