@@ -112,7 +112,7 @@ def _rates(cost: Cost) -> Iterator[str]:
         rows.setdefault((str(one.shape), f"{one.rate.step:.4g}", one.rate.source), []).append(one)
     width = max((len(shape) for shape, *_ in rows), default=0)
     if rows:
-        yield "seconds per step (a batch on every rank), without start-up (and, where probed, compiling):"
+        yield "seconds per step (a batch on every rank), and where they are from:"
     for (shape, step, source), cells in rows.items():
         yield f"  {shape:<{width}}  {step:>8} s  x {_steps(cells)} steps  ({source})"
     if any(one.rate.validation is None for one in cost.known()):
