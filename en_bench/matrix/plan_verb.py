@@ -22,6 +22,7 @@ from en_bench.matrix.cost.planned import (
 from en_bench.matrix.cost.probe import probe_shapes
 from en_bench.matrix.cost.table import at_work_line, cell_lines, plan_json, summary_lines
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
+from en_bench.matrix.options import check_options
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State, count_states
 from en_bench.matrix.process import Execute
@@ -58,6 +59,7 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
         if value < 1:
             raise InputError(f"{flag} {value} is too few: use 1 or more")
     matrix = open_matrix(args)
+    check_options(matrix.spec)
     everything = matrix.planned()
     given = matrix.spec.seconds_per_step | seconds_in_flags(args.seconds_per_step)
     check_given(given, [item.cell for item in everything])

@@ -18,6 +18,7 @@ from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.local.live import is_terminal
 from en_bench.matrix.local.worker import serve
 from en_bench.matrix.opened import OpenedMatrix, open_matrix
+from en_bench.matrix.options import check_options
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import print_table, write_page
@@ -34,6 +35,7 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     cells = CellRun(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
     if args.slurm_job is not None:
         return run_job(cells, args.slurm_job)
+    check_options(matrix.spec)
     flags = parse_flags(args.slurm)
     if flags and args.launcher != "slurm":
         raise InputError("--slurm says what jobs need: add --launcher slurm")

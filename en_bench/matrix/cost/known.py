@@ -18,6 +18,7 @@ from en_bench.matrix.cost.shape import Shape, shape_of
 from en_bench.matrix.records import Json, Record, Results, read_json
 
 PROBE = "probe.json"
+NO_RATE = "seconds per step unknown: give --seconds-per-step, or measure with --probe"
 MOST_RECORDS_OF_OTHERS = 500
 _PROBE_FORMAT = "en_bench.probe 1"
 _BYTES_PER_PARAMETER = 8  # float32: the weight and the momentum of SGD
@@ -61,6 +62,7 @@ class Known:
 
     def __init__(self, results: Results, records: Sequence[Record], device: str = "*") -> None:
         self._results, self._device = results, device
+        self._passed_over: set[str] = set()  # devices that do not match
         own = [measured for record in records if (measured := of_record(record, results)) is not None]
         self._sources: list[tuple[str, dict[Shape, list[Measured]]]] = [("record", self._by_shape(own))]
         self._to_read = [("record of other matrices", _of_others), ("probe", _of_probes)]
@@ -87,6 +89,15 @@ class Known:
                 )
         return None
 
+    def why_not(self) -> str:
+        """What to say of a shape that has no rate, with the cure."""
+        for _ in self._all():  # all there is, so that the devices are known
+            pass
+        if self._device == "*" or not self._passed_over:
+            return NO_RATE
+        there = ", ".join(sorted(self._passed_over))
+        return f"nothing measured on a device like --device {self._device!r}: correct or leave it out; there is {there}"
+
     def checkpoint_bytes(self, shape: Shape) -> tuple[int, bool] | None:
         """Of a training of `shape`, and whether that was seen on disk, not made up from the number of parameters."""
         parameters = None
@@ -111,6 +122,8 @@ class Known:
         for one in measured:
             if fnmatchcase(one.device, self._device):
                 found[one.shape].append(one)
+            else:
+                self._passed_over.add(one.device)
         return dict(found)
 
 

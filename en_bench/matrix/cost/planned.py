@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from en_bench.matrix.cell_run import outstanding
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost.amount import Sizes, Unknown, set_sizes
-from en_bench.matrix.cost.costs import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
+from en_bench.matrix.cost.costs import Cost, Disk, Rest, cost_of, disk_of
 from en_bench.matrix.cost.known import Known
 from en_bench.matrix.lease import Found
 from en_bench.matrix.opened import OpenedMatrix
@@ -44,9 +44,7 @@ def not_known(cost: Cost) -> list[Cell]:
     """The cells that are not done and of which nothing tells what a step takes."""
     pairs = zip(cost.planned, cost.cells, strict=True)
     return [
-        item.cell
-        for item, one in pairs
-        if item.state is not State.DONE and isinstance(one, Unknown) and one.reason == NO_RATE
+        item.cell for item, one in pairs if item.state is not State.DONE and isinstance(one, Unknown) and one.no_rate
     ]
 
 
