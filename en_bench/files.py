@@ -73,7 +73,7 @@ def _beside(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(handle, "wb") as file:
+        with open(handle, "w+b") as file:  # torch's archives are added to
             yield file, temporary
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):

@@ -70,6 +70,7 @@ def fit_facts(
         "cost": {
             "seconds": round(cost.seconds, 3),
             "images_per_second": cost.images_per_second,
+            "seconds_per_step": cost.seconds_per_step,
             "validation_images_per_second": validations.images_per_second,
             "parameters": sum(p.numel() for p in trainer.lightning_module.parameters()),
             "flops": cost.flops(trainer.lightning_module),

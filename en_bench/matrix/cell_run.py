@@ -41,10 +41,12 @@ from en_bench.matrix.training import (
     finished_fit,
     make_room,
     mark_started,
+    trained_so_far,
     unmark_started,
     validated_targets,
     was_cut_off,
 )
+from en_bench.resume.reached import Reached
 
 ENDS_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of a disk that no further cell could be recorded on."""
@@ -120,6 +122,10 @@ class CellRun:
             no_moments=_found(written_no_moments, run, targets),
         )
 
+    def reached(self, item: PlannedCell) -> Reached | None:
+        """How far the training of a cell is that was cut off and goes on in its next run."""
+        return trained_so_far(self.results.run(item.cell.id), item.cell, self.digests)
+
     def _train(self, cell: Cell, run: Path) -> str | None:
         """Train a cell in a folder made clear for it; the reason why that failed, if it did."""
         reason = overlay_change(cell)
@@ -127,7 +133,8 @@ class CellRun:
             require_lease()
             goes_on = was_cut_off(run, cell, self.digests)
             if goes_on:
-                told: str | None = "goes on where it was cut off"
+                reached = trained_so_far(run, cell, self.digests)
+                told: str | None = "goes on where it was cut off" + ("" if reached is None else f", at {reached}")
             else:
                 told = make_room(run)
                 mark_started(run, cell, self.digests)

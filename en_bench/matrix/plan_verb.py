@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from en_bench.arguments import positive
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.collection import collection_paused
 from en_bench.matrix.cost.given import check_given, seconds_in_flags
-from en_bench.matrix.cost.planned import at_work, checkpoint_disk, matrix_cost, not_known, sizes_of
+from en_bench.matrix.cost.planned import (
+    at_work,
+    checkpoint_disk,
+    matrix_cost,
+    not_known,
+    sizes_of,
+    trainings_reached,
+)
 from en_bench.matrix.cost.probe import probe_shapes
 from en_bench.matrix.cost.table import at_work_line, cell_lines, plan_json, summary_lines
-from en_bench.matrix.opened import open_matrix
+from en_bench.matrix.opened import OpenedMatrix, no_results, open_matrix, require_results
+from en_bench.matrix.options import check_options
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State, count_states
 from en_bench.matrix.process import Execute
@@ -24,7 +34,13 @@ from en_bench.matrix.slurm.status import slurm_lines
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """Of `en-bench matrix plan`."""
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="only cells whose norm/train/seed matches")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only cells whose norm/train/seed matches (may be repeated)",
+    )
     parser.add_argument(
         "--seconds-per-step",
         action="append",
@@ -35,8 +51,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe", action="store_true", help="measure shapes of which nothing is known by a few real steps of one cell"
     )
-    parser.add_argument("--probe-steps", type=int, default=20, metavar="N", help="steps that are measured (20)")
-    parser.add_argument("--slots", type=int, default=1, metavar="N", help="devices that work side by side (1)")
+    parser.add_argument("--probe-steps", type=positive, default=20, metavar="N", help="steps that are measured (20)")
+    parser.add_argument("--slots", type=positive, default=1, metavar="N", help="devices that work side by side (1)")
     parser.add_argument(
         "--device", default="*", metavar="PATTERN", help="believe only what was measured on such devices"
     )
@@ -46,28 +62,29 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 @collection_paused()
 def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Lists every cell, and what all of it costs. Returns the exit code."""
-    for flag, value in (("--slots", args.slots), ("--probe-steps", args.probe_steps)):
-        if value < 1:
-            raise InputError(f"{flag} {value} is too few: use 1 or more")
     matrix = open_matrix(args)
+    check_options(matrix.spec)
     everything = matrix.planned()
     given = matrix.spec.seconds_per_step | seconds_in_flags(args.seconds_per_step)
     check_given(given, [item.cell for item in everything])
     planned = select(everything, args.only, matrix.spec)
-    cost = matrix_cost(matrix, everything, planned, given, args.device)
+    busy = at_work(matrix, planned)
+    reached = trainings_reached(matrix, planned, busy)
+    cost = matrix_cost(matrix, everything, planned, given, reached, args.device)
     failed = 0
     if args.probe and (cells := not_known(cost)):
         failed = probe_shapes(matrix, cells, sizes_of(matrix, everything), args.probe_steps, _tell)
-        cost = matrix_cost(matrix, everything, planned, given, args.device)
+        cost = matrix_cost(matrix, everything, planned, given, reached, args.device)
     disk = checkpoint_disk(matrix, cost, args.slots)
     folder = shown(matrix.results.folder)
-    busy = at_work(matrix, planned)
-    for line in cell_lines(planned, cost, busy):
+    for line in cell_lines(planned, cost, busy, reached):
         print(line)
     for line in summary_lines(matrix.spec, planned, cost, disk, args.slots, folder):
         print(line)
     if told := at_work_line(busy):
         print(told)
+    if (nothing := no_results(matrix.results)) is not None:
+        print(nothing)
     print(count_states(planned))
     if args.json is not None:
         if not args.json.absolute().parent.is_dir():
@@ -80,8 +97,9 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
 def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
     matrix = open_matrix(args)
+    require_results(matrix.results, args)
     planned = matrix.planned()
-    for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned)]:
+    for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned), *stopped_lines(matrix, planned)]:
         print(line)
     for state in State:
         names = [item for item in planned if item.state is state]
@@ -90,8 +108,19 @@ def status_verb(args: argparse.Namespace, execute: Execute) -> int:
                 print(f"failed  {item.cell}  {item.record.reason if item.record else ''}")
         elif names:
             print(f"{state}  {' '.join(_compact(names))}")
+    if (nothing := no_results(matrix.results)) is not None:
+        print(nothing)
     print(count_states(planned))
     return 0
+
+
+def stopped_lines(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> Iterator[str]:
+    """A line for each cell whose training has begun, can go on, and is nobody's at the moment."""
+    busy = at_work(matrix, planned)
+    reached = trainings_reached(matrix, planned, busy)
+    for item in planned:
+        if item.cell.id in reached and item.cell.id not in busy:
+            yield f"stopped  {item.cell}  goes on at {reached[item.cell.id]}"
 
 
 def _tell(text: str) -> None:

@@ -13,6 +13,7 @@ from en_bench.matrix.label_files import label_files
 from en_bench.matrix.plan import Cell, Digests, without_places
 from en_bench.matrix.progress import PROGRESS
 from en_bench.matrix.records import Json, check_fit, read_json
+from en_bench.resume.reached import Reached, read_reached
 
 FIT, LOG, _OWNER, _STARTED = "fit.json", "log.txt", "cell.json", "started.json"
 
@@ -67,6 +68,11 @@ def was_cut_off(run: Path, cell: Cell, digests: Digests) -> bool:
         return read_json(run / _STARTED) == _start_of(cell, digests)
     except InputError:
         return False
+
+
+def trained_so_far(run: Path, cell: Cell, digests: Digests) -> Reached | None:
+    """How far the training in `run` is that can go on; None where it has to begin anew, or nothing tells."""
+    return read_reached(checkpoint_path(run)) if was_cut_off(run, cell, digests) else None
 
 
 def _start_of(cell: Cell, digests: Digests) -> Json:

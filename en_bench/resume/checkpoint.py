@@ -17,11 +17,12 @@ from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import replacing
 from en_bench.lease_guard import require_lease
+from en_bench.resume.reached import Reached, add_reached
 from en_bench.tasks.metrics import WIDE
 from en_bench.telemetry.metrics_file import MetricsFile
 
 CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
-_METRICS, _VALUES = "en_bench_metrics", "en_bench_last_values"
+_METRICS, _VALUES, _REACHED = "en_bench_metrics", "en_bench_last_values", "en_bench_reached"
 _FIRST_LOOK = 10  # steps after which the pace of a training is known well enough
 
 
@@ -66,6 +67,8 @@ class RunCheckpoint(Checkpoint):
         for logger in _metrics_files(trainer):
             checkpoint[_METRICS] = logger.mark()
         checkpoint[_VALUES] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.state.fn == "fit":
+            checkpoint[_REACHED] = _reached(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._metrics, self._values = checkpoint.get(_METRICS), checkpoint.get(_VALUES, {})
@@ -102,7 +105,8 @@ class RunCheckpoint(Checkpoint):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there, whole and on the disk.
 
-    Lightning's own way copies it from the system's folder for temporary files, which a kill can cut off.
+    Lightning's own way copies it from the system's folder for temporary files, which a kill can cut off. How far the
+    training is can be read from the file by `read_reached`.
     """
 
     def __init__(self) -> None:
@@ -118,8 +122,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self._swept.add(target)
             for remains in target.parent.glob(f".{target.name}.*"):  # of a process that was killed while it wrote
                 remains.unlink(missing_ok=True)
+        reached = checkpoint.pop(_REACHED, None)
         with replacing(target) as file:
             torch.save(checkpoint, file)
+            if reached is not None:
+                add_reached(file, Reached(**reached))
 
 
 def last_checkpoint(run: str | os.PathLike[str]) -> Path:
@@ -129,3 +136,14 @@ def last_checkpoint(run: str | os.PathLike[str]) -> Path:
 
 def _metrics_files(trainer: Trainer) -> list[MetricsFile]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+
+
+def _reached(trainer: Trainer) -> dict[str, int | None]:
+    epochs = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None
+    steps, epoch = trainer.estimated_stepping_batches, trainer.current_epoch + 1
+    return {
+        "epoch": epoch if epochs is None else min(epoch, epochs),
+        "epochs": epochs,
+        "step": trainer.global_step,
+        "steps": None if math.isinf(steps) else int(steps),
+    }

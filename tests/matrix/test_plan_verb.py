@@ -8,14 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from en_bench.data.manifest import save_manifest
 from en_bench.errors import InputError
 from en_bench.matrix.lease import Leases
-from en_bench.matrix.plan import plan_cells
+from en_bench.matrix.plan import manifest_digests, plan_cells
+from en_bench.matrix.progress import Progress, write_progress
 from en_bench.matrix.records import Results
 from en_bench.matrix.slurm.leases import submitting_holder
 from en_bench.matrix.spec import load_spec
+from en_bench.matrix.training import mark_started
+from en_bench.resume.reached import Reached, add_reached
 from tests.conftest import REPO
 from tests.matrix.cost.test_amount import SIZES
 from tests.matrix.cost.test_known import costed
@@ -98,23 +102,68 @@ def test_records_tell_the_rest_and_the_whole_and_the_file_for_scripts(
     assert "the whole: 2 cells, 19.2 s, of it 18.0 s validating" in only
 
 
-def test_a_training_that_was_cut_off_counts_from_where_it_is(
+def test_a_training_that_was_cut_off_counts_from_its_checkpoint(
     sets: dict[str, str], spec_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from en_bench.matrix.plan import manifest_digests
-    from en_bench.matrix.progress import Progress, write_progress
-    from en_bench.matrix.training import mark_started
-
     cell = plan_cells(load_spec(spec_file))[0]
-    run = Path("results/digits/runs") / cell.id
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "checkpoints" / "last.ckpt").write_bytes(b"weights")
-    write_progress(run, Progress("fit", "fit", 1, 2, 7, 14, None, {}, None, "host", 1, 0.0))
+    results = Results(Path("results/digits"))
+    run = results.run(cell.id)
+    save_at(run / "checkpoints" / "last.ckpt", Reached(1, 2, 7, 14))
     # Without a mark of whose training it is, the next run begins anew.
     assert planned(capsys, "--seconds-per-step", "3.84")[0].endswith("  1 min 5 s")
     mark_started(run, cell, manifest_digests(Path("data")))
     # 14 steps and 600 images while training, of which half is left, then 500 images
-    assert planned(capsys, "--seconds-per-step", "3.84")[0].endswith("  1 min 5 s, 34.9 s left")
+    half = "  1 min 5 s, 34.9 s left  (at epoch 1/2)"
+    assert planned(capsys, "--seconds-per-step", "3.84")[0].endswith(half)
+    assert call("matrix", "status", str(spec_file)) == 0
+    assert "stopped  BatchNorm/handwritten/0  goes on at epoch 1/2" in capsys.readouterr().out.splitlines()
+    # What it told is of steps that a kill has lost, unless it is at work.
+    write_progress(run, Progress("fit", "fit", 2, 2, 14, 14, None, {}, None, "host", 1, 0.0))
+    assert planned(capsys, "--seconds-per-step", "3.84")[0].endswith(half)
+    lease = Leases(results.leases).take(cell.id)
+    assert lease is not None
+    assert planned(capsys, "--seconds-per-step", "3.84")[0].endswith("running  1 min 5 s, 5.0 s left  (at epoch 2/2)")
+    assert call("matrix", "status", str(spec_file)) == 0
+    assert "stopped" not in capsys.readouterr().out
+    lease.give_back()
+    # A checkpoint that says nothing, put in its place: nothing of the former one is believed.
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    assert planned(capsys, "--seconds-per-step", "3.84")[0].endswith("  1 min 5 s")
+
+
+def save_at(checkpoint: Path, reached: Reached) -> None:
+    checkpoint.parent.mkdir(parents=True)
+    with checkpoint.open("w+b") as file:
+        torch.save({"state_dict": {}}, file)
+        add_reached(file, reached)
+
+
+def test_data_that_are_not_here_come_before_what_could_be_measured(
+    spec_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = planned(capsys)
+    sets = ["digits/handwritten/train, digits/handwritten/val, digits/typeset/val"]
+    sets.append("digits/typeset/train, digits/typeset/val, digits/handwritten/val")
+    missed = [f"4 not counted: samples of {names} unknown: no manifest here" for names in sets]
+    (whole,) = [line for line in lines if line.startswith("the whole: ")]
+    assert whole.startswith("the whole: 8 cells") and all(part in whole for part in missed)
+    assert "prepare the data" in whole and "--data-root" in whole
+    assert not any("--probe" in line or "--seconds-per-step" in line for line in lines)
+    # To measure is no cure, and whoever asks for it is told why not.
+    assert call("matrix", "plan", str(spec_file), "--probe") == 1
+    assert "probe: BatchNorm/handwritten/0: FAILED: samples of digits/handwritten/train" in capsys.readouterr().err
+
+
+def test_a_device_that_nothing_was_measured_on_is_told(
+    sets: dict[str, str], spec_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = load_spec(spec_file)
+    results = Results(Path("results/digits"))
+    results.save(costed(spec, plan_cells(spec)[0], 1280.0))
+    assert any("not counted: seconds per step unknown: give" in line for line in planned(capsys))  # of ExemplarNorm
+    lines = planned(capsys, "--device", "*A100*")
+    why = "8 not counted: nothing measured on a device like --device '*A100*': correct or leave it out; there is H100"
+    assert any(line.endswith(why) for line in lines)
 
 
 def test_running_and_queued_cells_are_told(
@@ -152,8 +201,6 @@ def test_checkpoints_that_do_not_fit_are_warned_of(
         (["--seconds-per-step", "0"], "expected seconds above 0"),
         (["--seconds-per-step", "nan"], "expected seconds above 0"),
         (["--seconds-per-step", "BatchNrom=1"], "'BatchNrom': no cell is meant by it"),
-        (["--slots", "0"], "--slots 0 is too few"),
-        (["--probe-steps", "0"], "--probe-steps 0 is too few"),
         (["--only", "nothing"], "--only nothing: no cell"),
     ],
 )

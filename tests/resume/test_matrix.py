@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import REPO
 from tests.test_main_job import numbers, records
@@ -49,10 +50,14 @@ def test_a_cell_that_was_cut_off_goes_on(shards, tmp_path, run_command):
         runner.wait()
     run = next(Path(tmp_path).glob("results/toy/runs/*"))
     assert not (run / "fit.json").exists()
+    # However far it told it was: what the checkpoint does not hold is lost.
+    step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    status = run_command("matrix", "status", *arguments[2:], cwd=tmp_path)
+    assert f"stopped  BatchNorm/a/0  goes on at epoch {step // 6 + 1}/20\n" in status.stdout
 
     again = run_command(*arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "goes on where it was cut off" in again.stdout
+    assert f"goes on where it was cut off, at epoch {step // 6 + 1}/20" in again.stdout
     other = run_command(*arguments, "--results", "undisturbed", cwd=tmp_path)
     assert other.returncode == 0, other.stdout + other.stderr
     found, expected = records(tmp_path / "results"), records(tmp_path / "undisturbed")

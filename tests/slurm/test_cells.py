@@ -35,7 +35,7 @@ def test_an_array_of_cells_of_which_one_fails(make_matrix, cluster):
     local = make_matrix(norms, name="local")
     local("run", "--only", "BN/*")
     assert numbers(local.records()["BN"]) == numbers(records["BN"])
-    assert ": 1 cells (1 node" in matrix.submit()
+    assert ": 1 cell (1 node" in matrix.submit()
 
 
 def test_a_job_that_ended_well_and_left_nothing_is_found_and_runs_again(make_matrix, cluster):

@@ -35,9 +35,10 @@ class Amount:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Why something cannot be told, in one line."""
+    """Why something cannot be told, in one line, and whether nothing tells what a step takes, which can be measured."""
 
     reason: str
+    no_rate: bool = False
 
 
 def set_sizes(shards: Path, records: Sequence[Record]) -> Sizes:
@@ -73,11 +74,20 @@ def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unkn
     # A label that stands for each training's own validation set selects none.
     targets = {label: spec.target(label).get("data.val", str(data.get("val"))) for label in spec.validate}
     found: dict[str, int] = {}
-    for name in (str(data.get("train")), str(data.get("val")), *targets.values(), *spec.adapted.values()):
+    missing: list[str] = []
+    for name in dict.fromkeys(
+        (str(data.get("train")), str(data.get("val")), *targets.values(), *spec.adapted.values())
+    ):
         n = sizes(name)
         if n is None:
-            return Unknown(f"samples of {name} unknown: it is not here (--data-root) and no record has counted it")
-        found[name] = n
+            missing.append(name)
+        else:
+            found[name] = n
+    if missing:
+        return Unknown(
+            f"samples of {', '.join(missing)} unknown: no manifest here, and no record has counted them: prepare the "
+            "data (data_scripts; README, Data sets), or say where they lie (--data-root)"
+        )
     held_out = round(found[str(data["train"])] * float(data.get("held_out") or 0))
     batch = shape_of(cell.config).batch * ranks
     samples = found[str(data["train"])] - held_out

@@ -20,7 +20,6 @@ from en_bench.matrix.spec import Spec
 # Of a training image's seconds, where no record tells those of a validated one: forward alone, the backward pass taking
 # about twice as long.
 FORWARD_SHARE = 1 / 3
-NO_RATE = "seconds per step unknown: give --seconds-per-step, or measure with --probe"
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,9 @@ def cost_of(
             # Steps that are given may be of other machines: what validating takes follows from them too.
             rate = Rate(seconds, None, shape.ranks or (rate.ranks if rate else 1), "given")
         if rate is None:
-            cells.append(Unknown(NO_RATE))
+            # Where data are missing, too, they come first: nothing could be measured without.
+            much = amount(item.cell, shape.ranks or 1)
+            cells.append(Unknown(much.reason if isinstance(much, Unknown) else known.why_not(), no_rate=True))
             continue
         much = amount(item.cell, rate.ranks)
         cells.append(much if isinstance(much, Unknown) else _cell_cost(shape, rate, much, rest(item)))

@@ -16,8 +16,10 @@ from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost.shape import Shape, shape_of
 from en_bench.matrix.records import Json, Record, Results, read_json
+from en_bench.plural import counted
 
 PROBE = "probe.json"
+NO_RATE = "seconds per step unknown: give --seconds-per-step, or measure with --probe"
 MOST_RECORDS_OF_OTHERS = 500
 _PROBE_FORMAT = "en_bench.probe 1"
 _BYTES_PER_PARAMETER = 8  # float32: the weight and the momentum of SGD
@@ -28,7 +30,8 @@ class Measured:
     """What one training tells of its shape, or one probe does.
 
     `step` are the seconds of one batch on every rank, `validation` those of one validated image over all ranks;
-    `checkpoint` its bytes on disk. `finished` is an ISO time.
+    `checkpoint` its bytes on disk. `finished` is an ISO time. `start_up` is whether `step` is the mean of all steps,
+    with what starting up and compiling took: records of former versions, or of a few steps, have no other.
     """
 
     shape: Shape
@@ -39,6 +42,7 @@ class Measured:
     parameters: int | None
     checkpoint: int | None
     finished: str
+    start_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,40 @@ class Known:
 
     def __init__(self, results: Results, records: Sequence[Record], device: str = "*") -> None:
         self._results, self._device = results, device
+        self._passed_over: set[str] = set()  # devices that do not match
         own = [measured for record in records if (measured := of_record(record, results)) is not None]
         self._sources: list[tuple[str, dict[Shape, list[Measured]]]] = [("record", self._by_shape(own))]
         self._to_read = [("record of other matrices", _of_others), ("probe", _of_probes)]
 
     def rate(self, shape: Shape) -> Rate | None:
-        """Medians over the measurements on the device (and number of ranks) that was last used for the shape."""
+        """Medians over the measurements on the device (and number of ranks) that was last used for the shape.
+
+        Where some leave start-up out, over those.
+        """
         for kind, by_shape in self._all():
             if shape in by_shape:
                 newest = max(by_shape[shape], key=lambda found: found.finished)
                 alike = [f for f in by_shape[shape] if (f.device, f.ranks) == (newest.device, newest.ranks)]
+                alike = [found for found in alike if not found.start_up] or alike
                 validations = [found.validation for found in alike if found.validation is not None]
                 number, _, rest = kind.partition(" ")
-                plural = "" if len(alike) == 1 else "s"
+                told = ", start-up and compiling included" if alike[0].start_up else ""
                 return Rate(
                     statistics.median(found.step for found in alike),
                     statistics.median(validations) if validations else None,
                     newest.ranks,
-                    f"{len(alike)} {number}{plural}{' ' + rest if rest else ''}, {newest.device}",
+                    f"{counted(len(alike), number)}{' ' + rest if rest else ''}, {newest.device}{told}",
                 )
         return None
+
+    def why_not(self) -> str:
+        """What to say of a shape that has no rate, with the cure."""
+        for _ in self._all():  # all there is, so that the devices are known
+            pass
+        if self._device == "*" or not self._passed_over:
+            return NO_RATE
+        there = ", ".join(sorted(self._passed_over))
+        return f"nothing measured on a device like --device {self._device!r}: correct or leave it out; there is {there}"
 
     def checkpoint_bytes(self, shape: Shape) -> tuple[int, bool] | None:
         """Of a training of `shape`, and whether that was seen on disk, not made up from the number of parameters."""
@@ -104,6 +122,8 @@ class Known:
         for one in measured:
             if fnmatchcase(one.device, self._device):
                 found[one.shape].append(one)
+            else:
+                self._passed_over.add(one.device)
         return dict(found)
 
 
@@ -115,6 +135,7 @@ def of_record(record: Record, results: Results) -> Measured | None:
     shape = shape_of(record.overlays)
     if speed is None or not isinstance(ranks, int) or shape.ranks not in (None, ranks):
         return None
+    step = _number(cost.get("seconds_per_step"))
     own = [_number(cost.get("validation_images_per_second"))]
     later = [_number((result.get("cost") or {}).get("images_per_second")) for result in record.validate.values()]
     validations = [1 / speed for speed in own + later if speed is not None]
@@ -123,11 +144,12 @@ def of_record(record: Record, results: Results) -> Measured | None:
         shape,
         str(fit.get("device", "?")),
         ranks,
-        shape.batch * ranks / speed,
+        step or shape.batch * ranks / speed,
         statistics.median(validations) if validations else None,
         parameters if isinstance(parameters, int) else None,
         _size(checkpoint_path(results.run(record.id))),
         str(fit.get("finished", "")),
+        step is None,
     )
 
 
@@ -157,7 +179,7 @@ def _same(one: Measured, other: Measured) -> bool:
 
 
 def _from_json(raw: dict[str, Any]) -> Measured:
-    fields = {name: raw[name] for name in Measured.__dataclass_fields__}
+    fields = {name: raw[name] for name in Measured.__dataclass_fields__ if name in raw}
     measured = Measured(**{**fields, "shape": Shape(**raw["shape"])})
     if _number(measured.step) is None or not isinstance(measured.ranks, int):
         raise ValueError(f"no probe: {raw}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from en_bench.matrix.cell_run import outstanding
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost.amount import Sizes, Unknown, set_sizes
-from en_bench.matrix.cost.costs import NO_RATE, Cost, Disk, Rest, cost_of, disk_of
+from en_bench.matrix.cost.costs import Cost, Disk, Rest, cost_of, disk_of
 from en_bench.matrix.cost.known import Known
 from en_bench.matrix.lease import Found
 from en_bench.matrix.opened import OpenedMatrix
@@ -15,7 +15,8 @@ from en_bench.matrix.plan import Cell, PlannedCell, State
 from en_bench.matrix.progress import read_progress
 from en_bench.matrix.records import Record
 from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
-from en_bench.matrix.training import was_cut_off
+from en_bench.matrix.training import trained_so_far
+from en_bench.resume.reached import Reached
 
 
 def matrix_cost(
@@ -23,24 +24,27 @@ def matrix_cost(
     everything: Sequence[PlannedCell],
     planned: Sequence[PlannedCell],
     given: Mapping[str, float],
+    reached: Mapping[str, Reached],
     device: str = "*",
 ) -> Cost:
     """What the `planned` cells cost, and what is left of them.
 
     Known is what the records of `everything` tell, then those of other matrices, then probes, of devices whose name
-    matches a pattern; `given` seconds per step come before all.
+    matches a pattern; `given` seconds per step come before all. `reached` is how far trainings are, by the cell's id.
     """
     known = Known(matrix.results, _records(everything), device)
-    return cost_of(matrix.spec, planned, known, sizes_of(matrix, everything), lambda item: _rest(matrix, item), given)
+
+    def rest(item: PlannedCell) -> Rest:
+        return _rest(matrix, item, reached.get(item.cell.id))
+
+    return cost_of(matrix.spec, planned, known, sizes_of(matrix, everything), rest, given)
 
 
 def not_known(cost: Cost) -> list[Cell]:
     """The cells that are not done and of which nothing tells what a step takes."""
     pairs = zip(cost.planned, cost.cells, strict=True)
     return [
-        item.cell
-        for item, one in pairs
-        if item.state is not State.DONE and isinstance(one, Unknown) and one.reason == NO_RATE
+        item.cell for item, one in pairs if item.state is not State.DONE and isinstance(one, Unknown) and one.no_rate
     ]
 
 
@@ -62,23 +66,30 @@ def checkpoint_disk(matrix: OpenedMatrix, cost: Cost, slots: int) -> Disk:
     return disk_of(cost, matrix.results.folder, is_over, slots)
 
 
-def _rest(matrix: OpenedMatrix, item: PlannedCell) -> Rest:
+def _rest(matrix: OpenedMatrix, item: PlannedCell, reached: Reached | None) -> Rest:
     if item.state is State.DONE:
         return Rest(0.0)
     work = outstanding(matrix.spec, item, matrix.results, matrix.digests)
-    share = 1.0 - _trained_share(matrix, item) if work.fit else 0.0
+    share = 1.0 - (0.0 if reached is None else reached.share) if work.fit else 0.0
     return Rest(share, frozenset(work.labels), frozenset(work.adapted))
 
 
-def _trained_share(matrix: OpenedMatrix, item: PlannedCell) -> float:
-    """Of a training that is under way, or that was cut off and can go on."""
+def trainings_reached(
+    matrix: OpenedMatrix, planned: Sequence[PlannedCell], at_work: Mapping[str, str]
+) -> dict[str, Reached]:
+    """How far the trainings are that have begun and can go on, by the cell's id; `at_work` as the function says it."""
+    found = {item.cell.id: _reached(matrix, item, item.cell.id in at_work) for item in planned}
+    return {cell: reached for cell, reached in found.items() if reached is not None}
+
+
+def _reached(matrix: OpenedMatrix, item: PlannedCell, at_work: bool) -> Reached | None:
     run = matrix.results.run(item.cell.id)
-    progress = read_progress(run)
-    if progress is None or progress.command != "fit" or not progress.steps:
-        return 0.0
-    if not was_cut_off(run, item.cell, matrix.digests):  # nothing to go on from: the next one begins anew
-        return 0.0
-    return min(1.0, progress.step / progress.steps)
+    saved = None if item.state is State.DONE else trained_so_far(run, item.cell, matrix.digests)
+    progress = read_progress(run) if at_work and saved is not None else None
+    # Of a process that was killed it tells of steps that are lost.
+    if progress is None or progress.command != "fit":
+        return saved
+    return Reached(progress.epoch or 1, progress.epochs, progress.step, progress.steps)
 
 
 def at_work(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> dict[str, str]:

@@ -59,7 +59,7 @@ class LocalLauncher:
         cells = self.runner.cells
         in_order = sorted(planned, key=lambda item: -self._places(item))
         others = Others(self.runner.leases, cells.results)
-        tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places, others)
+        tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places, others, cells.reached)
         requests = _Requests()
         stopping = Stopping(cells.results, cells.spec.metric, self.screen.say)
         with self.screen, tie() as tied, requests.received(), selectors.DefaultSelector() as selector:

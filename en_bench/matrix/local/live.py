@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from en_bench.duration import duration
 from en_bench.matrix.progress import Progress
+from en_bench.resume.reached import Reached
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -30,6 +31,7 @@ class Row:
     """A cell that runs: `where` is its slot, GPU, job or machine, `seconds` how long it has been running, if known.
 
     `progress` is what its commands told last; `at_work` is False between two of them, when that does not go on.
+    `goes_on` is where a training that was stopped before begins.
     """
 
     cell: str
@@ -37,6 +39,7 @@ class Row:
     seconds: float | None
     progress: Progress | None
     at_work: bool = True
+    goes_on: Reached | None = None
 
     def columns(self, metric: str) -> tuple[str, ...]:
         """Cell, where, epoch, images/s, score, time left, and the time so far."""
@@ -58,7 +61,7 @@ class Row:
     def _told(self, metric: str) -> tuple[str, str, str, str]:
         progress = self.progress
         if progress is None:
-            return "starts", _UNKNOWN, _UNKNOWN, _UNKNOWN
+            return "starts" if self.goes_on is None else f"goes on at {self.goes_on}", _UNKNOWN, _UNKNOWN, _UNKNOWN
         if progress.command == "validate":
             epoch = "validates"
         else:

@@ -16,6 +16,8 @@ from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.progress import Progress, read_progress
 from en_bench.matrix.records import Record, Results, covers_set
 from en_bench.matrix.spec import Spec
+from en_bench.plural import counted
+from en_bench.resume.reached import Reached
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class _Running:
     last: Progress | None = None
     at_work: bool = False
     whole: float | None = None
+    goes_on: Reached | None = None
 
     @property
     def seconds(self) -> float:
@@ -65,14 +68,14 @@ class _Running:
         return Underway(self.item.cell, seconds, left, trained, self.slots)
 
     def row(self) -> Row:
-        return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work)
+        return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work, self.goes_on)
 
 
 class Tally:
     """Of the cells `planned`, those that are not done wait, in this order.
 
     `slots` is how many may run at a time and `slots_of` how many of them a cell takes. `others` look at what further
-    runners do with those that do not run here.
+    runners do with those that do not run here. `reached` tells how far the training of a cell is that goes on.
     """
 
     def __init__(
@@ -83,12 +86,14 @@ class Tally:
         slots: int = 1,
         slots_of: Callable[[PlannedCell], int] = lambda item: 1,
         others: Others | None = None,
+        reached: Callable[[PlannedCell], Reached | None] = lambda item: None,
     ) -> None:
         self.waiting = [item for item in planned if item.state is not State.DONE]
         self.held: list[PlannedCell] = []  # by other runners
         self.failed = 0
         self._spec, self._results, self._slots, self._others = spec, results, slots, others
         self._slots_of = {item.cell.id: slots_of(item) for item in self.waiting}
+        self._reached = {item.cell.id: found for item in self.waiting if (found := reached(item)) is not None}
         self._total, self._settled = len(planned), len(planned) - len(self.waiting)
         self._settled_before = self._settled
         self._running: dict[str, _Running] = {}
@@ -97,12 +102,12 @@ class Tally:
 
     def head(self) -> str:
         """The first line of a run."""
-        return f"{self._spec.name}: {self._total} cells, {self._settled} of them done"
+        return f"{self._spec.name}: {counted(self._total, 'cell')}, {self._settled} of them done"
 
     def begin(self, item: PlannedCell, where: str, slots: int = 1) -> None:
         """A cell that waited runs."""
         self.waiting.remove(item)
-        self._running[item.cell.id] = _Running(item, where, slots)
+        self._running[item.cell.id] = _Running(item, where, slots, goes_on=self._reached.get(item.cell.id))
 
     def wait(self, item: PlannedCell) -> None:
         """A cell that ran begins again, before all that wait."""
@@ -149,6 +154,11 @@ class Tally:
         """Until all is done, also what other runners are at, if anything tells."""
         return self._seconds_left(self._seen())
 
+    def _left_of(self, item: PlannedCell) -> float:
+        """The share of a waiting cell that is not done."""
+        reached = self._reached.get(item.cell.id)
+        return 1.0 if reached is None else 1.0 - reached.share
+
     def view(self, stopping: bool = False) -> View:
         """What is to be seen of it now."""
         seen = self._seen()
@@ -193,7 +203,7 @@ class Tally:
     def _seconds_left(self, seen: Seen) -> float | None:
         # What others are at tells how many slots they have, as far as that can be seen.
         return time_left(
-            [(item.cell, self._slots_of[item.cell.id]) for item in self._free(seen)],
+            [(item.cell, self._slots_of[item.cell.id], self._left_of(item)) for item in self._free(seen)],
             [each.underway() for each in self._look()] + [each.underway() for each in seen.held.values()],
             self._durations,
             self._slots + len(seen.held),

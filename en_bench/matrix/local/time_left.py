@@ -87,9 +87,10 @@ class Durations:
 
 
 def time_left(
-    waiting: Sequence[tuple[Cell, int]], underway: Sequence[Underway], durations: Durations, slots: int
+    waiting: Sequence[tuple[Cell, int, float]], underway: Sequence[Underway], durations: Durations, slots: int
 ) -> float | None:
-    """Seconds until all is done; None while nothing tells. `waiting` are cells and how many slots each takes.
+    """Seconds until all is done; None while nothing tells. `waiting` are cells, how many slots each takes, and the
+    share of each that is not done.
 
     All that is left is taken as shared out evenly over the slots, and as no shorter than the longest that runs.
     """
@@ -111,9 +112,9 @@ def time_left(
             return None
         work += left * each.slots
         longest = max(longest, left)
-    for cell, wanted in waiting:
+    for cell, wanted, share in waiting:
         expected = durations.expected(cell, running)
         if expected is None:
             return None
-        work += expected * wanted
+        work += expected * wanted * share
     return max(work / slots, longest)

@@ -33,7 +33,9 @@ def results(spec: Spec) -> Results:
 def costed(spec: Spec, cell: Cell, speed: float, **facts: Any) -> Record:
     """A record of a training at `speed` images/s, in batches of 128."""
     record = record_of(spec, cell)
-    cost = {"seconds": 9.0, "images_per_second": speed, "parameters": 1000, **facts.pop("cost", {})}
+    step = 128 * facts.get("ranks", 1) / speed
+    cost = {"seconds": 9.0, "images_per_second": speed, "seconds_per_step": step, "parameters": 1000}
+    cost |= facts.pop("cost", {})
     about = {"device": "H100", "finished": "2026-01-01", "ranks": 1, **facts}
     return replace(record, fit={**record.fit, "cost": cost, **about})
 
@@ -46,6 +48,18 @@ def test_median_over_records_of_the_shape(spec: Spec, results: Results) -> None:
     # 0, 1 and 4 are BatchNorm's: 2, 1 and 0.5 seconds
     assert (rate.step, rate.ranks, rate.source) == (1.0, 1, "3 records, H100")
     assert rate.validation is None
+
+
+def test_steps_without_start_up_come_before_the_mean_of_all(spec: Spec, results: Results) -> None:
+    first, second = plan_cells(spec)[:2]
+    shape = shape_of(first.config)
+    former = costed(spec, first, 64.0, cost={"seconds_per_step": None})
+    rate = Known(results, [former]).rate(shape)
+    assert rate is not None
+    assert (rate.step, rate.source) == (2.0, "1 record, H100, start-up and compiling included")
+    newer = costed(spec, second, 64.0, cost={"seconds_per_step": 0.5}, finished="2025-01-01")
+    rate = Known(results, [former, newer]).rate(shape)
+    assert rate is not None and (rate.step, rate.source) == (0.5, "1 record, H100")
 
 
 def test_validations_tell_their_own_speed(spec: Spec, cell: Cell, results: Results) -> None:
@@ -105,6 +119,9 @@ def test_probes_come_last_are_kept_once_and_survive_what_is_broken(cell: Cell, r
     probe = Measured(shape, "H100", 1, 0.5, 0.01, 1000, 9000, "2026-01-01")
     for step in (0.5, 0.25):
         keep_probe(results, replace(probe, step=step), {"steps": 20})
+    kept = json.loads((results.folder / PROBE).read_text())
+    del kept["probes"][0]["start_up"]  # as former versions kept it
+    (results.folder / PROBE).write_text(json.dumps(kept))
     keep_probe(results, replace(probe, device="CPU", finished="2025"), {})
     assert [found.step for found in read_probes(results)] == [0.25, 0.5]
     known = Known(results, [])

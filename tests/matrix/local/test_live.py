@@ -8,6 +8,7 @@ from rich.console import Console
 
 from en_bench.matrix.local.live import Row, Screen, View, is_terminal, now_and_then, plain, table
 from en_bench.matrix.progress import Progress
+from en_bench.resume.reached import Reached
 
 
 def progress(**changes: object) -> Progress:
@@ -41,6 +42,11 @@ def test_a_row(changes: dict[str, object] | None, told: tuple[str, ...]) -> None
 def test_a_row_between_two_commands() -> None:
     row = Row("BN/a/0", "1", 9.0, progress(), at_work=False)
     assert row.columns("top1") == ("BN/a/0", "1", "3/10 ...", "-", "51.2", "-", "9.0 s")
+
+
+def test_a_training_that_goes_on_says_where_before_it_tells_anything() -> None:
+    row = Row("BN/a/0", "1", 9.0, None, goes_on=Reached(12, 90, 700, 5400))
+    assert row.columns("top1") == ("BN/a/0", "1", "goes on at epoch 12/90", "-", "-", "-", "9.0 s")
 
 
 def test_a_command_that_says_nothing_for_long() -> None:
