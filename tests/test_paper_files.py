@@ -98,16 +98,17 @@ def test_reported_numbers_of_small_batches_are_those_of_the_sources():
 
 def test_reported_numbers_stand_wherever_the_training_is_theirs():
     """ImageNet, ResNet-50, 8 x 32, 100 epochs; and nowhere else."""
-    whole = {norm: row[0][0] for norm, row in ROWS.items()}
+    whole = {norm: row[0] for norm, row in ROWS.items()}
+    whole["BatchNorm"] = [76.55, *whole["BatchNorm"]]  # mmpretrain's, of the same recipe
     meant = {"imagenet": whole, "imagenet_webvision": whole, "ablation": {"BatchNorm": whole["BatchNorm"]}}
     for name in PAPER:
         if name == "small_batch":
             continue
-        found = {}
+        found: dict[str, list[float]] = {}
         for one in load_spec(EXPERIMENTS / f"{name}.yaml").reported:
             assert (one.train, one.target, one.tolerance) == ("imagenet", "imagenet", pytest.approx(0.005))
-            found[one.norm] = one.value
-        assert found == {norm: pytest.approx(value / 100) for norm, value in meant.get(name, {}).items()}
+            found.setdefault(one.norm, []).append(one.value)
+        assert found == {norm: pytest.approx([v / 100 for v in row]) for norm, row in meant.get(name, {}).items()}
 
 
 def test_every_file_of_reported_numbers_is_used_and_says_where_it_was_read():
