@@ -9,6 +9,7 @@ docs/matrix/experiments.md says so.
 import json
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,8 +200,11 @@ def check(case: Case, records: Sequence[Record], out: str) -> None:
         validated = {(record.train, record.validate["own"]["set"]) for record in records}
         assert validated == {("cifar10", "cifar10/val"), ("cifar100", "cifar100/val")}
     if case.name == "finetune":
-        swapped = [line for line in out.splitlines() if "53 BatchNorm2d -> " in line]
-        assert len(swapped) >= len(records) and all(line.endswith("function preserved: yes") for line in swapped)
+        swapped = [line.partition("53 BatchNorm2d -> ")[2] for line in out.splitlines() if "53 BatchNorm2d -> " in line]
+        preserved = Counter((line.partition(":")[0], "function preserved: yes" in line) for line in swapped)
+        can = {"BatchNorm", "ExemplarNorm"}
+        assert preserved == {(norm, norm in can): len(case.trains) for norm in case.norms}
+        assert all("affine kept 53, running moments kept 53" in line for line in swapped)
 
 
 @pytest.mark.slow
