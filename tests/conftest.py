@@ -49,13 +49,14 @@ def make_split(
     classes: Sequence[str] = ("dark", "grey", "bright"),
     shards: int | None = None,
     dataset: str = "toy",
+    size: int = 32,
 ) -> Path:
-    """A split of `count` 32x32 images in shards of about 25 unless their number is given."""
+    """A split of `count` images, `size` pixels square, in shards of about 25 unless their number is given."""
     samples = [
         Source(
             key=f"toy-{seed}-{i:04d}",
             labels={"given": i % len(classes)},
-            load=lambda i=i: coloured_png(i % len(classes), seed * 100_000 + i),  # type: ignore[misc]
+            load=lambda i=i: coloured_png(i % len(classes), seed * 100_000 + i, size),  # type: ignore[misc]
             origin=f"toy {i}",
         )
         for i in range(count)
