@@ -141,7 +141,7 @@ def _wall(cost: Cost, slots: int) -> str:
     wall = cost.wall_time(slots)
     name = f"{slots} slot{'s' * (slots != 1)}"
     if wall is None:
-        most = max(cell.ranks for cell in cost.known())
+        most = max(cell.ranks for cell in cost.known() if cell.rest.total)
         return f"time with {name}: none, a cell needs {most} devices: give --slots {most} or more"
     counted = "" if not cost.unknown() else " for what is counted"
     return f"time with {name}: {duration(wall)}{counted}"
