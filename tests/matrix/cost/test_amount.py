@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from en_bench.data.manifest import load_manifest
+from en_bench.data.manifest import load_manifest, save_manifest
 from en_bench.matrix.cost.amount import Amount, Sizes, Unknown, amount_of, set_sizes
 from en_bench.matrix.overlays import Overlay, merge
 from en_bench.matrix.plan import Cell, plan_cells
 from en_bench.matrix.records import Record
 from en_bench.matrix.spec import load_spec
-from tests.matrix.test_plan import record_of
+from tests.matrix.test_plan import MANIFEST, record_of
 
 SIZES = {
     "digits/handwritten/train": 1000,
@@ -18,6 +18,17 @@ SIZES = {
     "digits/typeset/train": 500,
     "digits/typeset/val": 200,
 }
+
+
+def save_manifests() -> dict[str, str]:
+    """Manifests, and nothing else, of the sizes in SIZES; their digests by name."""
+    digests = {}
+    for name, n in SIZES.items():
+        folder = Path("data") / name
+        folder.mkdir(parents=True)
+        shard = replace(MANIFEST.shards[0], samples=n)
+        digests[name] = save_manifest(replace(MANIFEST, folder=folder, count=n, shards=(shard,))).digest
+    return digests
 
 
 def counted(spec_file: Path, more: dict[str, Any], ranks: int = 1, sizes: dict[str, int] = SIZES) -> Amount | Unknown:
