@@ -22,7 +22,7 @@ from en_bench.norms.recalibrate import Recalibration, recalibrate, with_running_
 from en_bench.one_process import OneProcessCLI, restored
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.trainer import EnBenchTrainer
-from en_bench.training import run_training_verb
+from en_bench.training_verbs import run_training_verb
 
 Split = Literal["train", "val"]
 
