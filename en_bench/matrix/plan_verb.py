@@ -11,7 +11,7 @@ from en_bench.arguments import positive
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.collection import collection_paused
-from en_bench.matrix.cost.given import check_given, seconds_in_flags
+from en_bench.matrix.cost.given import check_given, in_order, seconds_in_flags
 from en_bench.matrix.cost.planned import (
     at_work,
     checkpoint_disk,
@@ -46,7 +46,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[PATTERN=]SECONDS",
-        help="what a step takes, of all cells or of a normaliser or pattern (may be repeated)",
+        help="what a step takes, of all cells or of a normaliser or pattern (may be repeated: the last match counts)",
     )
     parser.add_argument(
         "--probe", action="store_true", help="measure shapes of which nothing is known by a few real steps of one cell"
@@ -65,7 +65,7 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
     matrix = open_matrix(args)
     check_options(matrix.spec)
     everything = matrix.planned()
-    given = matrix.spec.seconds_per_step | seconds_in_flags(args.seconds_per_step)
+    given = in_order(matrix.spec.seconds_per_step, seconds_in_flags(args.seconds_per_step))
     check_given(given, [item.cell for item in everything])
     planned = select(everything, args.only, matrix.spec)
     busy = at_work(matrix, planned)

@@ -87,6 +87,11 @@ def _is_bare(run: Path) -> bool:
     return run.is_dir() and all(path.name.startswith(".") or path.name == PROGRESS for path in run.iterdir())
 
 
+def is_kept(run: Path) -> bool:
+    """Whether what lies in `run` moves aside for a new training: one that has ended, or what is not the runner's."""
+    return (run / FIT).exists() or not (_is_bare(run) or (run / LOG).exists() or (run / _STARTED).exists())
+
+
 def make_room(run: Path) -> str | None:
     """Clear `run` for a new training. Remains of one that the runner cut off go, all else moves aside.
 
@@ -94,7 +99,7 @@ def make_room(run: Path) -> str | None:
     """
     moved = None
     if run.exists():
-        if (run / FIT).exists() or not (_is_bare(run) or (run / LOG).exists() or (run / _STARTED).exists()):
+        if is_kept(run):
             numbers = itertools.count(1)
             aside = next(p for n in numbers if not (p := run.with_name(f"{run.name}.set-aside-{n}")).exists())
             run.rename(aside)

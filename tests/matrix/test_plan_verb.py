@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from en_bench.data.manifest import save_manifest
 from en_bench.errors import InputError
 from en_bench.matrix.lease import Leases
 from en_bench.matrix.plan import manifest_digests, plan_cells
@@ -21,22 +20,14 @@ from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import mark_started
 from en_bench.resume.reached import Reached, add_reached
 from tests.conftest import REPO
-from tests.matrix.cost.test_amount import SIZES
+from tests.matrix.cost.test_amount import save_manifests
 from tests.matrix.cost.test_known import costed
-from tests.matrix.test_plan import MANIFEST
 from tests.matrix.test_verbs import call
 
 
 @pytest.fixture
 def sets(spec_file: Path) -> dict[str, str]:
-    """Manifests, and nothing else, of the sizes in SIZES; their digests by name."""
-    digests = {}
-    for name, n in SIZES.items():
-        folder = Path("data") / name
-        folder.mkdir(parents=True)
-        shard = replace(MANIFEST.shards[0], samples=n)
-        digests[name] = save_manifest(replace(MANIFEST, folder=folder, count=n, shards=(shard,))).digest
-    return digests
+    return save_manifests()
 
 
 def planned(capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:

@@ -1,14 +1,20 @@
-"""What a training cost, by a clock that is set by hand."""
+"""What a training cost, and how fast its parts were, by a clock that is set by hand."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from en_bench.matrix.progress import Progress
 from en_bench.telemetry.cost import CostMeter
+from en_bench.telemetry.progress import ProgressFile
+from en_bench.telemetry.step_times import NAME, StepTimes
+from en_bench.telemetry.validation_cost import ValidationCost
 
 TRAINER: Any = SimpleNamespace(world_size=2, state=SimpleNamespace(fn="fit"), sanity_checking=False)
 MODULE: Any = SimpleNamespace(device=torch.device("cpu"))
@@ -20,10 +26,20 @@ class Clock:
         self.now = 1000.0
         monkeypatch.setattr("en_bench.telemetry.cost.time.monotonic", lambda: self.now)
 
-    def steps(self, meter: CostMeter, *seconds: float) -> None:
+    def steps(self, meter: CostMeter | StepTimes, *seconds: float) -> None:
         for each in seconds:
             self.now += each
             meter.on_train_batch_end(TRAINER, MODULE, None, BATCH, 0)
+
+    def validation(self, meter: ValidationCost, *seconds: float) -> None:
+        """Of batches of 8 images on each rank, of the last of which 5 are valid, and a second for the scores."""
+        meter.on_validation_start(TRAINER, MODULE)
+        for batch, each in enumerate(seconds, start=1):
+            self.now += each
+            valid = torch.arange(8) < (5 if batch == len(seconds) else 8)
+            meter.on_validation_batch_end(TRAINER, MODULE, None, SimpleNamespace(valid=valid), batch)
+        self.now += 1.0
+        meter.on_validation_end(TRAINER, MODULE)
 
 
 @pytest.fixture
@@ -72,3 +88,64 @@ def test_a_checkpoint_of_a_former_version_tells_of_no_steps(clock: Clock) -> Non
     clock.steps(meter, *[30.0] * 5, 5.0)
     meter.on_train_end(TRAINER, MODULE)
     assert meter.seconds_per_step == 5.0 and meter.seconds == 900 + 155
+
+
+def test_validations_count_the_valid_images_of_all_ranks(clock: Clock) -> None:
+    meter = ValidationCost()
+    clock.validation(meter, 2.0, 3.0, 4.0)
+    clock.now += 900.0  # training
+    clock.validation(meter, 10.0)
+    assert meter.images == 2 * (8 + 8 + 5) + 2 * 5
+    assert meter.seconds == 2 + 3 + 4 + 1 + 10 + 1
+    assert meter.images_per_second == pytest.approx(52 / 21)
+
+
+def test_the_first_batches_of_validations_can_be_left_out(clock: Clock) -> None:
+    meter = ValidationCost(skipped=1)
+    clock.validation(meter, 60.0, 3.0, 4.0)
+    clock.validation(meter, 2.0, 2.5)
+    assert (meter.images, meter.seconds) == (2 * (8 + 5) + 2 * (8 + 5), 3 + 4 + 1 + 2 + 2.5 + 1)
+
+
+def test_a_probe_measures_neither_warm_up_nor_validations_nor_the_first_step_of_an_epoch(
+    clock: Clock, tmp_path: Path
+) -> None:
+    probe = StepTimes(warm_up=3)
+    clock.steps(probe, 60.0, 2.0, 2.0, 0.5, 0.25)  # measured: the last two
+    clock.validation(probe, 100.0, 3.0, 4.0)
+    clock.steps(probe, 7.0, 0.75)  # and one
+    probe.on_train_epoch_end(TRAINER, MODULE)
+    clock.now += 500.0  # a checkpoint is written
+    clock.steps(probe, 9.0, 1.0, 1.5)  # and two
+    probe.on_train_epoch_end(TRAINER, MODULE)
+    clock.now += 500.0
+    end: Any = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path))
+    probe.on_fit_end(end, MODULE)
+    assert json.loads((tmp_path / NAME).read_text()) == {
+        "steps": 5,
+        "step_seconds": 0.5 + 0.25 + 0.75 + 1.0 + 1.5,
+        "validation_images": 2 * (8 + 5),
+        "validation_seconds": 3.0 + 4.0 + 1.0,
+    }
+
+
+def test_progress_tells_the_images_of_all_ranks(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Progress] = []
+    monkeypatch.setattr("en_bench.telemetry.progress.write_progress", lambda folder, what: written.append(what))
+    about = {"is_global_zero": True, "global_step": 1, "estimated_stepping_batches": 9, "callback_metrics": {}}
+    trainer: Any = SimpleNamespace(**vars(TRAINER), **about, current_epoch=0, max_epochs=1)
+    file = ProgressFile("run")
+    file.on_train_start(trainer, MODULE)
+    clock.now += 4.0
+    file.on_train_batch_end(trainer, MODULE, None, BATCH, 0)
+    file.on_validation_start(trainer, MODULE)
+    clock.now += 2.0
+    file.on_validation_batch_end(trainer, MODULE, None, BATCH, 0)
+    file.on_validation_end(trainer, MODULE)
+    assert [(each.phase, each.images_per_second) for each in written] == [
+        ("fit", None),
+        ("fit", 2 * 8 / 4),
+        ("validate", None),
+        ("validate", 2 * 8 / 2),
+        ("fit", 2 * 8 / 4),
+    ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from en_bench.errors import InputError
 from en_bench.matrix.cost.shape import section, shape_of
@@ -13,8 +14,23 @@ from en_bench.matrix.plan import Cell
 from en_bench.matrix.records import Json, Record
 from en_bench.matrix.spec import Spec
 
-Sizes = Callable[[str], int | None]
-"""From a set's name to the number of its samples, None where nothing tells."""
+if TYPE_CHECKING:
+    from en_bench.data.manifest import Manifest
+
+_DEFAULT_LABELS = "given"  # of ShardDataModule, which needs torch. A test compares.
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is known of sets, by their names; None where nothing tells.
+
+    `samples` are all of a set, `labelled` those that have a label in a column (the others do not train), `classes` the
+    number of its classes.
+    """
+
+    samples: Callable[[str], int | None]
+    labelled: Callable[[str, str], int | None] = lambda name, column: None
+    classes: Callable[[str], int | None] = lambda name: None
 
 
 @dataclass(frozen=True)
@@ -22,8 +38,8 @@ class Amount:
     """Of one cell: a step is a batch on every rank, `epoch` the steps of an epoch.
 
     `watched` are the images validated while it trains, `after` those of each validation that follows, by label, and
-    `adapted` those that recalibrate the running moments and are then validated (for a normaliser without such moments
-    none: this is the most it can be).
+    `adapted` those that recalibrate the running moments, on one rank, before those of `after` are validated again (for
+    a normaliser without such moments none: this is the most it can be).
     """
 
     epoch: int
@@ -42,27 +58,45 @@ class Unknown:
 
 
 def set_sizes(shards: Path, records: Sequence[Record]) -> Sizes:
-    """Of the manifests below `shards`, each read once; of sets that are not here what records counted."""
+    """Of the manifests below `shards`, each read once; of sets that are not here what records counted.
+
+    Which samples have a label only records tell, those of the set as it is here.
+    """
     counted: dict[str, int] = {}
-    for record in records:
-        held_out = (record.fit.get("held_out") or {}).get("n", 0)
-        for part, more in (("train", held_out), ("val", 0)):
-            _count(counted, record.fit.get(part), more)
-        for result in record.validate.values():
-            _count(counted, result, 0)
+    labelled: dict[tuple[str, str, object], int] = {}  # by set, column and digest, and by the newest record's with None
+    for record in sorted(records, key=lambda record: str(record.fit.get("finished", ""))):
+        train, val = record.fit.get("train") or {}, record.fit.get("val") or {}
+        trained = _counted(train, (record.fit.get("held_out") or {}).get("n", 0))
+        validated = [(part, _counted(part)) for part in (val, *record.validate.values())]
+        for name, n in ((str(part.get("set")), n) for part, n in [(train, trained), *validated] if n is not None):
+            counted[name] = max(n, counted.get(name, 0))  # smaller ones are of samples with a label
+        if trained is not None:
+            key = str(train.get("set")), str(train.get("labels"))
+            labelled[*key, None] = labelled[*key, train.get("digest")] = trained
 
     @cache
-    def size(name: str) -> int | None:
-        if (shards / name).is_dir():
-            from en_bench.data.manifest import load_manifest
+    def manifest(name: str) -> Manifest | None:
+        from en_bench.data.manifest import load_manifest
 
-            try:
-                return load_manifest(shards / name).count
-            except InputError:  # the run itself says what is wrong with it
-                return None
+        try:
+            return load_manifest(shards / name)
+        except InputError:  # the run itself says what is wrong with it
+            return None
+
+    def samples(name: str) -> int | None:
+        if (shards / name).is_dir():
+            return None if (found := manifest(name)) is None else found.count
         return counted.get(name)
 
-    return size
+    def with_label(name: str, column: str) -> int | None:
+        if not (shards / name).is_dir():
+            return labelled.get((name, column, None))
+        return None if (found := manifest(name)) is None else labelled.get((name, column, found.digest))
+
+    def classes(name: str) -> int | None:
+        return len(found.classes) if (shards / name).is_dir() and (found := manifest(name)) is not None else None
+
+    return Sizes(samples, with_label, classes)
 
 
 def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unknown:
@@ -73,24 +107,22 @@ def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unkn
     trainer, data = section(cell.config, "trainer"), section(cell.config, "data")
     # A label that stands for each training's own validation set selects none.
     targets = {label: spec.target(label).get("data.val", str(data.get("val"))) for label in spec.validate}
-    found: dict[str, int] = {}
-    missing: list[str] = []
-    for name in dict.fromkeys(
-        (str(data.get("train")), str(data.get("val")), *targets.values(), *spec.adapted.values())
-    ):
-        n = sizes(name)
-        if n is None:
-            missing.append(name)
-        else:
-            found[name] = n
-    if missing:
+    train, val = str(data.get("train")), str(data.get("val"))
+    found = {name: sizes.samples(name) for name in (val, *targets.values(), *spec.adapted.values())}
+    labelled = sizes.labelled(train, str(data.get("labels") or _DEFAULT_LABELS))
+    if labelled is None:
+        labelled = sizes.samples(train)
+    counts = {train: labelled, **found}
+    known = {name: n for name, n in found.items() if n is not None}
+    missing = [name for name, n in counts.items() if n is None]
+    if missing or labelled is None:
         return Unknown(
             f"samples of {', '.join(missing)} unknown: no manifest here, and no record has counted them: prepare the "
             "data (data_scripts; README, Data sets), or say where they lie (--data-root)"
         )
-    held_out = round(found[str(data["train"])] * float(data.get("held_out") or 0))
+    held_out = round(labelled * float(data.get("held_out") or 0))
     batch = shape_of(cell.config).batch * ranks
-    samples = found[str(data["train"])] - held_out
+    samples = labelled - held_out
     epoch = _limited(samples // batch, trainer.get("limit_train_batches"))
     if epoch == 0:
         return Unknown(f"{samples} training samples make no batch of {batch}")
@@ -101,20 +133,23 @@ def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unkn
     steps = steps if most is None or steps is None else min(steps, most)
     assert steps is not None
     limit = trainer.get("limit_val_batches")
-    per_validation = _limited_samples(found[str(data["val"])] + held_out, limit, data, ranks)
-    after = {label: _limited_samples(found[name], limit, data, ranks) for label, name in targets.items()}
+    # Of two loaders, each of which the limit is for.
+    per_validation = sum(_limited_samples(n, limit, data, ranks) for n in (known[val], held_out))
+    after = {label: _limited_samples(known[name], limit, data, ranks) for label, name in targets.items()}
     return Amount(
         epoch,
         steps,
         _validations(trainer, steps, epoch) * per_validation,
         after,
-        {label: found[split] + after[label] for label, split in spec.adapted.items()},
+        {label: known[split] for label, split in spec.adapted.items()},
     )
 
 
-def _count(counted: dict[str, int], part: Json | None, more: int) -> None:
-    if part and isinstance(part.get("n"), int) and part.get("whole_set") is not False:
-        counted[str(part.get("set"))] = part["n"] + int(part.get("unreadable") or 0) + more
+def _counted(part: Json, more: int = 0) -> int | None:
+    """How many samples a training or validation of a whole set has counted."""
+    if not isinstance(part.get("n"), int) or part.get("whole_set") is False:
+        return None
+    return int(part["n"]) + int(part.get("unreadable") or 0) + more
 
 
 def _most_steps(trainer: Json) -> int | None:
@@ -124,13 +159,17 @@ def _most_steps(trainer: Json) -> int | None:
 
 
 def _validations(trainer: Json, steps: int, epoch: int) -> int:
-    """How often a training validates."""
+    """How often a training validates, as Lightning counts: within each epoch, or through all if it says so by null."""
     interval = trainer.get("val_check_interval")
-    if isinstance(interval, int) and interval > 0:
-        return steps // interval
-    often = round(1 / interval) if isinstance(interval, float) and 0 < interval < 1 else 1
-    every = trainer.get("check_val_every_n_epoch") or 1
-    return steps // epoch // int(every) * often
+    if isinstance(interval, float):
+        interval = max(1, int(epoch * interval))
+    between = interval if isinstance(interval, int) and interval > 0 else epoch
+    every = trainer.get("check_val_every_n_epoch", 1)
+    if every is None:
+        return steps // between
+    epochs, begun = divmod(steps, epoch)
+    last = begun // between if (epochs + 1) % int(every) == 0 else 0
+    return epochs // int(every) * (epoch // between) + last
 
 
 def _limited(batches: int, limit: object) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from en_bench.matrix.cost.amount import Amount, Sizes, Unknown, amount_of
 from en_bench.matrix.cost.given import seconds_for
 from en_bench.matrix.cost.known import Known, Rate
-from en_bench.matrix.cost.shape import Shape, shape_of
+from en_bench.matrix.cost.shape import Shape, section, shape_of
 from en_bench.matrix.plan import Cell, PlannedCell
 from en_bench.matrix.spec import Spec
 
@@ -124,7 +124,9 @@ def cost_of(
     sizes_on_disk: list[tuple[int, bool] | None] = []
     for item in planned:
         shape = shapes.setdefault(id(item.cell.config), shape_of(item.cell.config))
-        sizes_on_disk.append(checkpoints(shape))
+        sizes_on_disk.append(
+            _with_table(checkpoints(shape), item.cell, sizes) if shape.remembers else checkpoints(shape)
+        )
         rate = rates(shape)
         seconds = seconds_for(item.cell, given)
         if seconds is not None:
@@ -145,11 +147,23 @@ def cost_of(
 def _cell_cost(shape: Shape, rate: Rate, amount: Amount, rest: Rest) -> CellCost:
     image = rate.validation or rate.step / (shape.batch * rate.ranks) * FORWARD_SHARE
     training = Seconds(amount.steps * rate.step, amount.watched * image)
-    later = [(amount.after, rest.after), (amount.adapted, rest.adapted)]
-    whole = training + Seconds(0.0, sum(sum(images.values()) for images, _ in later) * image)
-    to_come = sum(n for images, labels in later for label, n in images.items() if label in labels)
-    left = Seconds(training.training * rest.share, training.validating * rest.share + to_come * image)
+    after = {label: n * image for label, n in amount.after.items()}
+    # One rank recalibrates, at its own speed; the others wait.
+    adapted = {label: n * image * rate.ranks + after[label] for label, n in amount.adapted.items()}
+    whole = training + Seconds(0.0, sum(after.values()) + sum(adapted.values()))
+    parts = ((after, rest.after), (adapted, rest.adapted))
+    to_come = sum(seconds for part, labels in parts for label, seconds in part.items() if label in labels)
+    left = Seconds(training.training * rest.share, training.validating * rest.share + to_come)
     return CellCost(shape, rate, rate.ranks, amount, whole, left)
+
+
+def _with_table(network: tuple[int, bool] | None, cell: Cell, sizes: Sizes) -> tuple[int, bool] | None:
+    """Bytes of a checkpoint that holds, beside the network's, a row for each sample of the training set."""
+    train = str(section(cell.config, "data").get("train"))
+    samples, classes = sizes.samples(train), sizes.classes(train)
+    if network is None or samples is None or classes is None:
+        return None
+    return network[0] + samples * (4 * classes + 8), network[1]  # float32 each, and an int64, the step of its writing
 
 
 @dataclass(frozen=True)
@@ -167,22 +181,27 @@ class Disk:
         return self.rest <= self.free
 
 
-def disk_of(cost: Cost, folder: Path, is_over: Callable[[PlannedCell], bool], slots: int) -> Disk:
+@dataclass(frozen=True)
+class Saving:
+    """Whether a cell has yet to save checkpoints, and whether one comes to stay beside what lies there now."""
+
+    some: bool
+    stays: bool
+
+
+def disk_of(cost: Cost, folder: Path, saving: Callable[[PlannedCell], Saving], slots: int) -> Disk:
     """What the checkpoints of a matrix take in `folder`, which need not exist yet.
 
-    None is to come of cells that are over. In each slot one that is replaced stays until the new one is whole, and so
-    does one with recalibrated running moments while it is validated: not both at a time.
+    In each slot one that is replaced stays until the new one is whole, and so does one with recalibrated running
+    moments while it is validated: not both at a time.
     """
-    to_come = [
-        size
-        for item, size in zip(cost.planned, cost.checkpoints, strict=True)
-        if size is not None and not is_over(item)
-    ]
     sizes = [size for size in cost.checkpoints if size is not None]
+    pairs = zip(cost.planned, cost.checkpoints, strict=True)
+    to_save = [(size, found) for item, size in pairs if size is not None and (found := saving(item)).some]
     here = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
     return Disk(
         whole=sum(sizes),
-        rest=sum(to_come) + sum(sorted(sizes)[-min(slots, len(to_come)) :] if to_come else []),
+        rest=sum(size for size, found in to_save if found.stays) + sum(sorted(size for size, _ in to_save)[-slots:]),
         unknown=len(cost.checkpoints) - len(sizes),
         free=shutil.disk_usage(here).free,
         measured=all(seen for size, seen in zip(cost.checkpoints, cost.on_disk, strict=True) if size is not None),

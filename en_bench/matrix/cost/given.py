@@ -27,32 +27,40 @@ def seconds_in_spec(raw: object, where: str) -> dict[str, float]:
 def seconds_in_flags(flags: Sequence[str]) -> dict[str, float]:
     """Of the arguments `0.12` (for all cells) and `PATTERN=0.12`; InputError for others."""
     found: dict[str, float] = {}
-    for flag in flags:
+    for flag in flags:  # the last comes last, also where it repeats a pattern
         pattern, _, value = flag.rpartition("=")
         try:
             number = float(value)
         except ValueError:
             number = math.nan
+        found.pop(pattern or EVERY, None)
         found[pattern or EVERY] = _seconds(number, f"--seconds-per-step {flag}")
     return found
 
 
+def in_order(in_spec: Mapping[str, float], in_flags: Mapping[str, float]) -> dict[str, float]:
+    """Both, such that what flags say counts where both mean a cell."""
+    return {pattern: seconds for pattern, seconds in in_spec.items() if pattern not in in_flags} | dict(in_flags)
+
+
 def seconds_for(cell: Cell, given: Mapping[str, float]) -> float | None:
-    """What is given for a cell: by its normaliser's label, else by the last pattern that "norm/train/seed" matches."""
-    if cell.norm in given:
-        return given[cell.norm]
-    matching = [seconds for pattern, seconds in given.items() if fnmatchcase(str(cell), pattern)]
+    """What is given for a cell: last, by its normaliser's label or a pattern that "norm/train/seed" matches."""
+    matching = [seconds for pattern, seconds in given.items() if _means(pattern, cell)]
     return matching[-1] if matching else None
 
 
 def check_given(given: Mapping[str, float], cells: Sequence[Cell]) -> None:
     """Raise InputError for a pattern that no cell matches: it would be a typing error without effect."""
     for pattern in given:
-        if not any(cell.norm == pattern or fnmatchcase(str(cell), pattern) for cell in cells):
+        if not any(_means(pattern, cell) for cell in cells):
             raise InputError(
                 f"seconds per step of {pattern!r}: no cell is meant by it; give a normaliser's label or a pattern of "
                 f"normaliser/training set/seed, such as {cells[0]}"
             )
+
+
+def _means(pattern: str, cell: Cell) -> bool:
+    return cell.norm == pattern or fnmatchcase(str(cell), pattern)
 
 
 def _seconds(value: object, where: str) -> float:

@@ -21,7 +21,7 @@ from en_bench.plural import counted
 PROBE = "probe.json"
 NO_RATE = "seconds per step unknown: give --seconds-per-step, or measure with --probe"
 MOST_RECORDS_OF_OTHERS = 500
-_PROBE_FORMAT = "en_bench.probe 1"
+_PROBE_FORMAT = "en_bench.probe 2"  # those of 1 did not tell the loss
 _BYTES_PER_PARAMETER = 8  # float32: the weight and the momentum of SGD
 
 
@@ -99,12 +99,15 @@ class Known:
         return f"nothing measured on a device like --device {self._device!r}: correct or leave it out; there is {there}"
 
     def checkpoint_bytes(self, shape: Shape) -> tuple[int, bool] | None:
-        """Of a training of `shape`, and whether that was seen on disk, not made up from the number of parameters."""
+        """Of the network of `shape`, and whether that was seen on disk, not made up from the number of parameters.
+
+        What a loss remembers of samples is not in it.
+        """
         parameters = None
         for _, by_shape in self._all():
             for found in itertools.chain.from_iterable(by_shape.values()):
                 if found.shape.weights == shape.weights:
-                    if found.checkpoint is not None:
+                    if found.checkpoint is not None and not found.shape.remembers:
                         return found.checkpoint, True
                     parameters = parameters or found.parameters
         return None if parameters is None else (parameters * _BYTES_PER_PARAMETER, False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from en_bench.matrix.cell_run import outstanding
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost.amount import Sizes, Unknown, set_sizes
-from en_bench.matrix.cost.costs import Cost, Disk, Rest, cost_of, disk_of
+from en_bench.matrix.cost.costs import Cost, Disk, Rest, Saving, cost_of, disk_of
 from en_bench.matrix.cost.known import Known
 from en_bench.matrix.lease import Found
 from en_bench.matrix.opened import OpenedMatrix
@@ -15,7 +15,7 @@ from en_bench.matrix.plan import Cell, PlannedCell, State
 from en_bench.matrix.progress import read_progress
 from en_bench.matrix.records import Record
 from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
-from en_bench.matrix.training import trained_so_far
+from en_bench.matrix.training import is_kept, trained_so_far
 from en_bench.resume.reached import Reached
 
 
@@ -60,10 +60,16 @@ def _records(planned: Sequence[PlannedCell]) -> list[Record]:
 def checkpoint_disk(matrix: OpenedMatrix, cost: Cost, slots: int) -> Disk:
     """What the checkpoints of a matrix take of the disk that its results lie on."""
 
-    def is_over(item: PlannedCell) -> bool:
-        return item.state is State.DONE or checkpoint_path(matrix.results.run(item.cell.id)).is_file()
+    def saving(item: PlannedCell) -> Saving:
+        if item.state is State.DONE:
+            return Saving(some=False, stays=False)
+        work = outstanding(matrix.spec, item, matrix.results, matrix.digests)
+        run = matrix.results.run(item.cell.id)
+        # One that goes on replaces its own checkpoint, and remains that cannot go on make way for the new training.
+        replaced = checkpoint_path(run).is_file() and not is_kept(run)
+        return Saving(some=work.fit or bool(work.adapted), stays=work.fit and not replaced)
 
-    return disk_of(cost, matrix.results.folder, is_over, slots)
+    return disk_of(cost, matrix.results.folder, saving, slots)
 
 
 def _rest(matrix: OpenedMatrix, item: PlannedCell, reached: Reached | None) -> Rest:

@@ -25,6 +25,7 @@ from en_bench.matrix.records import Json, read_json
 WARM_UP, VALIDATION_BATCHES = 5, 5
 _CALLBACK = "en_bench.telemetry.step_times.StepTimes"
 _MEASURED = "step_times.json"  # of that callback
+_GIVE = "give --seconds-per-step"
 
 
 def probe_shapes(
@@ -59,6 +60,8 @@ def _probe(matrix: OpenedMatrix, cell: Cell, shape: Shape, sizes: Sizes, steps: 
     amount = amount_of(cell, matrix.spec, shape.ranks or 1, sizes)
     if isinstance(amount, Unknown):
         raise InputError(amount.reason)
+    if amount.epoch == 1:
+        raise InputError("its epochs have one step, and the first of an epoch cannot be measured: " + _GIVE)
     with tempfile.TemporaryDirectory(prefix="en-bench-probe-") as folder:
         run, log = Path(folder) / "run", Path(folder) / "log.txt"
         argv = [*fit_command(cell, run, matrix.data_root), *_short(amount, steps)]
@@ -79,7 +82,7 @@ def _probe(matrix: OpenedMatrix, cell: Cell, shape: Shape, sizes: Sizes, steps: 
         except InputError as error:
             raise InputError(f"the training ended well but left no measurement: {error}") from None
         if times["steps"] < 1:
-            raise InputError(f"{WARM_UP} steps of warm-up left none to measure: give --probe-steps {2 * steps}")
+            raise InputError(f"its epochs have too few steps to measure any after {WARM_UP} of warm-up: {_GIVE}")
         images = times["validation_images"]
         measured = Measured(
             shape,

@@ -12,6 +12,8 @@ from en_bench.matrix.records import Json
 _DEFAULT_BATCH = 128  # of ShardDataModule, which is not imported here: it needs torch. A test compares.
 _DEFAULT_SIZES = {"PadCropFlip": 32, "ResizedCropFlip": 224}
 _DEFAULT_BACKBONE = "cifar/resnet20"
+_DEFAULT_LOSS = "CrossEntropy"
+_REMEMBERING = ("EarlyLearningRegularization",)  # losses with a table of the training set's samples. A test compares.
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Shape:
 
     `norm` is the normaliser with its arguments and an attention block, `batch` the images per rank, `ranks` None where
     the overlays leave their number to the machine, `size` the side of the images in pixels, None if unknown. Memory
-    formats differ in speed up to twofold, hence `channels_last`.
+    formats differ in speed up to twofold, hence `channels_last`. `loss` is the loss with those arguments that switch
+    something on (its numbers change no speed), and mixup.
     """
 
     backbone: str
@@ -30,17 +33,24 @@ class Shape:
     size: int | None
     precision: str
     channels_last: bool = True
+    loss: str = _DEFAULT_LOSS
 
     def __str__(self) -> str:
         ranks = "all ranks" if self.ranks is None else f"{self.ranks}"
         size = "" if self.size is None else f" at {self.size}"
         memory = "" if self.channels_last else ", NCHW"
-        return f"{self.backbone} {self.norm}, {ranks} x {self.batch}{size}, {self.precision}{memory}"
+        loss = "" if self.loss == _DEFAULT_LOSS else f", {self.loss}"
+        return f"{self.backbone} {self.norm}, {ranks} x {self.batch}{size}, {self.precision}{memory}{loss}"
 
     @property
     def weights(self) -> tuple[str, str]:
-        """What the size of a checkpoint depends on (but for the number of classes)."""
+        """What the size of the network in a checkpoint depends on (but for the number of classes)."""
         return self.backbone, self.norm
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the loss has a table with a row for each sample of the training set, in every checkpoint too."""
+        return self.loss.startswith(_REMEMBERING)
 
 
 def shape_of(config: Json) -> Shape:
@@ -54,6 +64,7 @@ def shape_of(config: Json) -> Shape:
         size=_size(data.get("train_transform")),
         precision=_precision(trainer.get("precision")),
         channels_last=model.get("channels_last") is not False,
+        loss=_loss(model),
     )
 
 
@@ -83,6 +94,13 @@ def _norm(model: Json) -> str:
     parts += [f" + {model['attention']}" if model.get("attention") else ""]
     parts += [f" where {model['where']}" if model.get("where") else ""]
     return "".join(parts)
+
+
+def _loss(model: Json) -> str:
+    name, arguments = _class(model.get("loss"))
+    on = [key for key, value in sorted(arguments.items()) if value is True]
+    told = f" ({', '.join(on)})" if on else ""
+    return f"{name or _DEFAULT_LOSS}{told}" + (" + mixup" if model.get("mixup") else "")
 
 
 def _size(transform: object) -> int | None:

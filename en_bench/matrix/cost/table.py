@@ -144,7 +144,7 @@ def _wall(cost: Cost, slots: int) -> str:
     wall = cost.wall_time(slots)
     name = counted(slots, "slot")
     if wall is None:
-        most = max(cell.ranks for cell in cost.known())
+        most = max(cell.ranks for cell in cost.known() if cell.rest.total)
         return f"time with {name}: none, a cell needs {most} devices: give --slots {most} or more"
     known = "" if not cost.unknown() else " for what is counted"
     return f"time with {name}: {duration(wall)}{known}"
