@@ -18,7 +18,7 @@ def test_an_array_of_cells_of_which_one_fails(make_matrix, cluster):
     }
     matrix = make_matrix(norms)
     told = matrix.submit()
-    assert "tiny: 3 cells, 0 of them done" in told and ": 3 cells (1 node x 1 tasks)" in told
+    assert "tiny: 3 cells, 0 of them done" in told and ": 3 cells (1 node x 1 task)" in told
     assert len(cluster.jobs()) == 3
     told = matrix.submit()  # the second queues nothing
     assert "3 cells left to Slurm job " in told and ": 3 cells (1 node" not in told
@@ -59,7 +59,7 @@ def test_what_jobs_ask_for_and_how_many_make_an_array(make_matrix, cluster):
     matrix = make_matrix(base=base, seeds=list(range(LARGEST_ARRAY + 1)), slurm={"cells": {"*/0": {"time": "3-0"}}})
     told = matrix.submit(*options("partition=both", "gpus_per_node=2", "at_once=3", "parameters={hold: true}"))
     shape = "(2 nodes x 2 tasks, 2 GPUs per node, partition both"
-    assert f": 1 cells {shape}, 4320 minutes)" in told and f": {LARGEST_ARRAY} cells {shape})" in told
+    assert f": 1 cell {shape}, 4320 minutes)" in told and f": {LARGEST_ARRAY} cells {shape})" in told
     jobs = cluster.jobs()
     assert len(jobs) == LARGEST_ARRAY + 1
     for job in jobs.values():
@@ -68,7 +68,7 @@ def test_what_jobs_ask_for_and_how_many_make_an_array(make_matrix, cluster):
     assert sorted(job["ArrayTaskThrottle"] for job in jobs.values()) == ["1", *["3"] * LARGEST_ARRAY]
     matrix = make_matrix(base=base, seeds=list(range(LARGEST_ARRAY + 1)), name="split")
     told = matrix.submit(*options("partition=both", "parameters={hold: true}"))
-    assert f": {LARGEST_ARRAY} cells (2" in told and ": 1 cells (2" in told
+    assert f": {LARGEST_ARRAY} cells (2" in told and ": 1 cell (2" in told
     assert len(cluster.jobs()) == 2 * (LARGEST_ARRAY + 1)
     assert f"{LARGEST_ARRAY} cells left to Slurm job" in matrix.submit() and len(cluster.jobs()) == 2 * (
         LARGEST_ARRAY + 1

@@ -47,7 +47,7 @@ def test_cancelled_it_saves_its_step_and_stays_cancelled(make_matrix, cluster):
     assert f"job {number}: cancelled" in matrix.logs() and "stopping after this step" in matrix.logs()
     told = matrix("status")
     assert "lost" not in told and "done 0, missing 1, failed 0" in told
-    assert ": 1 cells (1 node" in matrix.submit("--slurm", "parameters={hold: true}")
+    assert ": 1 cell (1 node" in matrix.submit("--slurm", "parameters={hold: true}")
 
 
 def test_out_of_time_with_a_step_that_does_not_end_it_is_queued_again_from_its_checkpoint(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from en_bench.plural import counted
 from tests.slurm.cluster import until
 from tests.slurm.conftest import EPOCHS, LONG, lines, numbers
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
 _HALF_BATCHES = {"batch_size": 16}
 _TELLS = {"class_path": "tests.slurm.slowly.TellsWhere"}
 
 
-@pytest.mark.parametrize(("nodes", "devices"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("nodes", "devices"), [pytest.param(1, 2, marks=pytest.mark.full), pytest.param(2, 1, marks=pytest.mark.slow)]
+)
 def test_several_ranks_stop_together_and_end_as_they_would_have_locally(
     make_matrix, cluster, undisturbed, nodes, devices
 ):
@@ -20,7 +23,7 @@ def test_several_ranks_stop_together_and_end_as_they_would_have_locally(
     trainer = {**EPOCHS, **place, "callbacks": [*LONG["callbacks"], _TELLS]}
     matrix = make_matrix(base={"trainer": trainer, "data": _HALF_BATCHES})
     told = matrix.submit("--slurm", "partition=both", "--slurm", "gpus_per_node=2")
-    assert f"{nodes} node{'s' * (nodes > 1)} x {devices} tasks, 2 GPUs per node" in told
+    assert f"{nodes} node{'s' * (nodes > 1)} x {counted(devices, 'task')}, 2 GPUs per node" in told
     (number,) = cluster.jobs()
     until(lambda: lines(matrix) > 3, 150, matrix.logs)
     cluster.preempt()
@@ -41,6 +44,7 @@ def test_several_ranks_stop_together_and_end_as_they_would_have_locally(
     assert numbers(record) == undisturbed(trainer={**EPOCHS, "strategy": "ddp", "devices": 2}, data=_HALF_BATCHES)
 
 
+@pytest.mark.slow
 def test_cut_off_with_its_node_it_goes_on_elsewhere_and_what_is_left_there_writes_nothing(
     make_matrix, cluster, undisturbed
 ):
