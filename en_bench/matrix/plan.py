@@ -90,7 +90,8 @@ class PlannedCell:
 
 def cell_id(config: Mapping[str, Any], seed: int) -> str:
     """16 hexadecimal digits of the SHA-256 of configuration and seed, without output paths and display."""
-    canonical = json.dumps({"config": without_places(config), "seed": seed}, sort_keys=True, separators=(",", ":"))
+    identity = {"config": without_seed_and_places(config), "seed": seed}
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -104,6 +105,11 @@ def without_places(config: Mapping[str, Any]) -> Config:
             if not identity[section]:
                 del identity[section]
     return identity
+
+
+def without_seed_and_places(config: Mapping[str, Any]) -> Config:
+    """As `without_places`, of overlays: over a `seed_everything` among them each cell's own seed wins."""
+    return {key: value for key, value in without_places(config).items() if key != "seed_everything"}
 
 
 def overlay_change(cell: Cell) -> str | None:

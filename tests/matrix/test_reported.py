@@ -78,7 +78,7 @@ def test_they_are_no_part_of_a_cells_identity(spec_file: Path) -> None:
         ("typeset:", "typset:", "'typset' is no label of validate; did you mean 'typeset'?"),
         ("BatchNorm: 76.4", "BatchNorm: 764", "764 is no value of top1 in per cent"),
         ("BatchNorm: 76.4", "BatchNorm: '76.4'", "'76.4' is no value of top1 in per cent"),
-        ("BatchNorm: 76.4", "BatchNorm: .nan", "nan is no value of top1"),
+        ("BatchNorm: 76.4", "BatchNorm: .nan", "nan is no finite number"),
         ("value: 60", "valeu: 60", "unknown key 'valeu'; the keys are value, tolerance"),
         ("handwritten: {BatchNorm: 76.4, ExemplarNorm: null}", "handwritten: 76.4", "expected 'normaliser: value'"),
     ],
