@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from en_bench.arguments import Parser
 from en_bench.errors import InputError
 from en_bench.stop import STOPPED, asked_to_stop, stoppable
 from en_bench.tied import end_with_parent
@@ -36,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     from en_bench.matrix.verbs import add_verbs
     from en_bench.noise import verbs as noise_verbs
 
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="en-bench",
         description="Which normaliser should a network use when labels are noisy or the data change under it?",
     )

@@ -11,10 +11,12 @@ from pathlib import Path
 from en_bench.errors import InputError
 from en_bench.matrix.collection import collection_paused
 from en_bench.matrix.diff import Verdict, compare, counted, same
+from en_bench.matrix.opened import RESULTS, require_results, results_of
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.process import Execute
 from en_bench.matrix.records import Record, Results
 from en_bench.matrix.spec import load_spec
+from en_bench.plural import counted as counted_as
 
 _ORIGINS = ("device", "versions", "commit")
 
@@ -31,9 +33,7 @@ def add_diff_arguments(parser: argparse.ArgumentParser) -> None:
         help="measured numbers that differ by no more are equal; accuracies are fractions, counts always exact "
         "(default: 0)",
     )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="where the folder of a YAML file lies (default: results)"
-    )
+    parser.add_argument("--results", type=Path, help=f"where the folder of a YAML file lies (default: {RESULTS})")
 
 
 @collection_paused()
@@ -41,7 +41,7 @@ def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Prints every cell's verdict and what differs. Returns 0 if there are cells and all are equal, else 1."""
     if not 0 <= args.tolerance < math.inf:
         raise InputError(f"--tolerance {args.tolerance} is none: give a number of 0 or more")
-    sides = [_open(path, args.results) for path in (args.a, args.b)]
+    sides = [_open(path, args) for path in (args.a, args.b)]
     specified = [cells for _, cells in sides if cells is not None]
     loaded = [_load(results) for results, _ in sides]
     wanted = {cell_id: name for cells in specified for cell_id, name in cells.items()}
@@ -50,7 +50,7 @@ def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
     ]
     for letter, (results, _), before, kept in zip("AB", sides, loaded, records, strict=True):
         apart = f", and {len(before) - len(kept)} of no cell of the specification" if len(before) > len(kept) else ""
-        print(f"{letter}: {results.folder}, {len(kept)} records{apart}")
+        print(f"{letter}: {results.folder}, {counted_as(len(kept), 'record')}{apart}")
     for fact in _ORIGINS:
         a, b = (_origins(side, fact) for side in records)
         if a != b:
@@ -70,11 +70,13 @@ def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
     return 0 if found and same(found) else 1
 
 
-def _open(path: Path, results: Path) -> tuple[Results, Mapping[str, str] | None]:
+def _open(path: Path, args: argparse.Namespace) -> tuple[Results, Mapping[str, str] | None]:
     """The results that `path` names, and, if it is a specification, the names of its cells by id."""
     if path.is_file():
         spec = load_spec(path)
-        return Results(results / spec.name), {cell.id: str(cell) for cell in plan_cells(spec)}
+        results = Results(results_of(args) / spec.name)
+        require_results(results, args)
+        return results, {cell.id: str(cell) for cell in plan_cells(spec)}
     folder = path.parent if path.name == "records" else path
     if not (folder / "records").is_dir():
         raise InputError(

@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from en_bench.errors import InputError
+from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import Digests, PlannedCell, manifest_digests, plan
-from en_bench.matrix.records import Results
+from en_bench.matrix.records import Record, Results
 from en_bench.matrix.spec import Spec, load_spec
+from en_bench.plural import counted
+
+RESULTS = Path("results")
+"""Where results lie by default."""
+
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -28,16 +36,54 @@ class OpenedMatrix:
         """Every cell with its state; warns of files that are no records."""
         records, warnings = self.results.load()
         for warning in warnings:
-            print(f"en-bench: warning: {warning}", file=sys.stderr)
-        return plan(self.spec, records, self.digests)
+            self._warn(warning)
+        planned = plan(self.spec, records, self.digests)
+        cells = {item.cell.id for item in planned}
+        self._warn_of_others([record for cell_id, record in records.items() if cell_id not in cells])
+        return planned
+
+    def _warn_of_others(self, others: Sequence[Record]) -> None:
+        """Of records that are of no cell."""
+        if others:
+            names = sorted({f"{record.norm}/{record.train}/{record.seed}" for record in others})
+            more = ", ..." if len(names) > _MOST_NAMES else ""
+            self._warn(
+                f"{shown(self.results.records)}: {counted(len(others), 'record')} of cells that the specification no "
+                f"longer has ({', '.join(names[:_MOST_NAMES])}{more}): changed settings? They count nowhere"
+            )
+
+    @staticmethod
+    def _warn(text: str) -> None:
+        print(f"en-bench: warning: {text}", file=sys.stderr)
+
+
+def results_of(args: argparse.Namespace) -> Path:
+    """Where results lie: what --results says, else the place where they lie by default."""
+    return args.results or RESULTS
+
+
+def no_results(results: Results) -> str | None:
+    """A line to say of results that are not there yet; None where they are."""
+    return None if results.folder.is_dir() else f"no results at {shown(results.folder)} yet"
+
+
+def require_results(results: Results, args: argparse.Namespace, by_default: bool = False) -> None:
+    """For verbs that read. Raises InputError where --results was given, or even `by_default`, and there are none."""
+    if results.folder.is_dir() or (args.results is None and not by_default):
+        return
+    if args.results is None:
+        raise InputError(f"{no_results(results)}: en-bench matrix run makes them, or give --results")
+    cure = f"--results {args.results.parent}" if (args.results / "records").is_dir() else "the folder that holds it"
+    raise InputError(f"--results {args.results}: there is no {shown(results.folder)}: give {cure}")
 
 
 def open_matrix(args: argparse.Namespace) -> OpenedMatrix:
     """What the arguments SPEC, --results and --data-root name; InputError for what is none."""
     spec = load_spec(args.spec)
-    results = Results(args.results / spec.name)
-    for folder in (args.results, results.folder, results.runs, results.records, results.leases, results.tables):
+    place = results_of(args)
+    results = Results(place / spec.name)
+    for folder in (place, results.folder, results.runs, results.records, results.leases, results.tables):
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"--results {args.results}: {folder} is a file: give a folder, or remove the file")
+            raise InputError(f"--results {place}: {folder} is a file: give a folder, or remove the file")
     shards = args.data_root or Path(os.environ.get("EN_BENCH_SHARDS") or "data")
     return OpenedMatrix(spec, results, manifest_digests(shards), shards, args.data_root)

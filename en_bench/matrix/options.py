@@ -72,10 +72,11 @@ def options(section: str) -> frozenset[str] | None:
 def _parameters(package: str, file: str, name: str) -> set[str] | None:
     """Of a class's `__init__`."""
     spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
     try:
-        (folder,) = spec.submodule_search_locations or () if spec else ()
-        module = ast.parse((Path(folder) / file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError):  # no such file, or no package that is one folder
+        module = ast.parse((Path(spec.submodule_search_locations[0]) / file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
         return None
     for node in _initialisers(module, name):
         arguments = node.args

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from en_bench.arguments import positive
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.collection import collection_paused
@@ -21,7 +22,7 @@ from en_bench.matrix.cost.planned import (
 )
 from en_bench.matrix.cost.probe import probe_shapes
 from en_bench.matrix.cost.table import at_work_line, cell_lines, plan_json, summary_lines
-from en_bench.matrix.opened import OpenedMatrix, open_matrix
+from en_bench.matrix.opened import OpenedMatrix, no_results, open_matrix, require_results
 from en_bench.matrix.options import check_options
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State, count_states
@@ -33,7 +34,13 @@ from en_bench.matrix.slurm.status import slurm_lines
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """Of `en-bench matrix plan`."""
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="only cells whose norm/train/seed matches")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only cells whose norm/train/seed matches (may be repeated)",
+    )
     parser.add_argument(
         "--seconds-per-step",
         action="append",
@@ -44,8 +51,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe", action="store_true", help="measure shapes of which nothing is known by a few real steps of one cell"
     )
-    parser.add_argument("--probe-steps", type=int, default=20, metavar="N", help="steps that are measured (20)")
-    parser.add_argument("--slots", type=int, default=1, metavar="N", help="devices that work side by side (1)")
+    parser.add_argument("--probe-steps", type=positive, default=20, metavar="N", help="steps that are measured (20)")
+    parser.add_argument("--slots", type=positive, default=1, metavar="N", help="devices that work side by side (1)")
     parser.add_argument(
         "--device", default="*", metavar="PATTERN", help="believe only what was measured on such devices"
     )
@@ -55,9 +62,6 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 @collection_paused()
 def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Lists every cell, and what all of it costs. Returns the exit code."""
-    for flag, value in (("--slots", args.slots), ("--probe-steps", args.probe_steps)):
-        if value < 1:
-            raise InputError(f"{flag} {value} is too few: use 1 or more")
     matrix = open_matrix(args)
     check_options(matrix.spec)
     everything = matrix.planned()
@@ -79,6 +83,8 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
         print(line)
     if told := at_work_line(busy):
         print(told)
+    if (nothing := no_results(matrix.results)) is not None:
+        print(nothing)
     print(count_states(planned))
     if args.json is not None:
         if not args.json.absolute().parent.is_dir():
@@ -91,6 +97,7 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
 def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
     matrix = open_matrix(args)
+    require_results(matrix.results, args)
     planned = matrix.planned()
     for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned), *stopped_lines(matrix, planned)]:
         print(line)
@@ -101,6 +108,8 @@ def status_verb(args: argparse.Namespace, execute: Execute) -> int:
                 print(f"failed  {item.cell}  {item.record.reason if item.record else ''}")
         elif names:
             print(f"{state}  {' '.join(_compact(names))}")
+    if (nothing := no_results(matrix.results)) is not None:
+        print(nothing)
     print(count_states(planned))
     return 0
 

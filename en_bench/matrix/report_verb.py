@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from en_bench.matrix.collection import collection_paused
-from en_bench.matrix.opened import OpenedMatrix, open_matrix
+from en_bench.matrix.opened import OpenedMatrix, open_matrix, require_results
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.process import Execute
 
@@ -26,6 +26,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 def report_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Prints the tables and writes the files of all of them. Returns the exit code."""
     matrix = open_matrix(args)
+    require_results(matrix.results, args, by_default=True)
     print_table(matrix, matrix.planned(), args.format, args.table)
     return 0
 
@@ -34,6 +35,7 @@ def report_verb(args: argparse.Namespace, execute: Execute) -> int:
 def page_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Writes the page. Returns the exit code."""
     matrix = open_matrix(args)
+    require_results(matrix.results, args, by_default=True)
     print(write_page(matrix, matrix.planned()))
     return 0
 

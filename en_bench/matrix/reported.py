@@ -9,7 +9,7 @@ from typing import Any
 
 from en_bench.accuracies import LABELS
 from en_bench.errors import InputError
-from en_bench.matrix.closest import did_you_mean
+from en_bench.matrix.closest import did_you_mean, did_you_mean_file
 from en_bench.matrix.metrics import METRICS, from_printed
 from en_bench.matrix.overlays import check_plain, read_yaml
 
@@ -82,8 +82,7 @@ def _read(part: object, path: Path) -> tuple[dict[str, Any], str]:
         raise InputError(f"{path}: reported: {part!r} is neither the name of a file nor a mapping")
     file = Path(os.path.normpath(path.parent / part))
     if not file.is_file():
-        beside = [os.path.relpath(other, path.parent) for other in file.parent.glob("*.yaml")]
-        raise InputError(f"{path}: reported: there is no file {part}{did_you_mean(part, beside)}")
+        raise InputError(f"{path}: reported: there is no file {part}{did_you_mean_file(file, path.parent)}")
     return read_yaml(file), str(file)
 
 

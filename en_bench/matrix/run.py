@@ -32,8 +32,8 @@ class Runner:
     cells: CellRun
     leases: Leases
 
-    def run(self, only: str = "*", cell_id: str | None = None) -> int:
-        """Run what is missing of the cells whose "norm/train/seed" matches `only`, or of one.
+    def run(self, *only: str, cell_id: str | None = None) -> int:
+        """Run what is missing of the cells whose "norm/train/seed" matches one of `only` (default: all), or of one.
 
         Cells whose holders have become silent are waited for until they are taken over. Returns 0, also where living
         runners hold cells yet, 1 if a cell failed, 130 if interrupted.
@@ -57,7 +57,7 @@ class Runner:
         """Run the cell of a lease that is held already. Returns 0, or 1 if it failed; an interrupt passes through."""
         spec, results = self.cells.spec, self.cells.results
         records, _ = results.load()
-        (item,) = select(plan(spec, records, self.cells.digests), "*", spec, lease.cell)
+        (item,) = select(plan(spec, records, self.cells.digests), (), spec, lease.cell)
         if item.record is not None and item.record.generation >= lease.first:
             lease.give_back()  # it was killed after it had written the record
             return 1 if item.record.status == "failed" else 0
@@ -148,17 +148,24 @@ def more_to_do(tally: Tally, silent: SilentHolders) -> bool:
     return True
 
 
-def select(planned: Sequence[PlannedCell], only: str, spec: Spec, cell_id: str | None = None) -> list[PlannedCell]:
-    """The cells whose "norm/train/seed" matches a shell pattern, or the one with an id; InputError for none."""
+def select(
+    planned: Sequence[PlannedCell], only: Sequence[str], spec: Spec, cell_id: str | None = None
+) -> list[PlannedCell]:
+    """The cells whose "norm/train/seed" matches one of the shell patterns `only`, all where there is none, or the one
+    with an id. Raises InputError for a pattern that no cell matches, and for an id of none."""
     if cell_id is not None:
         chosen = [item for item in planned if item.cell.id == cell_id]
         if not chosen:
             raise InputError(f"--cell {cell_id}: no cell of {spec.path} has this id: its overlays may have changed")
         return chosen
-    chosen = [item for item in planned if fnmatchcase(str(item.cell), only)]
-    if not chosen:
-        raise InputError(
-            f"--only {only}: no cell of {spec.path} matches; a cell is named normaliser/training set/seed, "
-            f"such as {planned[0].cell}"
-        )
-    return chosen
+    if not only:
+        return list(planned)
+    names = [str(item.cell) for item in planned]
+    for pattern in only:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(
+                f"--only {pattern}: no cell of {spec.path} matches; a cell is named normaliser/training set/seed, "
+                f"such as {names[0]}"
+            )
+    pairs = zip(planned, names, strict=True)
+    return [item for item, name in pairs if any(fnmatchcase(name, pattern) for pattern in only)]

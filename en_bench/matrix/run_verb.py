@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,7 +17,7 @@ from en_bench.matrix.local.devices import choose_gpus, default_threads, make_slo
 from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.local.live import is_terminal
 from en_bench.matrix.local.worker import serve
-from en_bench.matrix.opened import OpenedMatrix, open_matrix
+from en_bench.matrix.opened import OpenedMatrix, open_matrix, results_of
 from en_bench.matrix.options import check_options
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import Execute
@@ -71,7 +71,7 @@ def _launch(args: argparse.Namespace, matrix: OpenedMatrix, runner: Runner, plan
     if len(slots) == 1 and not is_terminal(sys.stdout):
         # Nothing is to be drawn meanwhile: this process can do the work itself. It has not imported torch yet.
         with _environment(slot_environment(slots, gpus, threads)):
-            return runner.run(args.only)
+            return runner.run(*args.only)
     chosen = select(planned, args.only, matrix.spec)
     environment = partial(slot_environment, gpus=gpus, threads=threads)
     return LocalLauncher(runner, slots, _worker_arguments(args), environment).run(chosen)
@@ -94,12 +94,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def _worker_arguments(args: argparse.Namespace) -> list[str]:
     """The command of a process that runs cells for this one."""
-    place = ["--results", str(args.results)]
+    place = ["--results", str(results_of(args))]
     place += [] if args.data_root is None else ["--data-root", str(args.data_root)]
     return ["matrix", "run", str(args.spec), *place, *(["--isolate"] if args.isolate else []), "--worker"]
 
 
-def _print_commands(matrix: OpenedMatrix, only: str) -> None:
+def _print_commands(matrix: OpenedMatrix, only: Sequence[str]) -> None:
     for item in select(matrix.planned(), only, matrix.spec):
         print(f"# {item.cell}: {item.state}")
         for argv in cell_commands(matrix.spec, item.cell, matrix.results.run(item.cell.id), matrix.data_root):

@@ -9,7 +9,7 @@ from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.matrix.adapted import parse_adapted
-from en_bench.matrix.closest import did_you_mean
+from en_bench.matrix.closest import did_you_mean, did_you_mean_file
 from en_bench.matrix.cost.given import seconds_in_spec
 from en_bench.matrix.metrics import METRICS
 from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
@@ -193,6 +193,8 @@ def _data(config: Config) -> dict[str, Any]:
 
 
 def _axis(raw: object, path: Path, key: str) -> dict[str, Overlays]:
+    if isinstance(raw, list):
+        raise InputError(f"{path}: {key}: it is a list: give each a label, as in {key}: {{LABEL: OVERLAY, ...}}")
     if not isinstance(raw, dict) or not raw:
         raise InputError(f"{path}: {key}: expected at least one 'label: overlay'")
     _check_distinct(raw, f"{path}: {key}")
@@ -234,8 +236,7 @@ def _overlay(raw: object, path: Path, where: str) -> Overlay:
         raise InputError(f"{path}: {where}: an overlay is a file name or a mapping, not {raw!r}")
     file = Path(os.path.normpath(path.parent / raw))
     if not file.is_file():
-        beside = [os.path.relpath(other, path.parent) for other in file.parent.glob("*.yaml")]
-        raise InputError(f"{path}: {where}: there is no file {raw}{did_you_mean(raw, beside)}")
+        raise InputError(f"{path}: {where}: there is no file {raw}{did_you_mean_file(file, path.parent)}")
     overlay = read_overlay(file)
     _check_keys(overlay.config, path, f"{where}: {raw}")
     return overlay

@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from en_bench.arguments import positive
 from en_bench.errors import InputError
 from en_bench.matrix.diff_verb import add_diff_arguments, diff_verb
+from en_bench.matrix.opened import RESULTS, results_of
 from en_bench.matrix.plan_verb import add_plan_options, plan_verb, status_verb
 from en_bench.matrix.process import Execute
 from en_bench.matrix.report_verb import add_report_options, page_verb, report_verb
@@ -27,15 +29,21 @@ def add_verbs(subparsers: "Subparsers") -> None:
     run = _add(verbs, "run", run_verb, "run the cells that are not done")
     run.add_argument("--dry-run", action="store_true", help="print all commands of the cells and run nothing")
     run.add_argument("--isolate", action="store_true", help="give every command a process of its own")
-    run.add_argument("--only", default="*", metavar="PATTERN", help="run only cells whose norm/train/seed matches")
+    run.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="run only cells whose norm/train/seed matches (may be repeated)",
+    )
     run.add_argument(
         "--slots",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="cells at a time, a process each (default: one for each GPU, else 1)",
     )
     run.add_argument("--gpus", metavar="LIST", help="0,1,3 or all or none (default: all that are visible)")
-    run.add_argument("--threads", type=_positive, metavar="T", help="CPU threads of a slot (default: cores / slots)")
+    run.add_argument("--threads", type=positive, metavar="T", help="CPU threads of a slot (default: cores / slots)")
     run.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # a process that a launcher started
     run.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where cells run (default: local)")
     run.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="as the key slurm of SPEC")
@@ -53,18 +61,10 @@ def add_verbs(subparsers: "Subparsers") -> None:
 def _add(subparsers: "Subparsers", name: str, handler: Handler, description: str) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(name, help=description, description=description)
     parser.add_argument("spec", type=Path, metavar="SPEC", help="the matrix's YAML file")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="where <spec name>/ lies (default: results)"
-    )
+    parser.add_argument("--results", type=Path, help=f"where <spec name>/ lies (default: {RESULTS})")
     parser.add_argument("--data-root", type=Path, help="where the data lie (default: $EN_BENCH_SHARDS, else data)")
     parser.set_defaults(handler=partial(_told_in_one_line, handler))
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
 
 
 def _told_in_one_line(handler: Handler, args: argparse.Namespace, execute: Execute) -> int:
@@ -73,7 +73,7 @@ def _told_in_one_line(handler: Handler, args: argparse.Namespace, execute: Execu
     except BrokenPipeError:  # no matter of files: whoever reads the output has seen enough
         raise
     except OSError as error:
-        where = error.filename or args.results
+        where = error.filename or results_of(args)
         raise InputError(
             f"{where}: {error.strerror or error}: make it readable and writable, or choose other --results"
         ) from None

@@ -39,7 +39,7 @@ METRICS: Mapping[str, Metric] = {
 PART = "PART"
 DIVERGED = "DIVERGED"
 _HOLES = (State.FAILED, State.STALE, State.MISSING)
-_NOTHING_SAID: tuple[list[str], ...] = ([], [State.MISSING.upper()])
+_MISSING = [State.MISSING.upper()]
 MARKS = (PART, DIVERGED, *(state.upper() for state in _HOLES))
 NOTHING = "–"
 MEANS = "mean ± 95 % interval by Student's t (number of seeds; no interval below 3)"
@@ -54,7 +54,8 @@ class Entry:
 
     `values` holds what can be believed, by seed, NaN for a training that diverged; `partial` are the seeds whose value
     comes from a part of the validation set only; `holes` counts the other seeds by state (missing, failed or stale).
-    `summary` is of the finite values, None where there is none. `best` is the best among its rivals.
+    `summary` is of the finite values, None where there is none. `best` is the best among its rivals. `may_not_apply`
+    is whether there are cells of which there can be no value: – then says just that, never that one is missing.
     """
 
     values: Mapping[int, float]
@@ -62,6 +63,7 @@ class Entry:
     summary: Summary | None
     partial: frozenset[int] = frozenset()
     best: bool = False
+    may_not_apply: bool = False
 
     @property
     def parts(self) -> int:
@@ -80,7 +82,7 @@ class Entry:
 
     def marks(self) -> list[str]:
         """`holding`, with how many diverged (`DIVERGED 1/3`); – where nothing is there and nothing else says why."""
-        if self.summary is None and self.holding() in _NOTHING_SAID:
+        if self.summary is None and (not self.holding() or (self.holding() == _MISSING and not self.may_not_apply)):
             return [NOTHING]
         return [f"{DIVERGED} {self.diverged}/{len(self.values)}" if m == DIVERGED else m for m in self.holding()]
 

@@ -138,7 +138,8 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
 
 def entry_of(group: Sequence[PlannedCell], column: Column, metric: str) -> Entry:
     """What a group of cells comes to in a column."""
-    return collect(filter(column.applies, group), partial(measured, column, metric))
+    entry = collect(filter(column.applies, group), partial(measured, column, metric))
+    return replace(entry, may_not_apply=column.adapted)
 
 
 def measured(column: Column, metric: str, item: PlannedCell) -> tuple[float | None, bool] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from en_bench.cli import main
 from en_bench.errors import InputError
 from en_bench.matrix.commands import adapt_commands, cell_commands
 from en_bench.matrix.plan import PlannedCell, State, plan, plan_cells
@@ -54,11 +55,18 @@ def test_runs_after_the_validations_and_is_kept_in_the_record(adapted: Path, tra
     assert run(adapted, only=CELL) == 0 and verbs(trace) == []
 
 
-def test_added_later_it_costs_no_training(spec_file: Path, trace: Path) -> None:
+def test_added_later_it_costs_no_training(spec_file: Path, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(spec_file, only=CELL)
     verbs(trace)
     edit(spec_file, "seeds:", "adapted: [typeset]\nseeds:")
     assert planned(spec_file).state is State.MISSING
+    capsys.readouterr()
+    assert main(["matrix", "report", str(spec_file), "--table", "matrix"]) == 0
+    first = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("handwritten"))
+    assert first.split()[-1] == "MISSING", "not the sign of a network that has nothing to adapt"
+    for verb in ("plan", "status"):
+        assert main(["matrix", verb, str(spec_file)]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "done 0, missing 8, failed 0"
     assert run(spec_file, only=CELL) == 0
     assert verbs(trace) == ["norms", "validate"]
     assert planned(spec_file).state is State.DONE

@@ -201,8 +201,6 @@ def test_checkpoints_that_do_not_fit_are_warned_of(
         (["--seconds-per-step", "0"], "expected seconds above 0"),
         (["--seconds-per-step", "nan"], "expected seconds above 0"),
         (["--seconds-per-step", "BatchNrom=1"], "'BatchNrom': no cell is meant by it"),
-        (["--slots", "0"], "--slots 0 is too few"),
-        (["--probe-steps", "0"], "--probe-steps 0 is too few"),
         (["--only", "nothing"], "--only nothing: no cell"),
     ],
 )

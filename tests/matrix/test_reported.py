@@ -95,6 +95,7 @@ def test_mistake_is_one_line_with_file_and_cure(old: str, new: str, message: str
     ("entry", "message"),
     [
         ("reported/readne.yaml", "there is no file reported/readne.yaml; did you mean 'reported/readme.yaml'?"),
+        ("nosuch.yaml", "reported: there is no file nosuch.yaml\n"),  # with digits.yaml and base.yaml beside it
         ("[3]", "reported: 3 is neither the name of a file nor a mapping"),
         ("[reported/readme.yaml, reported/readme.yaml]", "stands twice with the source 'A README, table 1'"),
         ("{source: x}", "values: expected"),
@@ -103,4 +104,4 @@ def test_mistake_is_one_line_with_file_and_cure(old: str, new: str, message: str
 def test_what_the_specification_says_wrong(entry: str, message: str, spec_file: Path) -> None:
     with pytest.raises(InputError) as error:
         load_spec(with_reported(spec_file, entry))
-    assert message in str(error.value) and str(error.value).startswith("experiments/digits.yaml")
+    assert message in f"{error.value}\n" and str(error.value).startswith("experiments/digits.yaml")

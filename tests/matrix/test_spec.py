@@ -68,6 +68,12 @@ def test_overlay_file_with_a_place_is_named(spec_file: Path) -> None:
             "norm/em.yaml",
             "norms.ExemplarNorm: there is no file norm/em.yaml; did you mean 'norm/en.yaml'",
         ),
+        ("norm/en.yaml", "norm/nosuch.yaml", "norms.ExemplarNorm: there is no file norm/nosuch.yaml\n"),
+        (
+            "{BatchNorm: norm/bn.yaml, ExemplarNorm: norm/en.yaml}",
+            "[norm/bn.yaml, norm/en.yaml]",
+            "norms: it is a list: give each a label, as in norms: {LABEL: OVERLAY, ...}",
+        ),
         ("norm/en.yaml", "3", "an overlay is a file name or a mapping, not 3"),
         ("ExemplarNorm:", "batchnorm:", "'batchnorm' stands twice"),
         ("ExemplarNorm:", "BatchNorm:", "'BatchNorm' stands twice"),
@@ -130,7 +136,7 @@ def test_overlay_file_with_a_place_is_named(spec_file: Path) -> None:
 def test_mistake_is_one_line_with_file_and_cure(old: str, new: str, message: str, spec_file: Path) -> None:
     with pytest.raises(InputError) as error:
         load_spec(edit(spec_file, old, new))
-    assert message in str(error.value)
+    assert message in f"{error.value}\n"
     assert str(error.value).startswith("experiments/digits.yaml")
     assert "\n" not in str(error.value)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from en_bench.cli import main
 from en_bench.errors import InputError
 from en_bench.matrix.verbs import add_verbs
 from tests.matrix import fake_execute
@@ -84,7 +85,7 @@ def test_plan_lists_cells_and_totals(spec: str, capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[1:] == ["BatchNorm/handwritten/0", "missing", "unknown"]
     assert lines[8] == "2 normalisers x 2 training sets x 2 seeds = 8 trainings, each validated on 2 sets"
-    assert lines[9].startswith("the whole: 8 cells; 8 not counted: seconds per step unknown")
+    assert lines[9].startswith("the whole: 8 cells; 4 not counted: samples of digits/handwritten/train, ")
     assert lines[-1] == "done 0, missing 8, failed 0"
 
 
@@ -117,12 +118,14 @@ def test_run_ends_with_table_and_page(spec: str, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("form", "name"), [("text", "matrix.txt"), ("markdown", "matrix.md"), ("csv", "matrix.csv")])
 def test_report_prints_what_it_writes(form: str, name: str, spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out/digits").mkdir(parents=True)
     assert call("matrix", "report", spec, "--format", form, "--results", "out") == 0
     assert capsys.readouterr().out == Path("out/digits/tables", name).read_text()
 
 
 def test_report_as_parquet_and_latex(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     tables = Path("results/digits/tables")
+    tables.mkdir(parents=True)
     assert call("matrix", "report", spec, "--format", "parquet", "--table", "cells") == 0
     assert capsys.readouterr().out == f"{tables}/cells.parquet\n"
     assert pyarrow.parquet.read_table(tables / "cells.parquet").num_rows == 16
@@ -140,11 +143,93 @@ def test_report_as_parquet_and_latex(spec: str, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_a_table_that_is_not_there_is_told(arguments: list[str], said: str, spec: str) -> None:
+    Path("results/digits").mkdir(parents=True)
     with pytest.raises(InputError, match=said):
         call("matrix", "report", spec, *arguments)
 
 
+@pytest.mark.parametrize(
+    "verb", [["matrix", "report"], ["report"], ["matrix", "status"], ["matrix", "diff", "results/digits"]]
+)
+def test_results_that_are_not_there_are_told_and_not_made(verb: list[str], spec: str) -> None:
+    Path("results/digits/records").mkdir(parents=True)
+    for given, cure in (("reslts", "the folder that holds it"), ("results/digits", "--results results")):
+        told = rf"^--results {given}: there is no {given}/digits: give {cure}$"
+        with pytest.raises(InputError, match=told):
+            call(*verb, spec, "--results", given)
+    assert not Path("reslts").exists() and not Path("results/digits/digits").exists()
+
+
+def test_of_a_fresh_matrix_there_are_no_results_yet(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("plan", "status"):
+        assert call("matrix", verb, spec) == 0
+        assert capsys.readouterr().out.splitlines()[-2:] == [
+            "no results at results/digits yet",
+            "done 0, missing 8, failed 0",
+        ]
+    for verb in (["matrix", "report"], ["report"]):
+        with pytest.raises(InputError, match=r"^no results at results/digits yet: en-bench matrix run makes them"):
+            call(*verb, spec)
+    assert call("matrix", "plan", spec, "--results", "elsewhere") == 0
+    assert not Path("results").exists() and not Path("elsewhere").exists()
+
+
+def test_several_patterns_add_up_and_each_has_to_match(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    patterns = ("--only", "BatchNorm/typeset/*", "--only", "*/typeset/1")
+    assert call("matrix", "plan", spec, *patterns) == 0
+    found = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "/typeset/" in line.split()[1]]
+    assert found == ["BatchNorm/typeset/0", "BatchNorm/typeset/1", "ExemplarNorm/typeset/1"]
+    assert call("matrix", "run", spec, *patterns, "--slots", "1") == 0
+    assert len(list(Path("results/digits/records").iterdir())) == 3
+    for verb in ("plan", "run"):
+        with pytest.raises(InputError, match=r"--only EN/\*: no cell"):
+            call("matrix", verb, spec, *patterns, "--only", "EN/*")
+
+
+def test_records_of_changed_settings_are_told(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call("matrix", "run", spec, "--only", "BatchNorm/*", "--slots", "1")
+    assert "no longer has" not in capsys.readouterr().err
+    Path("experiments/norm/bn.yaml").write_text("model: {norm: BatchNorm, lr: 0.3}\n")
+    told = (
+        "en-bench: warning: results/digits/records: 4 records of cells that the specification no longer has "
+        "(BatchNorm/handwritten/0, BatchNorm/handwritten/1, BatchNorm/typeset/0, ...): changed settings? "
+        "They count nowhere\n"
+    )
+    for verb in (["matrix", "status"], ["matrix", "plan"], ["matrix", "report"], ["report"]):
+        assert call(*verb, spec) == 0
+        assert capsys.readouterr().err == told
+    call("matrix", "status", spec)
+    assert capsys.readouterr().out.splitlines()[-1] == "done 0, missing 8, failed 0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "SPEC", "--slots", "0"], "run: error: argument --slots: '0' is no whole number of 1 or more"),
+        (["plan", "SPEC", "--slots", "0"], "plan: error: argument --slots: '0' is no whole number of 1 or more"),
+        (["plan", "SPEC", "--probe-steps", "x"], "plan: error: argument --probe-steps: 'x' is no whole number"),
+        (["plan", "SPEC", "--device"], "plan: error: argument --device: expected one argument"),
+        (["run", "SPEC", "--launcher", "slrum"], "(choose from 'local', 'slurm'); did you mean 'slurm'?"),
+        (["statu", "SPEC"], "did you mean 'status'?"),
+        (["report"], "report: error: the following arguments are required: SPEC"),
+        (["report", "SPEC", "--format", "pdf"], "argument --format: invalid choice: 'pdf'"),
+    ],
+)
+def test_wrong_usage_is_one_line_without_the_usage(
+    arguments: list[str], told: str, spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["matrix", *(spec if part == "SPEC" else part for part in arguments)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("en-bench matrix") and told in line and line.endswith("--help lists what there is")
+
+
+def test_the_cpu_is_no_gpu(spec: str) -> None:
+    with pytest.raises(InputError, match=r"^--gpus cpu: give --gpus none to train on the CPU$"):
+        call("matrix", "run", spec, "--gpus", "cpu")
+
+
 def test_page_before_anything_ran(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("results/digits").mkdir(parents=True)
     assert call("report", spec) == 0
     assert capsys.readouterr().out == "results/digits/report.html\n"
     assert "8 of 8 cells missing" in Path("results/digits/report.html").read_text()

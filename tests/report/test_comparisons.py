@@ -297,3 +297,4 @@ def test_a_network_without_running_moments_has_nothing_to_adapt(paper_spec: Spec
     lacking = [without(item, {}) for item in paper]
     entry = build_table(paper_spec, lacking).entries["photos", "SwitchNorm", "web_images (adapted)"]
     assert entry.holes == {State.MISSING: 3}
+    assert shown(tables(paper_spec, lacking), "matrix")["photos", "SwitchNorm"]["web_images (adapted)"] == "MISSING"

@@ -35,7 +35,7 @@ def test_an_array_of_cells_of_which_one_fails(make_matrix, cluster):
     local = make_matrix(norms, name="local")
     local("run", "--only", "BN/*")
     assert numbers(local.records()["BN"]) == numbers(records["BN"])
-    assert ": 1 cells (1 node" in matrix.submit()
+    assert ": 1 cell (1 node" in matrix.submit()
 
 
 def test_several_ranks_stop_together_and_end_as_they_would_have_locally(make_matrix, cluster):

@@ -47,7 +47,7 @@ def test_without_a_controller_nothing_is_doubled_and_jobs_go_on(make_matrix, clu
         until(matrix.records, 150, matrix.logs)
     finally:
         cluster.start_controller()
-    assert "1 cells, 1 of them done" in matrix.submit()
+    assert "1 cell, 1 of them done" in matrix.submit()
     assert matrix.records()["BN"].generation == 2
 
 
@@ -98,7 +98,7 @@ def test_what_sbatch_refuses_is_told_and_leaves_nothing_behind(make_matrix, clus
         told.count("sbatch: error:") == 2
         and "sbatch refused the jobs: sbatch: error: invalid partition specified: nowhere" in told
     )
-    assert "1 cells (1 node" in matrix.submit("--slurm", "parameters={hold: true}")
+    assert "1 cell (1 node" in matrix.submit("--slurm", "parameters={hold: true}")
     told = matrix("run", "--launcher", "slurm", "--dry-run", "--slurm", "time=1:00:00")
     assert "#SBATCH --signal=B:USR1@120" in told and "#SBATCH --time=60" in told and "#SBATCH --requeue" in told
     assert len(cluster.jobs()) == 1

@@ -16,6 +16,7 @@ from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost.shape import Shape, shape_of
 from en_bench.matrix.records import Json, Record, Results, read_json
+from en_bench.plural import counted
 
 PROBE = "probe.json"
 NO_RATE = "seconds per step unknown: give --seconds-per-step, or measure with --probe"
@@ -79,13 +80,12 @@ class Known:
                 alike = [found for found in alike if not found.start_up] or alike
                 validations = [found.validation for found in alike if found.validation is not None]
                 number, _, rest = kind.partition(" ")
-                plural = "" if len(alike) == 1 else "s"
                 told = ", start-up and compiling included" if alike[0].start_up else ""
                 return Rate(
                     statistics.median(found.step for found in alike),
                     statistics.median(validations) if validations else None,
                     newest.ranks,
-                    f"{len(alike)} {number}{plural}{' ' + rest if rest else ''}, {newest.device}{told}",
+                    f"{counted(len(alike), number)}{' ' + rest if rest else ''}, {newest.device}{told}",
                 )
         return None
 

@@ -11,6 +11,7 @@ from en_bench.matrix.cost.amount import Unknown
 from en_bench.matrix.cost.costs import FORWARD_SHARE, CellCost, Cost, Disk, Seconds
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.spec import Spec
+from en_bench.plural import counted
 from en_bench.resume.reached import Reached
 
 
@@ -39,9 +40,11 @@ def summary_lines(
     spec: Spec, planned: Sequence[PlannedCell], cost: Cost, disk: Disk, slots: int, folder: str
 ) -> Iterator[str]:
     """Seconds per step of each shape, then cost, time and disk, each with what it does not count."""
+    trainings = len(spec.norms) * len(spec.train) * len(spec.seeds)
     yield (
-        f"{len(spec.norms)} normalisers x {len(spec.train)} training sets x {len(spec.seeds)} seeds = "
-        f"{len(spec.norms) * len(spec.train) * len(spec.seeds)} trainings, each validated on {len(spec.validate)} sets"
+        f"{counted(len(spec.norms), 'normaliser')} x {counted(len(spec.train), 'training set')} x "
+        f"{counted(len(spec.seeds), 'seed')} = {counted(trainings, 'training')}, each validated on "
+        f"{counted(len(spec.validate), 'set')}"
     )
     yield from _rates(cost)
     yield f"the whole: {_hours(cost, [True] * len(planned))}"
@@ -114,22 +117,22 @@ def _rates(cost: Cost) -> Iterator[str]:
     if rows:
         yield "seconds per step (a batch on every rank), and where they are from:"
     for (shape, step, source), cells in rows.items():
-        yield f"  {shape:<{width}}  {step:>8} s  x {_steps(cells)} steps  ({source})"
+        yield f"  {shape:<{width}}  {step:>8} s  x {_steps(cells)}  ({source})"
     if any(one.rate.validation is None for one in cost.known()):
         yield f"  a validated image is taken to need {FORWARD_SHARE:.2f} of a training image: nothing measured tells"
 
 
 def _steps(cells: Sequence[CellCost]) -> str:
     found = sorted({cell.amount.steps for cell in cells})
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+    return counted(found[0], "step") if len(found) == 1 else f"{found[0]:,} to {found[-1]:,} steps"
 
 
-def _hours(cost: Cost, counted: Sequence[bool], rest: bool = False) -> str:
-    cells = [one for one, meant in zip(cost.cells, counted, strict=True) if meant]
+def _hours(cost: Cost, chosen: Sequence[bool], rest: bool = False) -> str:
+    cells = [one for one, meant in zip(cost.cells, chosen, strict=True) if meant]
     known = [cell for cell in cells if isinstance(cell, CellCost)]
     total = sum((cell.rest if rest else cell.whole for cell in known), Seconds())
     devices = sum((cell.rest if rest else cell.whole).total * cell.ranks for cell in known)
-    told = f"{len(cells)} cells"
+    told = counted(len(cells), "cell")
     if known:
         told += f", {duration(total.total)}, of it {duration(total.validating)} validating"
         told += f"; {devices / 3600:.1f} device hours" if any(cell.ranks > 1 for cell in known) else ""
@@ -139,19 +142,19 @@ def _hours(cost: Cost, counted: Sequence[bool], rest: bool = False) -> str:
 
 def _wall(cost: Cost, slots: int) -> str:
     wall = cost.wall_time(slots)
-    name = f"{slots} slot{'s' * (slots != 1)}"
+    name = counted(slots, "slot")
     if wall is None:
         most = max(cell.ranks for cell in cost.known())
         return f"time with {name}: none, a cell needs {most} devices: give --slots {most} or more"
-    counted = "" if not cost.unknown() else " for what is counted"
-    return f"time with {name}: {duration(wall)}{counted}"
+    known = "" if not cost.unknown() else " for what is counted"
+    return f"time with {name}: {duration(wall)}{known}"
 
 
 def _disk(disk: Disk, cells: int, folder: str) -> str:
     if disk.unknown == cells:
         return f"checkpoints: size unknown; {size(disk.free)} free in {folder}"
     how = "" if disk.measured else " (from the number of parameters)"
-    missed = f"; {disk.unknown} cells not counted: size unknown" if disk.unknown else ""
+    missed = f"; {counted(disk.unknown, 'cell')} not counted: size unknown" if disk.unknown else ""
     return (
         f"checkpoints: {size(disk.whole)}, {size(disk.rest)} to come{how}{missed}; {size(disk.free)} free in {folder}"
     )

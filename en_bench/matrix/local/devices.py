@@ -32,6 +32,8 @@ def choose_gpus(wanted: str | None) -> tuple[str, ...] | None:
     visible = _visible()
     if wanted is None:
         return visible or None
+    if wanted == "cpu":
+        raise InputError("--gpus cpu: give --gpus none to train on the CPU")
     if wanted == "none":
         return ()
     if wanted == "all":

@@ -15,6 +15,7 @@ from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.progress import Progress, read_progress
 from en_bench.matrix.records import Record, Results, covers_set
 from en_bench.matrix.spec import Spec
+from en_bench.plural import counted
 from en_bench.resume.reached import Reached
 
 
@@ -97,7 +98,7 @@ class Tally:
 
     def head(self) -> str:
         """The first line of a run."""
-        return f"{self._spec.name}: {self._total} cells, {self._settled} of them done"
+        return f"{self._spec.name}: {counted(self._total, 'cell')}, {self._settled} of them done"
 
     def begin(self, item: PlannedCell, where: str, slots: int = 1) -> None:
         """A cell that waited runs."""

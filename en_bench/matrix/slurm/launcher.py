@@ -17,6 +17,7 @@ from en_bench.matrix.run import INTERRUPTED, select
 from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
 from en_bench.matrix.slurm.options import Shape
 from en_bench.matrix.slurm.submit import by_shape, script, slurm_folder, submit
+from en_bench.plural import counted
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 
@@ -46,19 +47,19 @@ def launch(matrix: OpenedMatrix, planned: Sequence[PlannedCell], flags: Mapping[
             f"{judge.unreachable}: nothing was submitted; jobs that run go on, try again when Slurm answers"
         )
     for told, count in holders.items():
-        print(f"{count} cell{'s' if count > 1 else ''} left to {told}", flush=True)
+        print(f"{counted(count, 'cell')} left to {told}", flush=True)
     for submitted in submit(free, matrix, leases, flags):
         cells = submitted.cells
-        print(f"Slurm job {submitted.array}: {len(cells)} cells ({_told(submitted.shape)})", flush=True)
+        print(f"Slurm job {submitted.array}: {counted(len(cells), 'cell')} ({_told(submitted.shape)})", flush=True)
     if todo:
         print(f"logs: {slurm_folder(matrix.results)}   en-bench matrix status tells how far they are", flush=True)
 
 
-def print_scripts(matrix: OpenedMatrix, only: str, flags: Mapping[str, Any]) -> None:
+def print_scripts(matrix: OpenedMatrix, only: Sequence[str], flags: Mapping[str, Any]) -> None:
     """What sbatch would be given for the cells that are not done."""
     todo = [item for item in select(matrix.planned(), only, matrix.spec) if item.state is not State.DONE]
     for shape, group in by_shape(todo, matrix, flags):
-        print(f"# {len(group)} cells: {' '.join(str(item.cell) for item in group)}")
+        print(f"# {counted(len(group), 'cell')}: {' '.join(str(item.cell) for item in group)}")
         print(script(shape, len(group), matrix))
 
 
@@ -108,8 +109,8 @@ def _has_record(item: PlannedCell, last: Found) -> bool:
 def _told(shape: Shape) -> str:
     options = shape.options
     parts = [
-        f"{shape.nodes} node{'s' if shape.nodes > 1 else ''} x {shape.tasks_per_node} tasks",
-        *([f"{options.gpus_per_node} GPUs per node"] if options.gpus_per_node else []),
+        f"{counted(shape.nodes, 'node')} x {counted(shape.tasks_per_node, 'task')}",
+        *([f"{counted(options.gpus_per_node, 'GPU')} per node"] if options.gpus_per_node else []),
         *([f"partition {options.partition}"] if options.partition else []),
         *([f"{options.minutes} minutes"] if options.minutes else []),
     ]
