@@ -61,7 +61,7 @@ class _Running:
         self.last = replace(found, scores=found.scores or before)
 
     def underway(self) -> Underway:
-        trained = self.last is not None and self.last.command == "validate"
+        trained = self.last is not None and self.last.command != "fit"
         return Underway(self.item.cell, self.seconds, self.whole, trained, self.slots)
 
     def row(self) -> Row:
