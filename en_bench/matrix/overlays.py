@@ -97,7 +97,8 @@ def merge(configs: Iterable[Mapping[str, Any]]) -> Config:
     through two classes or more before the last one, `replaced_classes` names these: each may have dropped arguments
     that the last one would accept, as the second does in A -> B -> A.
     """
-    merged: Config = _through_several(reduce(_merge_two, configs, {}))
+    added_up: Config = reduce(_merge_two, configs, {})
+    merged: Config = _through_several(added_up)
     return merged
 
 
