@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
+from en_bench.data.places import Place, is_remote
 from en_bench.errors import InputError
 from en_bench.matrix.cost.shape import section, shape_of
 from en_bench.matrix.plan import Cell
@@ -41,7 +41,7 @@ class Unknown:
     no_rate: bool = False
 
 
-def set_sizes(shards: Path, records: Sequence[Record]) -> Sizes:
+def set_sizes(shards: Place, records: Sequence[Record]) -> Sizes:
     """Of the manifests below `shards`, each read once; of sets that are not here what records counted."""
     counted: dict[str, int] = {}
     for record in records:
@@ -53,13 +53,13 @@ def set_sizes(shards: Path, records: Sequence[Record]) -> Sizes:
 
     @cache
     def size(name: str) -> int | None:
-        if (shards / name).is_dir():
+        if is_remote(shards) or (shards / name).is_dir():
             from en_bench.data.manifest import load_manifest
 
             try:
                 return load_manifest(shards / name).count
             except InputError:  # the run itself says what is wrong with it
-                return None
+                return counted.get(name) if is_remote(shards) else None
         return counted.get(name)
 
     return size
