@@ -31,10 +31,11 @@ from data_scripts.layouts.mask_pairs import (
     pair_masks,
     sample_key,
     text_lines,
+    write_pairs,
 )
 from en_bench.data.archives import RawFiles
 from en_bench.data.places import shown
-from en_bench.data.prepare import add_raw_options, image_encoder, make_parser, run_script, write_splits
+from en_bench.data.prepare import add_raw_options, make_parser, run_script
 from en_bench.errors import InputError
 
 SPLITS = {"training": "train", "validation": "val"}
@@ -130,28 +131,13 @@ def listed_samples(raw: RawFiles) -> tuple[dict[str, SampleList], list[dict[str,
 
 def prepare(args: argparse.Namespace) -> None:
     """Writes train and val, as far as they are there."""
-    class_map, encode_mask = mask_classes("ade20k150.csv", ignored=[OTHER])
+    classes = mask_classes("ade20k150.csv", ignored=[OTHER])
     raw = RawFiles(args.raw, nested=True)
     refuse_full_set(raw)
-    files = check_names(raw, class_map.mapping, class_map.name)
+    files = check_names(raw, classes[0].mapping, classes[0].name)
     listed, identity = listed_samples(raw)
-    splits, notes = pair_masks(raw, LAYOUT, listed)
-    write_splits(
-        args,
-        splits,
-        dataset="ade20k",
-        classes=list(class_map.mapping.values()),
-        source={
-            "script": "ade20k.py",
-            "raw": raw.name,
-            "variant": "SceneParse150",
-            "class_map": class_map.describe(),
-            "lists": files + identity,
-        },
-        encode=image_encoder(args),
-        encode_mask=encode_mask,
-        notes=notes,
-    )
+    pairs = pair_masks(raw, LAYOUT, listed)
+    write_pairs(args, raw, pairs, classes, dataset="ade20k", variant="SceneParse150", lists=files + identity)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

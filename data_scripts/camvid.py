@@ -30,10 +30,11 @@ from data_scripts.layouts.mask_pairs import (
     pair_masks,
     sample_key,
     text_lines,
+    write_pairs,
 )
 from en_bench.data.archives import RawFiles
 from en_bench.data.places import shown
-from en_bench.data.prepare import add_raw_options, image_encoder, make_parser, run_script, write_splits
+from en_bench.data.prepare import add_raw_options, make_parser, run_script
 from en_bench.errors import InputError
 
 COUNTS = {"train": 367, "val": 101, "test": 233}
@@ -89,26 +90,11 @@ def listed_samples(raw: RawFiles) -> tuple[dict[str, SampleList], list[dict[str,
 
 def prepare(args: argparse.Namespace) -> None:
     """Writes train, val and test, as far as they are there."""
-    class_map, encode_mask = mask_classes("camvid11.csv", ignored=[VOID])
+    classes = mask_classes("camvid11.csv", ignored=[VOID])
     raw = RawFiles(args.raw, nested=True)
     listed, identities = listed_samples(raw)
-    splits, notes = pair_masks(raw, LAYOUT, listed)
-    write_splits(
-        args,
-        splits,
-        dataset="camvid",
-        classes=list(class_map.mapping.values()),
-        source={
-            "script": "camvid.py",
-            "raw": raw.name,
-            "variant": "SegNet",
-            "class_map": class_map.describe(),
-            "lists": identities,
-        },
-        encode=image_encoder(args),
-        encode_mask=encode_mask,
-        notes=notes,
-    )
+    pairs = pair_masks(raw, LAYOUT, listed)
+    write_pairs(args, raw, pairs, classes, dataset="camvid", variant="SegNet", lists=identities)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,9 +19,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from data_scripts.layouts.mask_pairs import IMAGE_SUFFIXES, Layout, Role, mask_classes, pair_masks
+from data_scripts.layouts.mask_pairs import IMAGE_SUFFIXES, Layout, Role, mask_classes, pair_masks, write_pairs
 from en_bench.data.archives import RawFiles
-from en_bench.data.prepare import add_raw_options, image_encoder, make_parser, run_script, write_splits
+from en_bench.data.prepare import add_raw_options, make_parser, run_script
 
 # Label ids without a train id. The others stand in classes/cityscapes19.csv.
 IGNORED = {
@@ -76,24 +76,10 @@ LAYOUT = Layout(
 
 def prepare(args: argparse.Namespace) -> None:
     """Writes train and val, as far as they are there."""
-    class_map, encode_mask = mask_classes("cityscapes19.csv", ignored=IGNORED)
+    classes = mask_classes("cityscapes19.csv", ignored=IGNORED)
     raw = RawFiles(args.raw, nested=True)
-    splits, notes = pair_masks(raw, LAYOUT)
-    write_splits(
-        args,
-        splits,
-        dataset="cityscapes",
-        classes=list(class_map.mapping.values()),
-        source={
-            "script": "cityscapes.py",
-            "raw": raw.name,
-            "variant": "gtFine",
-            "class_map": class_map.describe(),
-        },
-        encode=image_encoder(args),
-        encode_mask=encode_mask,
-        notes=notes,
-    )
+    pairs = pair_masks(raw, LAYOUT)
+    write_pairs(args, raw, pairs, classes, dataset="cityscapes", variant="gtFine")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

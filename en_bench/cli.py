@@ -25,7 +25,7 @@ def _execute(argv: list[str]) -> None:
 
         run(argv[2:])
         return
-    from en_bench.training import run_training_verb
+    from en_bench.training_verbs import run_training_verb
 
     run_training_verb(argv)
 

@@ -10,3 +10,8 @@ class InputError(Exception):
 
 class EnBenchWarning(UserWarning):
     """A result that holds, though not in the way the user may expect."""
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says, in one line; the name of its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

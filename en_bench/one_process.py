@@ -13,7 +13,8 @@ from en_bench.errors import InputError
 from en_bench.resume.checkpoint import last_checkpoint
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.trainer import CONFIG
-from en_bench.training import EnBenchCLI, run_training_verb
+from en_bench.training import EnBenchCLI
+from en_bench.training_verbs import run_training_verb
 
 
 class OneProcessCLI(EnBenchCLI):

@@ -23,7 +23,7 @@ from en_bench.one_process import OneProcessCLI, restored
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.pass_progress import PassProgress
 from en_bench.trainer import EnBenchTrainer
-from en_bench.training import run_training_verb
+from en_bench.training_verbs import run_training_verb
 
 Split = Literal["train", "val"]
 

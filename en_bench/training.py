@@ -7,7 +7,6 @@ when resuming takes effect.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -15,18 +14,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jsonargparse
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 
-from en_bench import accuracies, outcome, provenance
+from en_bench import accuracies, outcome
 from en_bench.data.module import ShardDataModule
 from en_bench.dynamics import DynamicsRecorder, Memorisation
 from en_bench.dynamics.files import set_aside as set_dynamics_aside
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 from en_bench.files import write_json
 from en_bench.folder_claim import claim_folder
 from en_bench.layer_sync import flag_as_plugin
@@ -34,7 +32,6 @@ from en_bench.matrix.label_files import changed_files
 from en_bench.matrix.overlays import check_plain
 from en_bench.matrix.plan import without_places
 from en_bench.outcome import digest
-from en_bench.quiet import quieten
 from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
 from en_bench.resume.loss_facts import SameLoss
 from en_bench.tasks.classification import ClassificationTask
@@ -46,8 +43,7 @@ from en_bench.telemetry.progress import ProgressFile
 from en_bench.telemetry.unreadable import Unreadable
 from en_bench.telemetry.validation_cost import ValidationCost
 from en_bench.telemetry.wandb import WandbMirror
-from en_bench.trainer import EnBenchTrainer, SaveFitConfig
-from en_bench.usage import broken_overlay, explain, refusal_behind
+from en_bench.trainer import EnBenchTrainer
 
 FIT_RESULT = "fit.json"
 IF_ANY = "last"  # as --ckpt_path: the checkpoint of the run's own folder, if there is one
@@ -161,7 +157,7 @@ class EnBenchCLI(LightningCLI):
             return super().instantiate_trainer(**{**fixed, **kwargs})
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise InputError(
-                f"the trainer's options do not fit this machine or each other: {one_line(error)}"
+                f"the trainer's options do not fit this machine or each other: {message_of(error)}"
             ) from None
 
     def before_fit(self) -> None:
@@ -271,45 +267,3 @@ class EnBenchCLI(LightningCLI):
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without what says where its outcome goes and what it goes on from."""
     return {name: value for name, value in config.items() if name not in ("ckpt_path", "result")}
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an exception without its line breaks."""
-    return " ".join(str(error).split())
-
-
-def run_training_verb(argv: list[str], cli: type[EnBenchCLI] = EnBenchCLI) -> None:
-    """Runs `fit ...` or `validate ...`, or a verb of another `cli`.
-
-    Raises InputError for input that cannot be used and SystemExit(2) for options that cannot be parsed.
-    """
-    provenance.commit()
-    quieten()
-    try:
-        cli.claims = claims = ExitStack()
-        with claims:
-            cli(
-                ClassificationTask,
-                ShardDataModule,
-                save_config_callback=SaveFitConfig,
-                trainer_class=cli.TRAINER,
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                trainer_defaults={"use_distributed_sampler": False},
-                parser_kwargs={"exit_on_error": False, "prog": cli.PROG, "allow_abbrev": False},
-                args=argv,
-            )
-    except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
-        told = explain(str(error), EnBenchCLI.known_options)
-        print(f"{cli.PROG} {argv[0]}: error: {broken_overlay(argv) or told}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except AlreadyEnded as told:
-        print(told, flush=True)
-    except MisconfigurationException as error:  # Lightning's word for options that it finds out about late
-        raise InputError(one_line(error)) from None
-    except ValueError as error:
-        refusal = refusal_behind(error)
-        if refusal is None:
-            raise
-        raise refusal from None

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from en_bench.data.transforms import Transform
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 from en_bench.losses import Loss
 from en_bench.noise.kinds import Noise
 from en_bench.norms import Norm
@@ -79,7 +79,7 @@ def broken_overlay(argv: Sequence[str]) -> str | None:
             try:
                 yaml.safe_load(Path(value).read_text(encoding="utf-8"))
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                return f"{value} is not YAML: {' '.join(str(error).split())}"
+                return f"{value} is not YAML: {message_of(error)}"
     return None
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from data_scripts.layouts.listing import Item, Listing, find_file
 from en_bench.data.archives import RawFiles
 from en_bench.data.places import shown
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 
 SEVERITIES = 5
 
@@ -84,7 +84,7 @@ def _array(raw: RawFiles, name: str) -> tuple[NDArray[Any], str, str]:
         content = raw.read(path)
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise InputError(f"{shown(raw.path)}: {path}: not a whole array ({reason}): download it again") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{shown(raw.path)}: {path}: an archive of arrays, not one: download it again")

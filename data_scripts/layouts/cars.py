@@ -11,7 +11,7 @@ from data_scripts.layouts.listing import Folder, Listing, find_file, key_of
 from data_scripts.layouts.mat_files import load_mat
 from en_bench.data.archives import RawFiles
 from en_bench.data.places import shown
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 
 _NAME = "Stanford Cars"
 _SPLITS = {
@@ -70,7 +70,7 @@ def _variable(raw: RawFiles, name: str, variable: str) -> tuple[np.ndarray[Any, 
         content = raw.read(path)
         found = load_mat(content, [variable])
     except Exception as error:  # scipy raises nearly any type on a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise InputError(f"{shown(raw.path)}: {path}: not a MATLAB file ({reason}): download it again") from error
     if variable not in found:
         raise InputError(f"{shown(raw.path)}: {path}: holds no {variable!r}: name the devkit of {_NAME}")

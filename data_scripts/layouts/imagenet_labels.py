@@ -12,7 +12,7 @@ from data_scripts.layouts.wordnet import imagenet_classes, require_imagenet_clas
 from en_bench.data.archives import RawFiles
 from en_bench.data.places import shown
 from en_bench.data.tables import parse_csv
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 SYNSETS = "meta.mat"
@@ -107,7 +107,7 @@ def read_synsets(companions: Companions) -> Synsets | None:
                 if "num_train_images" in synsets.dtype.names:
                     train_images[wnid] = int(synset["num_train_images"])
     except Exception as error:  # scipy raises nearly any type on a file that is something else
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise InputError(
             f"{name}: not the table of classes of the development kit ({reason}): take {DEVKIT}'s"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from en_bench.data.archives import RawFiles
 from en_bench.data.classes import ClassMap, read_class_map
 from en_bench.data.masks import IGNORE, MaskEncoder
 from en_bench.data.places import shown
-from en_bench.data.prepare import Split
+from en_bench.data.prepare import Split, image_encoder, write_splits
 from en_bench.data.sources import Skipped, Source
 from en_bench.errors import InputError
 
@@ -114,6 +115,46 @@ def pair_masks(
     if not splits:
         raise InputError(f"{shown(raw.path)}: no {layout.images}: {layout.cure}")
     return splits, notes
+
+
+def write_pairs(
+    args: argparse.Namespace,
+    raw: RawFiles,
+    pairs: tuple[list[Split], list[str]],
+    classes: tuple[ClassMap, MaskEncoder],
+    *,
+    dataset: str,
+    variant: str,
+    lists: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes the splits of a set.
+
+    Args:
+        args: the options of its script, DATASET.py.
+        raw: the files.
+        pairs: what `pair_masks` found in them.
+        classes: of `mask_classes`.
+        dataset, variant: the names that the manifests hold.
+        lists: identities of the lists and tables that were read; None of a set that has none.
+    """
+    (splits, notes), (class_map, encode_mask) = pairs, classes
+    source = {
+        "script": f"{dataset}.py",
+        "raw": raw.name,
+        "variant": variant,
+        "class_map": class_map.describe(),
+        **({} if lists is None else {"lists": list(lists)}),
+    }
+    write_splits(
+        args,
+        splits,
+        dataset=dataset,
+        classes=list(class_map.mapping.values()),
+        source=source,
+        encode=image_encoder(args),
+        encode_mask=encode_mask,
+        notes=notes,
+    )
 
 
 def _pair_split(

@@ -17,7 +17,7 @@ from en_bench.benchmark.verbs import DATA_SECTIONS
 from en_bench.data.manifest import Manifest, load_manifest
 from en_bench.data.reader import ShardReader
 from en_bench.data.targets import labelled_rows
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 
 REPEATS, SECONDS, BATCH = 5, 1.0, 128
 NORM = "bn"
@@ -165,7 +165,7 @@ def _sizes(manifest: Manifest) -> set[tuple[int, int]]:
                 with Image.open(io.BytesIO(reader.read(row))) as image:
                     found.add(image.size)
             except OSError as error:
-                raise InputError(f"{reader.where(row)} is no image: {' '.join(str(error).split())}") from None
+                raise InputError(f"{reader.where(row)} is no image: {message_of(error)}") from None
     return found
 
 

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from en_bench.data.images import TURNS, UnreadableImage, to_plain_mode
 from en_bench.data.views import Pixels
+from en_bench.errors import message_of
 
 # Pillow opens far more, among them EPS, which would start Ghostscript on a stranger's file.
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -163,4 +164,4 @@ def _by_pillow(data: bytes) -> Pixels:
     except UnidentifiedImageError:  # whose message is the address of a buffer
         raise UnreadableImage("not a JPEG, PNG or WebP" if data else "empty file") from None
     except Exception as error:  # Pillow's decoders raise nearly any type on a damaged file
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from None
+        raise UnreadableImage(message_of(error)) from None

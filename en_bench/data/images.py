@@ -13,7 +13,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 
 # Pillow opens far more, among them EPS, which would start Ghostscript on a stranger's file.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -128,7 +128,7 @@ class ImageEncoder:
             except UnreadableImage:
                 raise
             except Exception as error:  # Pillow's decoders raise nearly any type on a damaged file
-                raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+                raise UnreadableImage(message_of(error)) from error
 
     def _too_large(self, image: Image.Image) -> bool:
         return self.short_side is not None and min(image.size) > self.short_side

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from en_bench.data.images import PNG_BIT_DEPTH, Encoded, UnreadableImage
+from en_bench.errors import message_of
 
 IGNORE = 255  # the value of pixels that no class is asked of, in the masks of every set
 
@@ -49,7 +50,7 @@ class MaskEncoder:
         except UnidentifiedImageError:  # whose message is the address of a buffer
             raise UnreadableImage("mask: not a PNG" if raw else "mask: empty file") from None
         except Exception as error:  # Pillow's decoders raise nearly any type on a damaged file
-            raise UnreadableImage(f"mask: {' '.join(str(error).split()) or type(error).__name__}") from error
+            raise UnreadableImage(f"mask: {message_of(error)}") from error
         lookup = np.full(256, -1, dtype=np.int16)
         for value, number in self.table.items():
             lookup[value] = number

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 
 MAX_UNPACKED = 2**28  # bytes of a zip's members, each as often as it is read; the labels of a set are a few MB
 _CHUNK = 2**20  # bytes unpacked at a time
@@ -63,7 +63,7 @@ def read_mapping(content: bytes, where: str) -> dict[str, Any]:
     except MemoryError:
         raise InputError(f"{where}: asks for more memory than there is: name the file as published") from None
     except Exception as error:  # the decoders raise nearly any type on a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise InputError(f"{where}: not a whole pickle, .pt or .npy file ({reason}): download it again") from error
 
 

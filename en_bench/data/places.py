@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 from en_bench.files import write_bytes
 
 # A `UPath` for URLs. It has Path's methods, so that one name serves both; fsspec is imported for URLs only.
@@ -60,7 +60,7 @@ def shown(where: object) -> str:
 
 def reason(error: BaseException) -> str:
     """What an error says, in one line of bounded length, without the queries of URLs."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = message_of(error)
     text = _QUERY.sub(r"\1", text)
     return text if len(text) <= 200 else f"{text[:200]}…"
 

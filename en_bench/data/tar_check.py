@@ -17,6 +17,7 @@ from en_bench.data.index import Index
 from en_bench.data.manifest import GIVEN, Manifest
 from en_bench.data.shard_task import Report
 from en_bench.data.tar_members import tar_members
+from en_bench.errors import message_of
 
 _FORMATS = {"jpg": "JPEG", "png": "PNG"}
 _COLUMNS = {"jpg": 0, "png": 0, "mask.png": 1}  # of offset and size in the index
@@ -191,7 +192,7 @@ def _image_problem(payload: bytes, form: str, modes: tuple[str, ...]) -> tuple[t
                     return None, f"has {payload[_PNG_BIT_DEPTH]} bits per value, not 8"
                 return image.size, None
     except Exception as error:  # Pillow's decoders raise nearly any type on a damaged file
-        return None, f"cannot be decoded: {_short(' '.join(str(error).split()) or type(error).__name__)}"
+        return None, f"cannot be decoded: {_short(message_of(error))}"
 
 
 def _short(value: object) -> str:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 from en_bench.files import replacing
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _joined(run: Path, tables: Sequence[pa.Table]) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
-        told = " ".join(str(error).split())
+        told = message_of(error)
         raise InputError(f"{run / FOLDER} has files that do not fit together: {told}: copy the run again") from None
 
 
@@ -259,5 +259,5 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        told = " ".join(str(error).split())
+        told = message_of(error)
         raise InputError(f"{path} cannot be read: {told}: copy the run again, or do without the file") from None

@@ -21,8 +21,9 @@ def changed_files(fit: Json) -> list[str]:
     They are looked for where the training looked: as its configuration names them, from the folder of the command. One
     that is not here, or behind a URL, is believed, as sets are that are not here.
     """
-    named = ((_at(fit.get("config"), place), _at(fit, recorded)) for place, recorded in _PLACES)
-    return [path for path, sha256 in named if sha256 is not None and _sha256(path) not in (None, sha256)]
+    read = [(place, sha256) for place, recorded in _PLACES if (sha256 := _at(fit, recorded)) is not None]
+    named = ((_at(fit.get("config"), place), sha256) for place, sha256 in read)
+    return [path for path, sha256 in named if _sha256(path) not in (None, sha256)]
 
 
 def label_files(config: Mapping[str, Any]) -> dict[str, str]:
@@ -33,7 +34,9 @@ def label_files(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _at(value: Any, keys: tuple[str, ...]) -> Any:
     for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 
 Config = dict[str, Any]
 
@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> Config:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not valid YAML: {message_of(error)}") from None
     config = {} if value is None else value
     check_plain(config, str(path))
     return dict(config)

@@ -90,9 +90,16 @@ class PlannedCell:
 
 def cell_id(config: Mapping[str, Any], seed: int) -> str:
     """16 hexadecimal digits of the SHA-256 of configuration and seed, without output paths and display."""
-    identity = {"config": without_seed_and_places(config), "seed": seed}
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return _id(_canonical(config), seed)
+
+
+def _canonical(config: Mapping[str, Any]) -> str:
+    return json.dumps(without_seed_and_places(config), sort_keys=True, separators=(",", ":"))
+
+
+def _id(canonical: str, seed: int) -> str:
+    """Of a configuration's text, which all seeds share: to make it takes most of the time."""
+    return hashlib.sha256(f'{{"config":{canonical},"seed":{seed}}}'.encode()).hexdigest()[:16]
 
 
 def without_places(config: Mapping[str, Any]) -> Config:
@@ -133,8 +140,9 @@ def plan_cells(spec: Spec) -> list[Cell]:
         for norm, overlays in spec.norms.items():
             chain = spec.base + data + overlays
             config = merge(overlay.config for overlay in chain)
+            canonical = _canonical(config)
             for seed in spec.seeds:
-                cell = Cell(cell_id(config, seed), norm, train, seed, chain, config)
+                cell = Cell(_id(canonical, seed), norm, train, seed, chain, config)
                 if cell.id in seen:
                     raise InputError(
                         f"{spec.path}: {seen[cell.id]} and {cell} are the same run ({cell.id}): "

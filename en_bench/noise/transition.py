@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from en_bench.data.places import place, read_bytes, shown
-from en_bench.errors import InputError
+from en_bench.errors import InputError, message_of
 from en_bench.files import write_text
 
 Matrix = NDArray[np.float64]  # (C, C): entry (i, j) is the probability that label i becomes j
@@ -104,7 +104,7 @@ def read_transition(path: str) -> TransitionFile:
         values, classes = _npy(content) if path.endswith(".npy") else _json(content)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f'{where}: no transition matrix ({" ".join(str(error).split())}): write JSON {{"classes": [...], "matrix": '
+            f'{where}: no transition matrix ({message_of(error)}): write JSON {{"classes": [...], "matrix": '
             "[[...], ...]}, or a .npy of numbers"
         ) from error
     if values.ndim != 2 or values.shape[0] != values.shape[1] or not len(values):

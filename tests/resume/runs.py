@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ import torch
 from tests.conftest import REPO
 
 EXPERIMENTS = REPO / "experiments"
+SELDOM = ("--checkpoint.every_n_steps", 100)
+STEPS = [(epoch, batch) for epoch in range(2) for batch in range(6)]
 
 
 def arguments(
@@ -89,6 +95,33 @@ def what_is_left(run: Path, ranks: int = 1) -> Left:
             "scores": saved["callbacks"]["EpochScores"],
         },
     )
+
+
+def steps_of(run: Path, rank: int = 0, ranks: int = 1) -> list[tuple[int, int]]:
+    return [(line["epoch"], line["batch"]) for line in what_is_left(run, ranks).trace[rank] if "batch" in line]
+
+
+def assert_a_group_stops_and_goes_on(
+    shards: Path, folder: Path, signal_group: Callable[[int], None], code: int
+) -> None:
+    """A command with loading processes, all of which `signal_group` reaches, ends with `code` and continues."""
+    run = folder / "run"
+    command = [sys.executable, "-m", "en_bench", *arguments(shards, run, *SELDOM, "--data.workers", 2)]
+    options: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(REPO)}, "text": True}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **options
+    ) as fit:
+        assert fit.stdout is not None
+        lines = []
+        for line in fit.stdout:
+            lines.append(line)
+            if line.startswith("epoch 1/2  step 2/"):
+                signal_group(fit.pid)
+        assert fit.wait(60) == code, lines
+    assert not any("Traceback" in line for line in lines)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=120, **options)
+    assert done.returncode == 0, done.stderr
+    assert steps_of(run) == STEPS
 
 
 def assert_same(interrupted: Left, undisturbed: Left) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -11,11 +9,15 @@ import pytest
 from en_bench.cli import main
 from en_bench.matrix.process import run_here
 from en_bench.resume.interrupt import Interrupt
-from tests.conftest import REPO
-from tests.resume.runs import arguments, assert_same, what_is_left
-
-SELDOM = ("--checkpoint.every_n_steps", 100)
-STEPS = [(epoch, batch) for epoch in range(2) for batch in range(6)]
+from tests.resume.runs import (
+    SELDOM,
+    STEPS,
+    arguments,
+    assert_a_group_stops_and_goes_on,
+    assert_same,
+    steps_of,
+    what_is_left,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +26,6 @@ def handler():
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def steps_of(run):
-    return [(line["epoch"], line["batch"]) for line in what_is_left(run).trace[0] if "batch" in line]
 
 
 @pytest.mark.parametrize("point", ["batch 0 0", "batch 0 2", "batch 0 5", "validation 0", "batch 1 5", "validation 1"])
@@ -53,23 +51,7 @@ def test_with_accumulated_gradients_the_optimisers_step_ends(shards, tmp_path):
 
 
 def test_the_terminal_interrupts_loading_processes_too(shards, tmp_path):
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "en_bench", *arguments(shards, run, *SELDOM, "--data.workers", 2)]
-    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(REPO)}, "text": True}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **options
-    ) as fit:
-        assert fit.stdout is not None
-        lines = []
-        for line in fit.stdout:
-            lines.append(line)
-            if line.startswith("epoch 1/2  step 2/"):
-                os.killpg(fit.pid, signal.SIGINT)
-        assert fit.wait(60) == 130, lines
-    assert not any("Traceback" in line for line in lines)
-    done = subprocess.run(command, check=False, capture_output=True, timeout=120, **options)
-    assert done.returncode == 0, done.stderr
-    assert steps_of(run) == STEPS
+    assert_a_group_stops_and_goes_on(shards, tmp_path, lambda group: os.killpg(group, signal.SIGINT), code=130)
 
 
 def test_a_second_one_stops_at_once():

@@ -17,15 +17,16 @@ from en_bench.matrix.process import run_here
 from en_bench.resume.interrupt import Interrupt
 from en_bench.stop import STOPPED, StopAsked, asked_to_stop, leave_signals_to_parent, stoppable
 from tests.conftest import REPO
-from tests.resume.runs import arguments, assert_same, what_is_left
+from tests.resume.runs import (
+    SELDOM,
+    STEPS,
+    arguments,
+    assert_a_group_stops_and_goes_on,
+    assert_same,
+    steps_of,
+    what_is_left,
+)
 from tests.resume.test_kills import processes, run
-
-SELDOM = ("--checkpoint.every_n_steps", 100)
-STEPS = [(epoch, batch) for epoch in range(2) for batch in range(6)]
-
-
-def steps_of(run: Path, rank: int = 0, ranks: int = 1) -> list[tuple[int, int]]:
-    return [(line["epoch"], line["batch"]) for line in what_is_left(run, ranks).trace[rank] if "batch" in line]
 
 
 @pytest.mark.parametrize(
@@ -72,24 +73,12 @@ def test_the_ranks_agree_on_the_step_whichever_was_asked_first(shards, tmp_path)
 @pytest.mark.slow
 def test_the_whole_group_may_get_the_signal(shards, tmp_path):
     """As with Slurm's default signal, which all processes of a step receive: loading processes live to see the end."""
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "en_bench", *arguments(shards, run, *SELDOM, "--data.workers", 2)]
-    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(REPO)}, "text": True}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, **options
-    ) as fit:
-        assert fit.stdout is not None
-        lines = []
-        for line in fit.stdout:
-            lines.append(line)
-            if line.startswith("epoch 1/2  step 2/"):
-                for _ in range(2):  # a second one changes nothing
-                    os.killpg(fit.pid, signal.SIGTERM)
-        assert fit.wait(60) == STOPPED, lines
-    assert not any("Traceback" in line for line in lines)
-    done = subprocess.run(command, check=False, capture_output=True, timeout=120, **options)
-    assert done.returncode == 0, done.stderr
-    assert steps_of(run) == STEPS
+
+    def twice(group: int) -> None:  # a second one changes nothing
+        for _ in range(2):
+            os.killpg(group, signal.SIGTERM)
+
+    assert_a_group_stops_and_goes_on(shards, tmp_path, twice, code=STOPPED)
 
 
 @pytest.mark.slow

@@ -1,30 +1,14 @@
-"""A small tree of images, and data_scripts/imagefolder.py called on raw files within the test's own process."""
+"""A small tree of images."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from data_scripts import imagefolder
 from tests.scripts import raw as raw_files
 from tests.scripts.raw import tar_bytes
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-def caller(capsys: pytest.CaptureFixture[str]) -> Run:
-    """A function that calls the script with its arguments and returns exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = imagefolder.main([str(argument) for argument in ("--workers", 1, *arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def jpeg(value: int, size: tuple[int, int] = (40, 24)) -> bytes:

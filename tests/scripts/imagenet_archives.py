@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from scipy.io import savemat
 
-from data_scripts import imagenet
 from data_scripts.layouts.wordnet import imagenet_classes
 from tests.scripts.raw import jpeg, png, tar_bytes, truncated_jpeg, turned_jpeg, write_tree
 
@@ -36,8 +33,6 @@ TRAIN_CLASSES = {f"{TENCH}/{TENCH}_{n}": TENCH for n in (18, 36, 37)} | {
     f"{TISSUE}/{TISSUE}_11": TISSUE,
 }
 VAL_CLASSES = {f"ILSVRC2012_val_{number:08d}": wnid for number, wnid in VAL.items()}
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def ids() -> dict[str, int]:
@@ -131,14 +126,3 @@ def lay_out(folder: Path, layout: str) -> Path:
     path = folder.with_suffix(".tar")
     path.write_bytes(tar_bytes(under("ILSVRC2012", LAYOUTS["in folders"])))
     return path
-
-
-def runner(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the script in this process, by one worker: exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = imagenet.main([*map(str, arguments), "--workers", "1"])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call

@@ -1,5 +1,4 @@
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from data_scripts import ade20k
 from en_bench.data.manifest import load_manifest, to_fields
 from en_bench.data.tables import parse_csv
 from tests.scripts import raw
+from tests.scripts.calling import Run, caller
 from tests.scripts.pairs import halves, odd_pairs, pairs_of, pixels_of, same_masks, upright
 
 TABLE = raw.REPO / "data_scripts" / "classes" / "ade20k150.csv"
@@ -16,17 +16,10 @@ ODD = [f"{number:08d}" for number in range(901, 910)]
 IGNORED = 255
 ROOT = "ADEChallengeData2016"
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = ade20k.main(["--workers", "1", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return caller(ade20k, capsys)
 
 
 def object_info(**renamed: str) -> bytes:

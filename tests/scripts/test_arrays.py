@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_scripts import imagefolder
 from en_bench.data.manifest import load_manifest
-from tests.scripts.folders import Run, caller
+from tests.scripts.calling import Run, caller
 from tests.scripts.raw import (
     REPO,
     classes_of,
@@ -23,7 +24,7 @@ CLASSES = REPO / "data_scripts" / "classes"
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return caller(capsys)
+    return caller(imagefolder, capsys)
 
 
 def given(folder: Path) -> dict[str, int]:

@@ -1,6 +1,5 @@
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from data_scripts import camvid
 from en_bench.cli import main
 from en_bench.data.manifest import load_manifest, to_fields
 from tests.scripts import raw
+from tests.scripts.calling import Run, caller
 from tests.scripts.pairs import halves, odd_pairs, pairs_of, pixels_of, same_masks, upright
 
 CLASSES = ["sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian"]
@@ -17,17 +17,10 @@ CLASSES += ["bicyclist"]
 ODD = ["empty", "cut", "alone", "orphan", "small", "coloured", "void", "torn", "stored"]
 IGNORED = 255
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = camvid.main(["--workers", "1", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return caller(camvid, capsys)
 
 
 def listing(split: str, names: list[str]) -> bytes:

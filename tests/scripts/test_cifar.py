@@ -3,7 +3,6 @@
 import io
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from data_scripts import cifar
 from data_scripts.layouts.cifar_sets import CIFAR10, CIFAR100
 from en_bench.data.manifest import load_manifest, to_fields
+from tests.scripts.calling import Run, preparer
 from tests.scripts.raw import (
     fit_and_validate,
     jpeg,
@@ -25,8 +25,6 @@ from tests.scripts.raw import (
     turned_jpeg,
     write_tree,
 )
-
-Run = Callable[..., tuple[int, str, str]]
 
 # Four images in each of five batches, and six to test: airplane 0, automobile 1, bird 2, cat 3 ... truck 9.
 TRAIN = [6, 9, 9, 4, 1, 1, 2, 7, 8, 3, 4, 7, 7, 2, 9, 9, 9, 3, 2, 6]
@@ -95,13 +93,7 @@ def image_files() -> dict[str, bytes]:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(raw: Path, out: Path, *arguments: object) -> tuple[int, str, str]:
-        options = ["--raw", raw, "--out", out, "--workers", 1, *arguments]
-        code = cifar.main([str(option) for option in options])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return preparer(cifar, capsys)
 
 
 def archive(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:

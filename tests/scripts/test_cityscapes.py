@@ -1,5 +1,4 @@
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from data_scripts import cityscapes
 from en_bench.data.manifest import load_manifest, to_fields
 from tests.scripts import raw
+from tests.scripts.calling import Run, caller
 from tests.scripts.pairs import HEIGHT, WIDTH, halves, odd_pairs, pairs_of, pixels_of, same_masks, upright
 
 CLASSES = ["road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"]
@@ -17,17 +17,10 @@ TRAIN_IDS = [255, 255, 255, 255, 255, 255, 255, 0, 1, 255, 255, 2, 3, 4, 255, 25
 TRAIN_IDS += [13, 14, 15, 255, 255, 16, 17, 18]
 ODD = [f"{number:06d}" for number in range(9)]
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = cityscapes.main(["--workers", "1", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return caller(cityscapes, capsys)
 
 
 def all_ids() -> np.ndarray:

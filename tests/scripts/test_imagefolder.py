@@ -6,15 +6,17 @@ import os
 import pytest
 from PIL import Image
 
+from data_scripts import imagefolder
 from en_bench.data.manifest import load_manifest
 from en_bench.data.reader import ShardReader
-from tests.scripts.folders import Run, as_csv, as_tar, caller, jpeg, tree
+from tests.scripts.calling import Run, caller
+from tests.scripts.folders import as_csv, as_tar, jpeg, tree
 from tests.scripts.raw import classes_of, skipped_of, write_tree
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return caller(capsys)
+    return caller(imagefolder, capsys)
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "tar.xz", "tar.bz2", "wrapped", "wrapped.tar"])

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_scripts import imagefolder
 from en_bench.data.manifest import load_manifest
 from en_bench.data.reader import ShardReader
 from tests.scripts import raw as raw_files
-from tests.scripts.folders import Run, as_csv, as_tar, caller, jpeg, tree
+from tests.scripts.calling import Run, caller
+from tests.scripts.folders import as_csv, as_tar, jpeg, tree
 from tests.scripts.raw import classes_of, fit_and_validate, samples_of, tar_bytes, write_tree
 
 SEVEN = ["automobile", "bird", "cat", "dog", "frog", "ship", "truck"]
@@ -20,7 +22,7 @@ CLASSES = raw_files.REPO / "data_scripts" / "classes"
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return caller(capsys)
+    return caller(imagefolder, capsys)
 
 
 def test_a_class_map_keeps_renames_and_counts(tmp_path, run):

@@ -9,15 +9,17 @@ import zipfile
 import pytest
 from PIL import Image
 
+from data_scripts import imagefolder
 from en_bench.data.manifest import load_manifest
 from tests.scripts import raw as raw_files
-from tests.scripts.folders import Run, as_csv, as_tar, caller, jpeg, tree
+from tests.scripts.calling import Run, caller
+from tests.scripts.folders import as_csv, as_tar, jpeg, tree
 from tests.scripts.raw import classes_of, fit_and_validate, run_script, samples_of, skipped_of, tar_bytes, write_tree
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return caller(capsys)
+    return caller(imagefolder, capsys)
 
 
 def test_members_that_lead_outside_or_link_are_never_followed(tmp_path, run):

@@ -13,6 +13,7 @@ from data_scripts.layouts.imagenet_files import list_images
 from data_scripts.layouts.wordnet import imagenet_classes
 from en_bench.data.manifest import load_manifest, to_fields
 from tests.scripts import raw
+from tests.scripts.calling import Run, caller
 from tests.scripts.imagenet_archives import (
     GOLDFISH,
     KIT,
@@ -24,11 +25,9 @@ from tests.scripts.imagenet_archives import (
     TISSUE,
     TRAIN_CLASSES,
     VAL_CLASSES,
-    Run,
     class_tars,
     ground_truth,
     lay_out,
-    runner,
     train_files,
     under,
     val_files,
@@ -38,7 +37,7 @@ from tests.scripts.raw import jpeg, tar_bytes, write_tree
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
+    return caller(imagenet, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,16 @@
 
 import pytest
 
+from data_scripts import imagenet
+from tests.scripts.calling import Run, caller
 from tests.scripts.imagenet_archives import (
     GOLDFISH,
     KIT,
     SOLUTION,
     TENCH,
-    Run,
     ground_truth,
     ids,
     meta_mat,
-    runner,
     train_files,
     under,
     val_files,
@@ -21,7 +21,7 @@ from tests.scripts.raw import jpeg, mat_bomb, write_tree
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
+    return caller(imagenet, capsys)
 
 
 META, TRUTH = "kit/meta.mat", "kit/ILSVRC2012_validation_ground_truth.txt"

@@ -8,8 +8,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from data_scripts import imagefolder
 from en_bench.data.manifest import load_manifest
-from tests.scripts.folders import Run, as_csv, caller
+from tests.scripts.calling import Run, caller
+from tests.scripts.folders import as_csv
 from tests.scripts.raw import (
     classes_of,
     encoded,
@@ -40,7 +42,7 @@ ODD = {  # one file of each kind that published sets are known for, by its numbe
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return caller(capsys)
+    return caller(imagefolder, capsys)
 
 
 def given(folder: Path) -> dict[str, int]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from data_scripts import webvision
 from en_bench.data.manifest import load_manifest
+from tests.scripts.calling import Run, preparer
 from tests.scripts.raw import (
     REPO,
     classes_of,
@@ -31,7 +32,6 @@ from tests.scripts.webvision_archives import (
     TISSUE,
     TRAIN,
     VAL,
-    Run,
     as_folder,
     as_tars,
     below,
@@ -39,7 +39,6 @@ from tests.scripts.webvision_archives import (
     google_files,
     info_files,
     manifest_fields,
-    runner,
     synsets,
     val_files,
 )
@@ -47,7 +46,7 @@ from tests.scripts.webvision_archives import (
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
+    return preparer(webvision, capsys)
 
 
 def test_the_published_tars_become_splits(tmp_path: Path) -> None:

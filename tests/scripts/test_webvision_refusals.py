@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from data_scripts import webvision
+from tests.scripts.calling import Run, preparer
 from tests.scripts.raw import (
     classes_of,
     jpeg,
@@ -18,18 +20,16 @@ from tests.scripts.webvision_archives import (
     QUERIES,
     VAL,
     VAL_LIST,
-    Run,
     as_folder,
     as_tars,
     google_files,
-    runner,
     synsets,
 )
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
+    return preparer(webvision, capsys)
 
 
 def test_hostile_members_are_listed_and_never_read(tmp_path: Path, run: Run) -> None:

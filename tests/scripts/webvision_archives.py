@@ -1,12 +1,9 @@
 """WebVision 1.0 in small, in its tars and folders as published, and the script run on them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
-from data_scripts import webvision
 from data_scripts.layouts.wordnet import imagenet_classes
 from tests.scripts.raw import (
     jpeg,
@@ -17,7 +14,6 @@ from tests.scripts.raw import (
     write_tree,
 )
 
-Run = Callable[..., tuple[int, str, str]]
 IDS = imagenet_classes()
 TENCH, GOLDFISH, WHITE_SHARK, ALLIGATOR, TISSUE = "n01440764", "n01443537", "n01484850", "n01698640", "n15075141"
 
@@ -124,18 +120,6 @@ def as_folder(folder: Path, **info: str) -> Path:
 
 def below(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {f"{folder}/{name}": content for name, content in files.items()}
-
-
-def runner(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the script in this process, with one worker unless told; gives code, stdout and stderr."""
-
-    def call(raw: Path, out: Path, *options: object) -> tuple[int, str, str]:
-        workers = () if "--workers" in options else ("--workers", 1)
-        code = webvision.main([str(argument) for argument in ("--raw", raw, "--out", out, *workers, *options)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def manifest_fields(folder: Path) -> dict[str, object]:
