@@ -278,8 +278,7 @@ class ShardDataModule(LightningDataModule):
         manifest = self.val_manifest
         assert manifest is not None and self._val_set is None
         images = self._val_set = self._scored(manifest, manifest.load_index(), no_labels(manifest.count))
-        even = EvenSampler(manifest.count, self.val_batch_size)
-        return make_loader(images, even, self.workers, torch.cuda.is_available())
+        return make_loader(images, EvenSampler(len(images), self.val_batch_size), self.workers, torch.cuda.is_available())
 
     def _scoring_loader(self, dataset: StreamDataset) -> DataLoader[Batch]:
         sampler = EvalSampler(len(dataset), self.val_batch_size, self._rank(), self._ranks())

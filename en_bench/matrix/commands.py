@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from en_bench.data.places import Place, is_remote
+from en_bench.data.places import Place
 from en_bench.matrix.adapting import adapted_path, recalibrated_checkpoint, recalibration_path
 from en_bench.matrix.overlays import flag, shown
 from en_bench.matrix.plan import Cell
@@ -63,6 +63,4 @@ def result_path(run: Path, label: str) -> Path:
 
 
 def _root(data_root: Place | None) -> list[str]:
-    if data_root is None:
-        return []
-    return ["--data.root", str(data_root) if is_remote(data_root) else shown(data_root)]
+    return [] if data_root is None else ["--data.root", shown(data_root)]
