@@ -277,8 +277,8 @@ class ShardDataModule(LightningDataModule):
         """Of the images of the validation split, each once, shared out evenly; their targets say nothing."""
         manifest = self.val_manifest
         assert manifest is not None and self._val_set is None
-        images = self._val_set = self._scored(manifest, manifest.load_index(), no_labels(manifest.count))
-        return make_loader(images, EvenSampler(len(images), self.val_batch_size), self.workers, torch.cuda.is_available())
+        found = self._val_set = self._scored(manifest, manifest.load_index(), no_labels(manifest.count))
+        return make_loader(found, EvenSampler(len(found), self.val_batch_size), self.workers, torch.cuda.is_available())
 
     def _scoring_loader(self, dataset: StreamDataset) -> DataLoader[Batch]:
         sampler = EvalSampler(len(dataset), self.val_batch_size, self._rank(), self._ranks())
