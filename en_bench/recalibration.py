@@ -21,6 +21,7 @@ from en_bench.files import write_bytes
 from en_bench.norms.recalibrate import Recalibration, recalibrate, with_running_moments
 from en_bench.one_process import OneProcessCLI, restored
 from en_bench.tasks.classification import ClassificationTask
+from en_bench.telemetry.pass_progress import PassProgress
 from en_bench.trainer import EnBenchTrainer
 from en_bench.training_verbs import run_training_verb
 
@@ -52,7 +53,7 @@ class RecalibratingTrainer(EnBenchTrainer):
             ckpt_path: the checkpoint to start from, e.g. checkpoints/last.ckpt of a run's folder. It is left as it is.
             out: the checkpoint to write, which must not exist yet. `en-bench validate --ckpt_path` takes it.
             split: `train` takes the images of data.train as training sees them, `val` those of data.val as validation
-                does, each once, whatever is known of their labels.
+                does, each once, whatever is known of their labels, in batches of one size or of two that differ by 1.
             batches: how many batches of them (default: all).
             if_none: what becomes of a network without running moments: `fail`, or `skip` it, writing no checkpoint.
             weights_only: of no effect; configurations of runs hold it.
@@ -95,14 +96,15 @@ class RecalibratingTrainer(EnBenchTrainer):
             data.open("validate")
             loader = data.unlabelled_loader()
         steps = len(loader) if batches is None else batches
-        for step, batch in enumerate(islice(loader, steps), start=1):
-            if not batch.valid.any():
-                continue
-            here = Batch(*(tensor.to(self.strategy.root_device) for tensor in batch))
-            image: Tensor = data.on_after_batch_transfer(here, 0).image[here.valid]
-            yield self.precision_plugin.convert_input(image)
-            if step % _TOLD_EVERY == 0:
-                print(f"batch {step}/{steps}", flush=True)
+        with PassProgress(Path(self.default_root_dir), "recalibrate", steps) as progress:
+            for step, batch in enumerate(islice(loader, steps), start=1):
+                if batch.valid.any():
+                    here = Batch(*(tensor.to(self.strategy.root_device) for tensor in batch))
+                    image: Tensor = data.on_after_batch_transfer(here, 0).image[here.valid]
+                    yield self.precision_plugin.convert_input(image)
+                progress.count(len(batch.valid))
+                if step % _TOLD_EVERY == 0:
+                    print(f"batch {step}/{steps}", flush=True)
 
 
 class RecalibrateCLI(OneProcessCLI):
@@ -132,7 +134,7 @@ class RecalibrateCLI(OneProcessCLI):
         if given.split == "train":
             there = order.train_steps(data.train_count or 0, data.batch_size, ranks=1)
         else:
-            there = order.eval_steps(manifest.count, data.val_batch_size, ranks=1)
+            there = order.even_steps(manifest.count, data.val_batch_size)
         if given.batches is not None and given.batches > there:
             raise InputError(f"{name} makes {there} batches: use --batches {there} or less, or leave it out")
 

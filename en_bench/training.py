@@ -29,6 +29,7 @@ from en_bench.files import write_json
 from en_bench.folder_claim import claim_folder
 from en_bench.layer_sync import flag_as_plugin
 from en_bench.matrix.label_files import changed_files
+from en_bench.matrix.overlays import check_plain
 from en_bench.matrix.plan import without_places
 from en_bench.outcome import digest
 from en_bench.resume.checkpoint import RunCheckpoint, last_checkpoint
@@ -177,6 +178,7 @@ class EnBenchCLI(LightningCLI):
                 f"{folder} already holds a finished training: choose another --trainer.default_root_dir, where "
                 f"--ckpt_path {last_checkpoint(folder)} trains on from its end"
             )
+        check_plain(self._plain_config(), "the configuration")
         self.config_init.fit.dynamics.check()
         self.datamodule.open("fit", ranks=self.trainer.num_devices * self.trainer.num_nodes)
         self.model.check(self.datamodule, self.trainer)

@@ -189,6 +189,7 @@ def test_metrics_of_a_run_that_was_cut_off_are_kept_aside(shards, tmp_path):
         (["--data.held_out", "1e-9"], 1, "holds out none of the 200 samples of a/train that have a label: use more"),
         (["--data.held_out", "0.9"], 1, "19 training samples cannot fill 1 rank x batch 32: use --data.batch_size 19"),
         (["--model.lr", "0"], 1, "lr has to be above 0"),
+        (["--trainer.gradient_clip_val", ".inf"], 1, "the configuration: trainer: gradient_clip_val: inf is no finite"),
         (["--model.momentum", "0"], 1, "give --model.nesterov false"),
         (["--model.norm", "GroupNorm", "--model.norm.groups", "0"], 1, "--model.norm: "),
         (["--trainer.accelerator", "gpux"], 1, "the trainer's options do not fit"),

@@ -12,7 +12,9 @@ from en_bench import backbones
 from en_bench.cli import main
 from en_bench.data.module import ShardDataModule
 from en_bench.data.transforms import CenterCrop, PadCropFlip
+from en_bench.matrix.progress import Progress, read_progress, write_progress
 from en_bench.norms import BatchNorm, swap_norms
+from en_bench.telemetry import pass_progress
 from tests.test_cli import fit_arguments, one_line
 
 MOMENTS = ("running_mean", "running_var", "num_batches_tracked")
@@ -44,6 +46,11 @@ def images(shards: Path, split: str, **options: int) -> list[Tensor]:
     data.setup("fit")
     loader = data.train_dataloader() if split == "train" else data.validation_loader()
     return [data.on_after_batch_transfer(batch, 0).image[batch.valid] for batch in loader]
+
+
+def as_shared_out(shards: Path, *sizes: int) -> list[Tensor]:
+    """The validation images in batches of these sizes."""
+    return list(torch.cat(images(shards, "val")).split(sizes))
 
 
 def check_first_layer(state: dict[str, Tensor], batches: list[Tensor]) -> None:
@@ -89,14 +96,53 @@ def test_a_validation_takes_the_new_checkpoint(trained, tmp_path, capsys):
 
 def test_validation_images_count_once_each_whatever_the_batch(trained, shards, tmp_path):
     states = []
-    for size in (93, 40):  # of 93: the last of three batches is padded
+    for size, sizes in ((93, [93]), (40, [31, 31, 31]), (46, [31, 31, 31])):
         out = tmp_path / f"{size}.ckpt"
         assert main(arguments(trained, out, "--split", "val", "--data.val_batch_size", size)) == 0
         assert loaded(out)["en_bench"]["recalibrated"]["samples"] == 93
         states.append(loaded(out)["state_dict"])
-        check_first_layer(states[-1], images(shards, "val", val_batch_size=size))
+        check_first_layer(states[-1], as_shared_out(shards, *sizes))
     for name in MOMENTS[:2]:
-        torch.testing.assert_close(states[0][f"network.bn1.{name}"], states[1][f"network.bn1.{name}"])
+        for state in states[1:]:
+            torch.testing.assert_close(states[0][f"network.bn1.{name}"], state[f"network.bn1.{name}"])
+    for key in (f"network.layer3.0.bn2.{name}" for name in MOMENTS):
+        assert torch.equal(states[1][key], states[2][key])  # 40 or 46 at most: both times three of 31
+
+
+@pytest.mark.slow
+def test_a_map_of_one_pixel_needs_no_batch_of_one_image(shards, tmp_path):
+    """Of 93 images 46 and 46 leave one, whose moments nobody could take where a map is 1 x 1."""
+    run = tmp_path / "run"
+    small = ("--model.backbone", "timm/resnet18", "--data.val_batch_size", 46, "--trainer.max_steps", 1)
+    assert main(fit_arguments(shards, run, *small)) == 0
+    assert main(arguments(run, tmp_path / "new.ckpt", "--split", "val")) == 0
+    made = loaded(tmp_path / "new.ckpt")["en_bench"]["recalibrated"]
+    assert (made["batches"], made["samples"]) == (3, 93)
+
+
+def test_it_tells_how_far_it_is(trained, tmp_path, monkeypatch):
+    told: list[Progress] = []
+
+    def write(run: Path, what: Progress) -> None:
+        write_progress(run, what)
+        assert run == trained
+        found = read_progress(run)
+        assert found == what
+        told.append(found)
+
+    monkeypatch.setattr(pass_progress, "write_progress", write)
+    monkeypatch.setattr(pass_progress, "_SECONDS_BETWEEN", 0.0)
+    assert main(arguments(trained, tmp_path / "new.ckpt", "--split", "val", "--data.val_batch_size", 31)) == 0
+    assert [(each.command, each.phase, each.epoch, each.step, each.steps) for each in told] == [
+        ("recalibrate", "recalibrate", None, step, 3) for step in range(4)
+    ]
+    assert [each.images_per_second is None for each in told] == [True, False, False, False]
+    assert [each.seconds_left is None for each in told] == [True, True, False, False] and told[3].seconds_left == 0.0
+    assert read_progress(trained) is None
+    monkeypatch.setattr(BatchNorm, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(arguments(trained, tmp_path / "other.ckpt"))
+    assert read_progress(trained) is None
 
 
 def test_other_sets_and_fewer_batches(trained, shards, tmp_path):
@@ -104,7 +150,7 @@ def test_other_sets_and_fewer_batches(trained, shards, tmp_path):
     options = ("--split", "val", "--data.val", "b/val", "--data.val_batch_size", 16, "--batches", 2)
     assert main(arguments(trained, out, *options)) == 0
     made = loaded(out)["en_bench"]["recalibrated"]
-    assert (made["set"], made["batches"], made["samples"]) == ("b/val", 2, 32)
+    assert (made["set"], made["batches"], made["samples"]) == ("b/val", 2, 30)  # of 61: 15, 15, 15 and 16
     assert main(arguments(trained, tmp_path / "train.ckpt", "--batches", 2)) == 0
     check_first_layer(loaded(tmp_path / "train.ckpt")["state_dict"], list(islice(images(shards, "train"), 2)))
 

@@ -141,10 +141,16 @@ def save_manifest(manifest: Manifest) -> Manifest:
 
 
 def manifest_digest(folder: str | os.PathLike[str]) -> str | None:
-    """Identity of the split in `folder` (sha256 of its manifest.json, hex), None if no manifest can be read there."""
+    """Identity of the split in `folder` (sha256 of its manifest.json, hex), None if no manifest can be read there.
+
+    Raises OSError for a URL that is out of reach, where nobody can tell.
+    """
+    where = place(folder)
     try:
-        return hashlib.sha256(read_bytes(place(folder) / MANIFEST_NAME)).hexdigest()
-    except OSError:
+        return hashlib.sha256(read_bytes(where / MANIFEST_NAME)).hexdigest()
+    except OSError as error:
+        if is_remote(where) and not isinstance(error, FileNotFoundError):
+            raise
         return None
 
 

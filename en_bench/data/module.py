@@ -21,7 +21,7 @@ from en_bench.data.opening import cache_folder, check_shards_here, close, descri
 from en_bench.data.places import Place, place
 from en_bench.data.position import Position
 from en_bench.data.reading_order import NaturalOrder
-from en_bench.data.samplers import EvalSampler, TrainSampler
+from en_bench.data.samplers import EvalSampler, EvenSampler, TrainSampler
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.stream_state import StreamState
@@ -274,11 +274,11 @@ class ShardDataModule(LightningDataModule):
         return self._scoring_loader(self._val_set)
 
     def unlabelled_loader(self) -> DataLoader[Batch]:
-        """Of the images of the validation split, each once, as validation sees them; their targets say nothing."""
+        """Of the images of the validation split, each once, shared out evenly; their targets say nothing."""
         manifest = self.val_manifest
         assert manifest is not None and self._val_set is None
-        self._val_set = self._scored(manifest, manifest.load_index(), no_labels(manifest.count))
-        return self._scoring_loader(self._val_set)
+        found = self._val_set = self._scored(manifest, manifest.load_index(), no_labels(manifest.count))
+        return make_loader(found, EvenSampler(len(found), self.val_batch_size), self.workers, torch.cuda.is_available())
 
     def _scoring_loader(self, dataset: StreamDataset) -> DataLoader[Batch]:
         sampler = EvalSampler(len(dataset), self.val_batch_size, self._rank(), self._ranks())

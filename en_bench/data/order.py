@@ -64,6 +64,18 @@ def eval_batch(count: int, step: int, rank: int, batch: int, ranks: int) -> Indi
     return indices
 
 
+def even_steps(count: int, batch: int) -> int:
+    """Batches that share `count` samples out evenly: of at most `batch`, but of 2 or 3 rather than of a single one."""
+    return max(min(-(-count // batch), count // 2), min(count, 1))
+
+
+def even_batch(count: int, step: int, batch: int) -> Indices:
+    """Sample indices of one of the `even_steps`, in natural order: every sample once, sizes differ by 1 at most."""
+    steps = even_steps(count, batch)
+    _check_position(step, steps, rank=0, ranks=1)
+    return np.arange(count * step // steps, count * (step + 1) // steps, dtype=np.int64)
+
+
 def check_trainable(count: int, batch: int, ranks: int) -> None:
     """Raises InputError if an epoch of `count` samples would hold no step. To be called before any rank starts."""
     if ranks < 1:

@@ -80,6 +80,24 @@ class TrainSampler(StreamSampler):
             yield Request(epoch, order.train_batch(shuffled, step, self.rank, self.batch_size, self.ranks))
 
 
+class EvenSampler(StreamSampler):
+    """Each of `count` samples exactly once on one rank, in natural order, in batches that are as large as each other.
+
+    For what takes moments of each batch, which a short last one would bend.
+    """
+
+    def __init__(self, count: int, batch_size: int) -> None:
+        super().__init__(batch_size, rank=0, ranks=1)
+        self.count = count
+
+    def __len__(self) -> int:
+        return order.even_steps(self.count, self.batch_size)
+
+    def __iter__(self) -> Iterator[Request]:
+        for step in range(len(self)):
+            yield Request(0, order.even_batch(self.count, step, self.batch_size))
+
+
 class EvalSampler(StreamSampler):
     """Each of `count` samples exactly once over all ranks, in natural order, the end padded with -1."""
 

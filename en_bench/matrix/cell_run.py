@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from en_bench.data.places import Place
 from en_bench.errors import InputError
 from en_bench.lease_guard import require_lease
 from en_bench.matrix.adapting import (
@@ -74,7 +75,7 @@ class CellRun:
     execute: Execute
     results: Results
     digests: Digests
-    data_root: Path | None = None
+    data_root: Place | None = None
     isolate: bool = False
     starter: tuple[str, ...] = ()
 

@@ -2,25 +2,26 @@
 
 from pathlib import Path
 
+from en_bench.data.places import Place
 from en_bench.matrix.adapting import adapted_path, recalibrated_checkpoint, recalibration_path
 from en_bench.matrix.overlays import flag, shown
 from en_bench.matrix.plan import Cell
 from en_bench.matrix.spec import Spec
 
 
-def fit_command(cell: Cell, run: Path, data_root: Path | None) -> list[str]:
+def fit_command(cell: Cell, run: Path, data_root: Place | None) -> list[str]:
     """The arguments of `en-bench` that train `cell` in the folder `run`, from the checkpoint there if there is one."""
     overlays = [part for overlay in cell.overlays for part in overlay.flags()]
     seed_and_place = ["--seed_everything", str(cell.seed), "--trainer.default_root_dir", shown(run)]
     return ["fit", *overlays, *seed_and_place, "--ckpt_path", "last", *_root(data_root)]
 
 
-def validate_command(spec: Spec, label: str, run: Path, data_root: Path | None) -> list[str]:
+def validate_command(spec: Spec, label: str, run: Path, data_root: Place | None) -> list[str]:
     """The arguments of `en-bench` that validate the training in `run` on validation set `label`."""
     return _validation(spec, label, run, checkpoint_path(run), result_path(run, label), data_root)
 
 
-def adapt_commands(spec: Spec, label: str, run: Path, data_root: Path | None) -> tuple[list[str], list[str]]:
+def adapt_commands(spec: Spec, label: str, run: Path, data_root: Place | None) -> tuple[list[str], list[str]]:
     """The arguments of `en-bench` that make a checkpoint with running moments of unlabelled images, and validate it.
 
     The moments are those of each image of the split once, seen as validation sees images. Where the network has no
@@ -35,7 +36,9 @@ def adapt_commands(spec: Spec, label: str, run: Path, data_root: Path | None) ->
     return recalibrate, _validation(spec, label, run, adapted, adapted_path(run, label), data_root)
 
 
-def _validation(spec: Spec, label: str, run: Path, checkpoint: Path, result: Path, data_root: Path | None) -> list[str]:
+def _validation(
+    spec: Spec, label: str, run: Path, checkpoint: Path, result: Path, data_root: Place | None
+) -> list[str]:
     target = [part for key, value in spec.target(label).items() for part in flag(key, value)]
     return ["validate", *_trained(run, checkpoint), *target, "--result", shown(result), *_root(data_root)]
 
@@ -44,7 +47,7 @@ def _trained(run: Path, checkpoint: Path) -> list[str]:
     return ["--config", shown(run / "config.yaml"), "--ckpt_path", shown(checkpoint)]
 
 
-def cell_commands(spec: Spec, cell: Cell, run: Path, data_root: Path | None) -> list[list[str]]:
+def cell_commands(spec: Spec, cell: Cell, run: Path, data_root: Place | None) -> list[list[str]]:
     """All commands of a cell: its training, each validation, and each validation with adapted running moments."""
     validations = [validate_command(spec, label, run, data_root) for label in spec.validate]
     adapted = [command for label in spec.adapted for command in adapt_commands(spec, label, run, data_root)]
@@ -59,5 +62,5 @@ def result_path(run: Path, label: str) -> Path:
     return run / "validate" / f"{label}.json"
 
 
-def _root(data_root: Path | None) -> list[str]:
+def _root(data_root: Place | None) -> list[str]:
     return [] if data_root is None else ["--data.root", shown(data_root)]

@@ -14,11 +14,13 @@ from en_bench.matrix.records import Record
 _APART = frozenset(  # time, cost, host and places; and the configuration, which is compared as what makes a cell's id
     {"command", "config", "cost", "device", "versions", "commit", "finished", "checkpoint", "ranks"}
 )
+_BY_LABEL = frozenset({"validate", "adapted", "no_moments", "targets"})  # where a label may be called as one of these
 _COMPLETE = frozenset({"metrics", "validate", "adapted", "no_moments", "accuracies"})
 
 
 class Verdict(StrEnum):
     EQUAL = "equal"
+    FAILED = "failed in both"
     DIFFERS = "differs"
     OTHER_SETTINGS = "other settings"
     ONLY_A = "only in A"
@@ -52,7 +54,8 @@ class Compared:
 def compare(a: Mapping[str, Record], b: Mapping[str, Record], tolerance: float = 0.0) -> list[Compared]:
     """Every cell of two sets of records by id, ordered by name.
 
-    Compared are status and reason, sets, counts and metrics; numbers are equal if they differ by no more than
+    Compared are status and reason, sets, counts and metrics; cells that failed on both sides for one reason are FAILED,
+    not EQUAL; numbers are equal if they differ by no more than
     `tolerance`, counts (n, epochs, steps) only if they are the same. Time, cost, device, versions, commit, log and
     paths are not. Two cells of one name whose ids differ have OTHER_SETTINGS, whatever their results. Facts that only
     one side states (later versions write more) are no difference, metrics and validations are.
@@ -71,11 +74,13 @@ def compare(a: Mapping[str, Record], b: Mapping[str, Record], tolerance: float =
 
 
 def same(found: list[Compared]) -> bool:
-    return all(compared.verdict is Verdict.EQUAL for compared in found)
+    """Whether nothing differs; False where there is no cell, or none that was done on both sides."""
+    verdicts = {compared.verdict for compared in found}
+    return Verdict.EQUAL in verdicts and verdicts <= {Verdict.EQUAL, Verdict.FAILED}
 
 
 def counted(found: list[Compared]) -> str:
-    """`equal 17, differ 1, other settings 0, only in A 0, only in B 0`."""
+    """`equal 16, failed in both 1, differ 1, other settings 0, only in A 0, only in B 0`."""
     counts = Counter(compared.verdict for compared in found)
     return ", ".join(f"{'differ' if v is Verdict.DIFFERS else v} {counts[v]}" for v in Verdict)
 
@@ -91,7 +96,8 @@ def _by_name(records: Mapping[str, Record], others: Mapping[str, Record]) -> dic
 
 def _by_id(cell_id: str, a: Record, b: Record, tolerance: float) -> Compared:
     differences = tuple(_walk((), _results(a), _results(b), tolerance))
-    return Compared(cell_id, _name(a), Verdict.DIFFERS if differences else Verdict.EQUAL, differences)
+    alike = Verdict.FAILED if a.status == b.status == "failed" else Verdict.EQUAL
+    return Compared(cell_id, _name(a), Verdict.DIFFERS if differences else alike, differences)
 
 
 def _results(record: Record) -> dict[str, Any]:
@@ -107,10 +113,13 @@ def _results(record: Record) -> dict[str, Any]:
 
 
 def _walk(where: tuple[str, ...], a: Any, b: Any, tolerance: float) -> Iterator[Difference]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
+    if where == ("fit",) and bool(a) != bool(b):  # a training that ended on one side only
+        yield Difference(where, a or None, b or None)
+    elif isinstance(a, Mapping) and isinstance(b, Mapping):
         complete = bool(where) and where[-1] in _COMPLETE
         for key in [*a, *(key for key in b if key not in a)]:
-            if key not in _APART and (complete or (key in a and key in b)):
+            apart = key in _APART and not (len(where) == 1 and where[0] in _BY_LABEL)
+            if not apart and (complete or (key in a and key in b)):
                 yield from _walk((*where, key), a.get(key), b.get(key), tolerance)
     elif _is_number(a) and _is_number(b):
         counts = isinstance(a, int) and isinstance(b, int) and "metrics" not in where

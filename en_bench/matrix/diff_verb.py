@@ -38,7 +38,7 @@ def add_diff_arguments(parser: argparse.ArgumentParser) -> None:
 
 @collection_paused()
 def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
-    """Prints every cell's verdict and what differs. Returns 0 if there are cells and all are equal, else 1."""
+    """Prints every cell's verdict and what differs. Returns 0 if cells were done and nothing differs, else 1."""
     if not 0 <= args.tolerance < math.inf:
         raise InputError(f"--tolerance {args.tolerance} is none: give a number of 0 or more")
     sides = [_open(path, args) for path in (args.a, args.b)]
@@ -67,7 +67,9 @@ def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
     print(counted(found) + (f", missing in both {len(missing)}" if wanted else ""))
     if not found:
         print("nothing was compared: neither side has a record of these cells")
-    return 0 if found and same(found) else 1
+    elif all(compared.verdict is Verdict.FAILED for compared in found):
+        print("no numbers were compared: all cells failed on both sides")
+    return 0 if same(found) else 1
 
 
 def _open(path: Path, args: argparse.Namespace) -> tuple[Results, Mapping[str, str] | None]:

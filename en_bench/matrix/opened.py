@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from en_bench.data.places import Place, place
 from en_bench.errors import InputError
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import Digests, PlannedCell, manifest_digests, plan
@@ -29,8 +30,8 @@ class OpenedMatrix:
     spec: Spec
     results: Results
     digests: Digests
-    shards: Path
-    data_root: Path | None = None
+    shards: Place
+    data_root: Place | None = None
 
     def planned(self) -> list[PlannedCell]:
         """Every cell with its state; warns of files that are no records."""
@@ -80,10 +81,11 @@ def require_results(results: Results, args: argparse.Namespace, by_default: bool
 def open_matrix(args: argparse.Namespace) -> OpenedMatrix:
     """What the arguments SPEC, --results and --data-root name; InputError for what is none."""
     spec = load_spec(args.spec)
-    place = results_of(args)
-    results = Results(place / spec.name)
-    for folder in (place, results.folder, results.runs, results.records, results.leases, results.tables):
+    root = results_of(args)
+    results = Results(root / spec.name)
+    for folder in (root, results.folder, results.runs, results.records, results.leases, results.tables):
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"--results {place}: {folder} is a file: give a folder, or remove the file")
-    shards = args.data_root or Path(os.environ.get("EN_BENCH_SHARDS") or "data")
-    return OpenedMatrix(spec, results, manifest_digests(shards), shards, args.data_root)
+            raise InputError(f"--results {root}: {folder} is a file: give a folder, or remove the file")
+    data_root = place(args.data_root) if args.data_root else None
+    shards = data_root if data_root is not None else place(os.environ.get("EN_BENCH_SHARDS") or "data")
+    return OpenedMatrix(spec, results, manifest_digests(shards), shards, data_root)

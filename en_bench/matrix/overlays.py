@@ -1,6 +1,7 @@
 """Overlays: YAML mappings that add up to the configuration of one training."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ import yaml
 from en_bench.errors import InputError, message_of
 
 Config = dict[str, Any]
+
+_REPLACED = "replaced_classes"
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,7 +66,10 @@ def read_yaml(path: Path) -> Config:
 
 
 def check_plain(config: object, where: str) -> None:
-    """Raise InputError unless `config` is a mapping from text to mappings, lists, texts, numbers, booleans and null."""
+    """Raise InputError unless `config` is a mapping from text to mappings, lists, texts, numbers, booleans and null.
+
+    Infinities and NaN are no numbers here: no record could hold them, since JSON knows none.
+    """
     if not isinstance(config, dict):
         raise InputError(f"{where}: expected a mapping (key: value), found {type(config).__name__}")
     _check_value(config, where)
@@ -80,16 +86,29 @@ def _check_value(value: object, where: str) -> None:
             _check_value(inner, where)
     elif value is not None and not isinstance(value, str | int | float):
         raise InputError(f"{where}: {value!r} is neither text, number, boolean, list nor mapping")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: {value} is no finite number, and no record could hold it: use null or a number")
 
 
 def merge(configs: Iterable[Mapping[str, Any]]) -> Config:
     """Add configurations up: mappings merge deep, else the later wins; lists under a key such as `callbacks+` append.
 
     A later `class_path` keeps the earlier `init_args`, as jsonargparse does for all the new class accepts. Which these
-    are only the class knows, so the merged mapping may hold more than takes effect, never less: two trainings that
-    differ never merge to the same configuration because of it.
+    are only the class knows, so the merged mapping may hold more than takes effect, never less. Where arguments went
+    through two classes or more before the last one, `replaced_classes` names these: each may have dropped arguments
+    that the last one would accept, as the second does in A -> B -> A.
     """
-    return reduce(_merge_two, configs, {})
+    added_up: Config = reduce(_merge_two, configs, {})
+    merged: Config = _through_several(added_up)
+    return merged
+
+
+def _through_several(value: Any) -> Any:
+    """Without the note of a class that was the only one replaced: all its arguments reach the last one."""
+    if not isinstance(value, dict):
+        return value
+    once = len(value.get(_REPLACED, ())) < 2
+    return {key: _through_several(inner) for key, inner in value.items() if not (once and key == _REPLACED)}
 
 
 def _merge_two(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Config:
@@ -98,6 +117,8 @@ def _merge_two(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Config:
         old, new = _spell_out(merged.get(key), value), _spell_out(value, merged.get(key))
         if isinstance(old, dict) and isinstance(new, dict):
             merged[key] = _merge_two(old, new)
+            if old.get("init_args") and new.get("class_path", old.get("class_path")) != old.get("class_path"):
+                merged[key][_REPLACED] = [*old.get(_REPLACED, ()), old.get("class_path")]
         elif key.endswith("+") and isinstance(old, list) and isinstance(new, list):
             merged[key] = old + new
         else:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from en_bench.data.places import Place, is_remote, reason, shown
 from en_bench.errors import InputError
 from en_bench.matrix.adapting import still_holds
 from en_bench.matrix.label_files import changed_files
@@ -94,7 +94,7 @@ def cell_id(config: Mapping[str, Any], seed: int) -> str:
 
 
 def _canonical(config: Mapping[str, Any]) -> str:
-    return json.dumps(without_places(config), sort_keys=True, separators=(",", ":"))
+    return json.dumps(without_seed_and_places(config), sort_keys=True, separators=(",", ":"))
 
 
 def _id(canonical: str, seed: int) -> str:
@@ -112,6 +112,11 @@ def without_places(config: Mapping[str, Any]) -> Config:
             if not identity[section]:
                 del identity[section]
     return identity
+
+
+def without_seed_and_places(config: Mapping[str, Any]) -> Config:
+    """As `without_places`, of overlays: over a `seed_everything` among them each cell's own seed wins."""
+    return {key: value for key, value in without_places(config).items() if key != "seed_everything"}
 
 
 def overlay_change(cell: Cell) -> str | None:
@@ -201,17 +206,23 @@ def is_stale(counted: Json, digests: Digests) -> bool:
     return here is not None and here != counted.get("digest")
 
 
-def manifest_digests(data_root: Path) -> Digests:
-    """Digests of the manifests below `data_root`, each read once."""
+def manifest_digests(data_root: Place) -> Digests:
+    """Digests of the manifests below `data_root`, each read once. They raise InputError for a URL out of reach."""
 
     @cache
     def digest(name: str) -> str | None:
         folder = data_root / name
-        if not folder.is_dir():
+        if not is_remote(folder) and not folder.is_dir():
             return None
         from en_bench.data.manifest import manifest_digest
 
-        return manifest_digest(folder)
+        try:
+            return manifest_digest(folder)
+        except OSError as error:
+            raise InputError(
+                f"{shown(folder)}: whether it is what was trained on cannot be told: {reason(error)}: try again, or "
+                "give another --data-root"
+            ) from None
 
     return digest
 

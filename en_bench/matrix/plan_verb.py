@@ -62,6 +62,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 @collection_paused()
 def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Lists every cell, and what all of it costs. Returns the exit code."""
+    if args.json is not None:
+        _check_file(args.json)
     matrix = open_matrix(args)
     check_options(matrix.spec)
     everything = matrix.planned()
@@ -87,8 +89,6 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
         print(nothing)
     print(count_states(planned))
     if args.json is not None:
-        if not args.json.absolute().parent.is_dir():
-            raise InputError(f"--json {args.json}: there is no folder {args.json.parent}: make it first")
         write_json(args.json, plan_json(matrix.spec, planned, cost, disk, args.slots, busy))
     return 1 if failed else 0
 
@@ -121,6 +121,14 @@ def stopped_lines(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> Itera
     for item in planned:
         if item.cell.id in reached and item.cell.id not in busy:
             yield f"stopped  {item.cell}  goes on at {reached[item.cell.id]}"
+
+
+def _check_file(path: Path) -> None:
+    """Before anything is measured or printed, which may take minutes."""
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--json {path}: there is no folder {path.parent}: make it first")
+    if path.is_dir():
+        raise InputError(f"--json {path}: it is a folder: give a file in it, such as {path / 'plan.json'}")
 
 
 def _tell(text: str) -> None:

@@ -22,9 +22,9 @@ PROGRESS = "progress.json"
 class Progress:
     """How far a command is.
 
-    `command` is what was called and `phase` what it does at the moment: `fit` or `validate`; a `fit` validates too.
-    `epoch` counts from 1 and is None in a command `validate`, whose `step` and `steps` are batches; those of a `fit`
-    are steps of the optimiser. `images_per_second` is over all ranks, the last that was measured in this phase.
+    `command` is what was called and `phase` what it does at the moment: `fit`, `validate` or `recalibrate`; a `fit`
+    validates too. `epoch` counts from 1 and is None in all but a `fit`, whose `step` and `steps` are of the optimiser;
+    those of the others are batches. `images_per_second` is over all ranks, the last that was measured in this phase.
     `scores` are the last ones by name (`top1`, ...; None where a training diverged). `seconds_left` are those of the
     command. What cannot be known, such as the end of a training without a number of epochs, is None. `time` is when
     this was written, in seconds since 1970, by the process `pid` on `host`.

@@ -213,7 +213,10 @@ class Results:
                 lower.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Record], list[str]]:
-        """All readable records by id, and one line of warning for each file that is none (so its cell is missing)."""
+        """All readable records by id, and one line of warning for each file that is none.
+
+        In its place the next lower generation counts, else the cell is missing.
+        """
         with collection_paused():
             return self._load()
 
@@ -224,14 +227,19 @@ class Results:
         for generation, path in self._files():
             found.setdefault(path.name.partition(".")[0], []).append((generation, path))
         for cell_id, files in sorted(found.items()):
-            for path in (path for _, path in sorted(files, reverse=True)):
+            damaged: list[tuple[Path, InputError]] = []
+            for generation, path in sorted(files, reverse=True):
                 try:
                     records[cell_id] = _read(path, cell_id)
+                    instead = f"generation {generation} counts instead"
                     break
                 except _RemovedError:
                     continue
                 except InputError as error:
-                    warnings.append(f"{path}: ignored, its cell counts as missing: {error}")
+                    damaged.append((path, error))
+            else:
+                instead = "its cell counts as missing"
+            warnings += [f"{path}: ignored, {instead}: {error}" for path, error in damaged]
         return records, warnings
 
     def find(self, cell_id: str) -> Record | None:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,9 @@ def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: st
     default = _tolerance(entry.get("tolerance"), metric, f"{where}: tolerance")
     if not isinstance(entry.get("values"), dict) or not entry["values"]:
         raise InputError(f"{where}: values: expected 'training set: {{validation set: {{normaliser: value}}}}'")
-    for train, target, norm, printed in _leaves(entry["values"], where):
+    leaves = list(_leaves(entry["values"], where))
+    _check_per_cent([printed for *_, printed in leaves], metric, f"{where}: values")
+    for train, target, norm, printed in leaves:
         at = f"{where}: values: {train}: {target}: {norm}"
         value, tolerance = _value(printed, metric, default, at)
         unknown = _unknown(labels, train, target, norm)
@@ -118,6 +120,17 @@ def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: st
             raise InputError(f"{at}: {unknown}; 'unknown_labels: ignore' leaves such values out")
         if unknown is None and value is not None:
             yield Reported(norm, train, target, value, tolerance, source, metric, selection)
+
+
+def _check_per_cent(values: Iterable[object], metric: str, where: str) -> None:
+    """A source prints all its accuracies in one unit, and none has but chance level or a failure throughout."""
+    printed = (value.get("value") if isinstance(value, dict) else value for value in values)
+    largest = max((number for value in printed if (number := _number(value)) is not None), default=0.0)
+    if metric in ("top1", "top5") and 0 < largest <= 1:
+        raise InputError(
+            f"{where}: {metric} is given in per cent as printed, and none here is above 1: write {100 * largest:g} for "
+            f"{largest:g}"
+        )
 
 
 def _leaves(values: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, object]]:
@@ -151,7 +164,7 @@ def _value(printed: object, metric: str, default: float | None, where: str) -> t
     if printed is None:
         return None, default
     number = _number(printed)
-    if number is None or (metric != "nll" and not 0 <= number <= 100):
+    if number is None or number < 0 or (metric != "nll" and number > 100):
         unit = "nats" if metric == "nll" else "per cent"
         raise InputError(f"{where}: {printed!r} is no value of {metric} in {unit}; leave it empty where none was read")
     return from_printed(metric, number), default
@@ -161,8 +174,9 @@ def _tolerance(printed: object, metric: str, where: str) -> float | None:
     if printed is None:
         return None
     number = _number(printed)
-    if number is None or number < 0:
-        raise InputError(f"{where}: {printed!r} is no tolerance: use a number of 0 or more, in the unit of the values")
+    if number is None or number < 0 or (metric != "nll" and number > 100):
+        most = "0 or more" if metric == "nll" else "0 to 100"
+        raise InputError(f"{where}: {printed!r} is no tolerance: use a number of {most}, in the unit of the values")
     return from_printed(metric, number)
 
 

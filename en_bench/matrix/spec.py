@@ -24,6 +24,7 @@ _KEYS = (
 _OWN = "own"  # the validation set that each training has itself
 _TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
 _VALIDATED_ON = ("val", "val_labels")
+_OF_THE_CELL = (("ckpt_path",), ("result",), ("trainer", "default_root_dir"))
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _LARGEST_SEED = 2**32 - 1  # of numpy, and so of Lightning's seed_everything
 
@@ -202,8 +203,7 @@ def _axis(raw: object, path: Path, key: str) -> dict[str, Overlays]:
 
 def _validate(raw: object, train: dict[str, Overlays], path: Path) -> tuple[dict[str, Overlays], frozenset[str]]:
     """The validation sets, and which of their labels stand for each training's own."""
-    if raw == _OWN:
-        raw = {_OWN: _OWN}
+    raw = {_OWN: _OWN} if raw == _OWN else raw
     if isinstance(raw, dict):
         own = frozenset(label for label, part in raw.items() if part == _OWN)
         for label in own & train.keys():
@@ -216,8 +216,9 @@ def _validate(raw: object, train: dict[str, Overlays], path: Path) -> tuple[dict
     if not raw:
         raise InputError(f"{path}: validate: the list is empty: name a training set, or leave the key out for all")
     for label in raw:
-        if label not in train:
-            raise InputError(f"{path}: validate: {label!r} is no label of train{did_you_mean(label, train)}")
+        if label not in list(train):  # which asks for no hash: anything may stand in a file
+            cure = did_you_mean(label, train) if isinstance(label, str) else "; other sets need a mapping of all labels"
+            raise InputError(f"{path}: validate: {label!r} is no label of train{cure}")
     _check_distinct(raw, f"{path}: validate")
     return {label: train[label] for label in raw}, frozenset()
 
@@ -245,6 +246,10 @@ def _check_keys(config: Config, path: Path, where: str) -> None:
     for dotted in (key for keys, _ in settings(config) for key in keys if "." in key):
         # The training would read it, but it would not add up with the same setting in another overlay.
         raise InputError(f"{path}: {where}: the key {dotted!r} has a dot: write it as nested keys")
+    for keys in (keys for keys, _ in settings(config) if keys in _OF_THE_CELL):
+        raise InputError(
+            f"{path}: {where}: an overlay sets {'.'.join(keys)}, which each cell has of its own: remove it"
+        )
     if "root" in _data(config):
         raise InputError(
             f"{path}: {where}: an overlay sets data.root, a place on one machine: give --data-root or EN_BENCH_SHARDS"
@@ -293,6 +298,6 @@ def _metric(raw: object, path: Path) -> str:
 
 
 def _baseline(raw: object, norms: Iterable[str], path: Path) -> str:
-    if raw not in list(norms):  # which asks for no hash: anything may stand in a file
+    if raw not in list(norms):
         raise InputError(f"{path}: baseline: {raw!r} is no label of norms{did_you_mean(raw, norms)}")
     return str(raw)

@@ -10,7 +10,7 @@ from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.label_files import label_files
-from en_bench.matrix.plan import Cell, Digests, without_places
+from en_bench.matrix.plan import Cell, Digests, without_seed_and_places
 from en_bench.matrix.progress import PROGRESS
 from en_bench.matrix.records import Json, check_fit, read_json
 from en_bench.resume.reached import Reached, read_reached
@@ -34,9 +34,7 @@ def finished_fit(run: Path, cell: Cell) -> Json | None:
     owner = _owner(run)
     if owner is not None:
         return fit if owner.get("id") == cell.id else None
-    # The cell's seed, compared above, wins over an overlay's.
-    wanted = {key: value for key, value in without_places(cell.config).items() if key != "seed_everything"}
-    return fit if holds(fit.get("config"), wanted) else None
+    return fit if holds(fit.get("config"), without_seed_and_places(cell.config)) else None
 
 
 def claim_training(run: Path, cell: Cell, targets: Mapping[str, Json]) -> None:

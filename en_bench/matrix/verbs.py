@@ -62,7 +62,7 @@ def _add(subparsers: "Subparsers", name: str, handler: Handler, description: str
     parser = subparsers.add_parser(name, help=description, description=description)
     parser.add_argument("spec", type=Path, metavar="SPEC", help="the matrix's YAML file")
     parser.add_argument("--results", type=Path, help=f"where <spec name>/ lies (default: {RESULTS})")
-    parser.add_argument("--data-root", type=Path, help="where the data lie (default: $EN_BENCH_SHARDS, else data)")
+    parser.add_argument("--data-root", help="folder or URL of the data (default: $EN_BENCH_SHARDS, else data)")
     parser.set_defaults(handler=partial(_told_in_one_line, handler))
     return parser
 

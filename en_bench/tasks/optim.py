@@ -83,6 +83,8 @@ class Optimisation:
 
     def told(self, length: Length) -> str:
         """For people: `lr 0.1, x 0.1 at epochs 30, 60, 90`."""
-        warmup = f"warm-up of {self.warmup_epochs:g} epochs, " if length.warmup else ""
+        cut = round(self.warmup_epochs * length.per_epoch) > length.steps
+        shorter = " (shortened to the whole training, which is no longer)" if cut else ""
+        warmup = f"warm-up of {self.warmup_epochs:g} epochs{shorter}, " if length.warmup else ""
         decay = f"weight decay {self.weight_decay:g}{' of all parameters' if self.decay_all else ''}"
         return f"lr {self.lr:g}, {warmup}{self.schedule.told(length)}, {decay}"

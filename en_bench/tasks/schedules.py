@@ -74,9 +74,13 @@ class StepSchedule(Schedule):
         return float(self.gamma**passed)
 
     def told(self, length: Length) -> str:
-        late = [each for each in self.milestones if round(each * length.per_epoch) >= length.steps]
-        unreached = f" (never reached: {_listed(late)})" if late else ""
-        return f"x {self.gamma:g} at epochs {_listed(self.milestones)}{unreached}"
+        steps = {each: round(each * length.per_epoch) for each in self.milestones}
+        late = [each for each, step in steps.items() if max(step, length.warmup) >= length.steps]
+        early = [each for each, step in steps.items() if step < length.warmup and each not in late]
+        notes = [f"only from the end of the warm-up on: {_listed(early)}"] * bool(early)
+        notes += [f"never reached: {_listed(late)}"] * bool(late)
+        told = f" ({'; '.join(notes)})" if notes else ""
+        return f"x {self.gamma:g} at epochs {_listed(self.milestones)}{told}"
 
 
 def _listed(numbers: Sequence[float]) -> str:

@@ -10,6 +10,8 @@ from en_bench.data.order import (
     check_trainable,
     eval_batch,
     eval_steps,
+    even_batch,
+    even_steps,
     random_words,
     train_batch,
     train_steps,
@@ -74,6 +76,31 @@ def test_evaluation_sees_every_sample_exactly_once(count, ranks, batch):
     assert len(seen) - count < batch * ranks
     with pytest.raises(ValueError, match="out of range"):
         eval_batch(count, 0, ranks, batch, ranks)
+
+
+@given(count=st.integers(0, 3000), batch=batches)
+@settings(max_examples=100, deadline=None)
+def test_even_batches_hold_every_sample_exactly_once_and_none_is_a_small_rest(count, batch):
+    found = [even_batch(count, step, batch).tolist() for step in range(even_steps(count, batch))]
+    assert [index for each in found for index in each] == list(range(count))
+    sizes = [len(each) for each in found]
+    if count > 1:
+        assert max(sizes) - min(sizes) <= 1 and min(sizes) > 1
+        assert max(sizes) <= max(batch, 3)
+    if batch > 2 and count > 1:
+        assert len(found) == eval_steps(count, batch, 1)
+    with pytest.raises(ValueError, match="out of range"):
+        even_batch(count, len(found), batch)
+
+
+def test_even_batches_by_hand():
+    assert [even_batch(7, step, 3).tolist() for step in range(3)] == [[0, 1], [2, 3], [4, 5, 6]]
+    assert [[len(even_batch(93, step, batch)) for step in range(even_steps(93, batch))] for batch in (46, 93, 200)] == [
+        [31, 31, 31],
+        [93],
+        [93],
+    ]
+    assert [even_steps(3, 2), even_steps(5, 1), even_steps(1, 8)] == [1, 2, 1]
 
 
 def test_batches_by_hand():

@@ -73,8 +73,8 @@ def test_a_rerun_elsewhere_with_the_same_numbers_is_equal(tmp_path: Path, capsys
     assert out[0] == f"A: {a}, 17 records"
     assert "device: NVIDIA A100-SXM4-80GB | another" in out
     assert "commit: 0123456789 | ffffffffff with uncommitted changes" in out
-    assert out[-1] == "equal 17, differ 0, other settings 0, only in A 0, only in B 0"
-    assert sum(line.startswith("equal ") for line in out) == 18
+    assert out[-1] == "equal 16, failed in both 1, differ 0, other settings 0, only in A 0, only in B 0"
+    assert sum(line.startswith("equal ") for line in out) == 17
 
 
 def test_what_differs_is_named_with_how_much(a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_what_differs_is_named_with_how_much(a: Path, tmp_path: Path, capsys: py
     assert re.search(r"adapted web_images metrics ece: 0\.\d+ \| none\n", out)
     assert "fit epochs: 100 | 90 (-10)" in out
     assert "reason: torch.OutOfMemoryError" in out
-    assert out.splitlines()[-1].startswith("equal 14, differ 3")
+    assert out.splitlines()[-1].startswith("equal 14, failed in both 0, differ 3")
     assert diff(a, b, "--tolerance", 0.002) == 1
     assert "top1" not in capsys.readouterr().out
     assert diff(a, b, "--tolerance", 1000) == 1
@@ -151,7 +151,7 @@ def test_cells_on_one_side_and_cells_of_other_settings(
     assert diff(a, b) == 1
     out = capsys.readouterr().out
     assert "model.lr: none | 0.2" in out
-    assert out.splitlines()[-1] == "equal 15, differ 0, other settings 1, only in A 1, only in B 1"
+    assert out.splitlines()[-1] == "equal 14, failed in both 1, differ 0, other settings 1, only in A 1, only in B 1"
     found = {c.name: c.verdict for c in compare(of(records()), of([*raw, new]))}
     assert found["SwitchNorm/photos/2"] is Verdict.ONLY_A and found["BatchNorm/photos/7"] is Verdict.ONLY_B
 
@@ -164,7 +164,7 @@ def test_records_of_former_settings_are_all_told() -> None:
     raw.remove(find(raw, FIRST))
     found = compare(of([*records(), former]), of(raw))
     assert [c.verdict for c in found if c.name == FIRST] == [Verdict.ONLY_A, Verdict.ONLY_A]
-    assert counted(found) == "equal 16, differ 0, other settings 0, only in A 2, only in B 0"
+    assert counted(found) == "equal 15, failed in both 1, differ 0, other settings 0, only in A 2, only in B 0"
     other = {**json.loads(json.dumps(former)), "id": "e" * 16}
     assert counted(compare(of([*records(), former]), of([*raw, other]))).endswith("only in A 2, only in B 1")
 
@@ -178,7 +178,7 @@ def test_with_the_specification_what_both_lack_is_told_too(tmp_path: Path, capsy
     assert "17 records, and 1 of no cell of the specification" in out
     assert out.splitlines()[-2:] == [
         "missing         BatchNorm/web_images/2",
-        "equal 17, differ 0, other settings 0, only in A 0, only in B 0, missing in both 1",
+        "equal 16, failed in both 1, differ 0, other settings 0, only in A 0, only in B 0, missing in both 1",
     ]
 
 
@@ -189,12 +189,40 @@ def test_nothing_to_compare_is_no_success(tmp_path: Path, capsys: pytest.Capture
         assert capsys.readouterr().out.splitlines()[-1].startswith("nothing was compared")
 
 
+@pytest.mark.parametrize("label", ["cost", "device", "config", "checkpoint"])
+def test_a_validation_set_may_be_called_as_what_is_not_compared(label: str) -> None:
+    both = records(), records()
+    for raw, top1 in zip(both, (0.1, 0.9), strict=True):
+        first = find(raw, FIRST)
+        first["validate"][label] = {**first["validate"]["photos"], "metrics": {"top1": top1}}
+        first["targets"][label] = {"data.val": f"{label}/val"}
+    (differing,) = [c for c in compare(*map(of, both)) if c.verdict is Verdict.DIFFERS]
+    assert [str(d) for d in differing.differences] == [f"validate {label} metrics top1: 0.1 | 0.9 (+0.8)"]
+
+
+def test_cells_that_failed_on_both_sides_are_told_apart_and_are_no_success_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (failed,) = [record for record in records() if record["status"] == "failed"]
+    a, b = folder(tmp_path / "a", [failed]), folder(tmp_path / "b", [failed])
+    assert diff(a, b) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2:] == [
+        "equal 0, failed in both 1, differ 0, other settings 0, only in A 0, only in B 0",
+        "no numbers were compared: all cells failed on both sides",
+    ]
+    (trained,) = compare(of([failed]), of([{**failed, "fit": find(records(), FIRST)["fit"]}]))
+    assert trained.verdict is Verdict.DIFFERS and [str(d) for d in trained.differences] == ["fit: none | there"]
+
+
 def test_damaged_records_are_warned_of(a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     b = folder(tmp_path / "b", records())
     next(iter((b / "records").iterdir())).write_text("{")
     assert diff(a, b) == 1
     captured = capsys.readouterr()
-    assert "ignored" in captured.err and captured.out.splitlines()[-1].startswith("equal 16, differ 0")
+    assert "ignored" in captured.err and captured.out.splitlines()[-1].startswith(
+        "equal 15, failed in both 1, differ 0"
+    )
     assert "only in A 1" in captured.out
 
 
@@ -220,7 +248,7 @@ def test_as_a_command_without_torch(a: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "en_bench", "matrix", "diff", str(a), str(a)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-500:]
-    assert done.stdout.endswith("equal 17, differ 0, other settings 0, only in A 0, only in B 0\n")
+    assert done.stdout.endswith("equal 16, failed in both 1, differ 0, other settings 0, only in A 0, only in B 0\n")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert not imported & {"torch", "lightning", "scipy", "matplotlib"}
 

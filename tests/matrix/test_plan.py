@@ -9,7 +9,8 @@ import pytest
 
 from en_bench.data.manifest import Manifest, Shard, save_manifest
 from en_bench.errors import InputError
-from en_bench.matrix.plan import Cell, State, cell_id, count_states, plan, plan_cells
+from en_bench.matrix.overlays import merge
+from en_bench.matrix.plan import Cell, State, cell_id, count_states, plan, plan_cells, without_places
 from en_bench.matrix.records import Record, Results
 from en_bench.matrix.spec import Spec, load_spec
 
@@ -88,6 +89,36 @@ def test_identity_ignores_key_order_places_and_display() -> None:
     }
     assert cell_id(plain, 0) == cell_id(elsewhere, 0)
     assert elsewhere["data"] == {"workers": 4, "train": "a"}
+
+
+NO_IDENTITY = {
+    "seed_everything": 5,
+    "data": {"workers": 9, "decoded_cache_mb": 1, "cache": "x", "cache_gb": 1, "on_change": "x"},
+    "checkpoint": {"every_n_steps": 9, "every_minutes": 9},
+    "dynamics": {"every_n_epochs": 9, "ratios": False},
+    "trainer": {"default_root_dir": "x", "logger": False, "enable_progress_bar": False},
+}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {section: value} if not isinstance(value, dict) else {section: {key: inner}}
+        for section, value in NO_IDENTITY.items()
+        for key, inner in (value.items() if isinstance(value, dict) else [("", None)])
+    ],
+    ids=str,
+)
+def test_what_makes_no_other_experiment(extra: dict[str, Any]) -> None:
+    """A setting of these that became part of the identity would train all that is done again."""
+    plain = {"data": {"train": "a"}, "trainer": {"max_epochs": 1}}
+    assert cell_id(merge([plain, extra]), 0) == cell_id(plain, 0)
+    assert cell_id(extra, 0) == cell_id({}, 0)
+
+
+def test_the_seed_of_a_fit_is_part_of_what_it_is() -> None:
+    """Of a matrix the cell's seed is: a fit outside of one has no other."""
+    assert without_places({"seed_everything": 1}) != without_places({"seed_everything": 2})
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,15 @@ def test_what_is_wrong_is_told(spec_file: Path, options: list[str], words: str) 
         call("matrix", "plan", str(spec_file), *options)
 
 
+@pytest.mark.parametrize(("file", "words"), [("none/plan.json", "there is no folder none"), (".", "it is a folder")])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_printed(
+    spec_file: Path, capsys: pytest.CaptureFixture[str], file: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=f"--json .*{words}"):
+        call("matrix", "plan", str(spec_file), "--json", file)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("value", ["{BatchNorm: fast}", "-1", "{BatchNorm: true}", "[1]", "{'B*x': 1}"])
 def test_a_wrong_key_of_a_specification_is_told(spec_file: Path, value: str) -> None:
     with spec_file.open("a") as stream:

@@ -90,5 +90,9 @@ def test_the_highest_generation_counts_and_is_written_once(tmp_path: Path) -> No
     assert results.find(failed.id) == results.load()[0][failed.id] == record(generation=3)
     results.record(failed.id, 3).write_text("{")
     records, (warning,) = results.load()
-    assert records[failed.id].generation == 2 and f"{failed.id}.3.json: ignored" in warning
+    assert records[failed.id].generation == 2
+    assert f"{failed.id}.3.json: ignored, generation 2 counts instead: not readable as JSON" in warning
+    results.record(failed.id, 2).write_text("{")
+    records, warnings = results.load()
+    assert not records and ["counts as missing" in each for each in warnings] == [True, True]
     assert results.generation(failed.id) == 3

@@ -55,6 +55,29 @@ def test_labels_that_the_matrix_lacks_can_be_left_out_on_demand_only(spec_file: 
     assert len(load_spec(spec_file).reported) == 2
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "words"),
+    [
+        ("top1", "{BatchNorm: 0.764}", "top1 is given in per cent .* write 76.4 for 0.764"),
+        ("top5", "{BatchNorm: {value: 1}, ExemplarNorm: null}", "write 100 for 1"),
+        ("nll", "{BatchNorm: -3}", "-3 is no value of nll in nats"),
+    ],
+)
+def test_values_in_another_unit_are_refused(spec_file: Path, metric: str, values: str, words: str) -> None:
+    text = f"source: a\nmetric: {metric}\nvalues: {{handwritten: {{handwritten: {values}}}}}\n"
+    with pytest.raises(InputError, match=words):
+        load_spec(with_reported(spec_file, "reported/readme.yaml", text))
+
+
+def test_chance_level_beside_other_values_and_small_calibration_errors_are_none(spec_file: Path) -> None:
+    entries = (
+        "{source: a, values: {handwritten: {typeset: {BatchNorm: 76.4, ExemplarNorm: 0.1}}}}",
+        "{source: a, metric: ece, values: {handwritten: {typeset: {BatchNorm: 0.9}}}}",
+    )
+    spec = load_spec(with_reported(spec_file, f"[{', '.join(entries)}]"))
+    assert [one.value for one in spec.reported] == pytest.approx([0.764, 0.001, 0.009])
+
+
 def test_they_are_no_part_of_a_cells_identity(spec_file: Path) -> None:
     from en_bench.matrix.plan import plan_cells
 
@@ -76,9 +99,11 @@ def test_they_are_no_part_of_a_cells_identity(spec_file: Path) -> None:
         ("BatchNorm: 76.4", "BatchNrom: 76.4", "'BatchNrom' is no label of norms; did you mean 'BatchNorm'?"),
         ("BatchNorm: 76.4", "BatchNrom: null", "'BatchNrom' is no label of norms"),
         ("typeset:", "typset:", "'typset' is no label of validate; did you mean 'typeset'?"),
+        ("tolerance: 0.5", "tolerance: 500", "500 is no tolerance: use a number of 0 to 100"),
+        ("tolerance: 0.5", "metric: nll\ntolerance: -1", "-1 is no tolerance: use a number of 0 or more"),
         ("BatchNorm: 76.4", "BatchNorm: 764", "764 is no value of top1 in per cent"),
         ("BatchNorm: 76.4", "BatchNorm: '76.4'", "'76.4' is no value of top1 in per cent"),
-        ("BatchNorm: 76.4", "BatchNorm: .nan", "nan is no value of top1"),
+        ("BatchNorm: 76.4", "BatchNorm: .nan", "nan is no finite number"),
         ("value: 60", "valeu: 60", "unknown key 'valeu'; the keys are value, tolerance"),
         ("handwritten: {BatchNorm: 76.4, ExemplarNorm: null}", "handwritten: 76.4", "expected 'normaliser: value'"),
     ],

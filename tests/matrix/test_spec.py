@@ -86,6 +86,12 @@ def test_overlay_file_with_a_place_is_named(spec_file: Path) -> None:
         ("seeds:", "metric: top-1\nseeds:", "'top-1' is not one of top1, top5, nll, ece; did you mean 'top1'?"),
         ("seeds:", "validate: [typset]\nseeds:", "'typset' is no label of train; did you mean 'typeset'?"),
         ("seeds:", "validate: []\nseeds:", "the list is empty"),
+        (
+            "seeds:",
+            "validate: [typeset, {v2: {data: {val: x, val_labels: y}}}]\nseeds:",
+            "{'v2': {'data': {'val': 'x', 'val_labels': 'y'}}} is no label of train; other sets need a mapping",
+        ),
+        ("seeds:", "validate: [[typeset]]\nseeds:", "['typeset'] is no label of train"),
         ("seeds:", "validate: [typeset, typeset]\nseeds:", "stands twice"),
         (
             "seeds:",
@@ -102,6 +108,11 @@ def test_overlay_file_with_a_place_is_named(spec_file: Path) -> None:
         ("typeset: data/typeset.yaml", "typeset: [data/typeset.yaml, {data: {root: /d}}]", "sets data.root"),
         ("norm/en.yaml", "{data: {root: null}}", "norms.ExemplarNorm: an overlay sets data.root"),
         ("norm/en.yaml", "{data.root: /d}", "the key 'data.root' has a dot"),
+        ("norm/en.yaml", "[norm/en.yaml, {ckpt_path: a.ckpt}]", "norms.ExemplarNorm: an overlay sets ckpt_path, which"),
+        ("norm/en.yaml", "[norm/en.yaml, {result: a.json}]", "an overlay sets result, which each cell has of its own"),
+        ("norm/en.yaml", "{trainer: {default_root_dir: a}}", "an overlay sets trainer.default_root_dir, which"),
+        ("norm/en.yaml", "{trainer: {gradient_clip_val: .inf}}", "trainer: gradient_clip_val: inf is no finite number"),
+        ("norm/en.yaml", "{model: {names: [1, -.inf]}}", "model: names: -inf is no finite number"),
         ("norm/en.yaml", "{model: {norm.class_path: x}}", "the key 'norm.class_path' has a dot"),
         (
             "norm/en.yaml",

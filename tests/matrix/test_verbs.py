@@ -1,14 +1,18 @@
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
 from en_bench.cli import main
+from en_bench.data.manifest import save_manifest
 from en_bench.errors import InputError
 from en_bench.matrix.verbs import add_verbs
+from tests.data.flaky_http import Fault, FlakyServer
 from tests.matrix import fake_execute
+from tests.matrix.test_plan import MANIFEST
 
 
 def call(*argv: str) -> int:
@@ -51,6 +55,37 @@ def test_data_root_is_passed_on_only_if_given(spec: str, capsys: pytest.CaptureF
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert len(lines) == 24
     assert all(line.endswith("--data.root 'my shards'") for line in lines)
+
+
+def test_the_data_may_lie_at_a_url(
+    spec: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands get it as it was given; a set that is not the one of a record is noticed."""
+    served = tmp_path / "served"
+    server = FlakyServer(served)
+    call("matrix", "run", spec)
+    for name in ("handwritten/train", "handwritten/val"):
+        folder = served / "sets" / "digits" / name
+        folder.mkdir(parents=True)
+        save_manifest(replace(MANIFEST, folder=folder))
+    server.start()
+    url = f"{server.url}/sets"
+    try:
+        capsys.readouterr()
+        call("matrix", "run", spec, "--dry-run", "--data-root", url)
+        lines = capsys.readouterr().out.splitlines()
+        states = [line.rpartition(" ")[2] for line in lines if line.startswith("#")]
+        assert states == ["stale"] * 8
+        assert all(line.endswith(f"--data.root {url}") for line in lines if not line.startswith("#"))
+        assert server.requests["sets/digits/typeset/train/manifest.json"] == 1  # which is not there
+        monkeypatch.setenv("EN_BENCH_SHARDS", url)
+        call("matrix", "plan", spec, "--only", "BatchNorm/typeset/0")
+        assert "done 0, missing 1, failed 0" in capsys.readouterr().out
+        server.always = {"sets/digits/handwritten/train/manifest.json": Fault(status=403)}
+        with pytest.raises(InputError, match=rf"{url}/digits/handwritten/train: .*give another --data-root"):
+            call("matrix", "status", spec)
+    finally:
+        server.stop()
 
 
 def test_dry_run_prints_the_commands_of_cells_that_are_done_too(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from torch import nn
 
 from en_bench import backbones
 from en_bench.norms import BatchNorm, ExemplarNorm, swap_norms
-from en_bench.tasks.optim import decay_groups
+from en_bench.tasks.optim import Optimisation, decay_groups
 
 
 def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
@@ -54,6 +54,14 @@ def test_frozen_and_shared_parameters():
     decayed, undecayed = decay_groups(model, 1.0)
     assert [id(p) for p in decayed["params"]] == [id(layer.weight)]
     assert len(undecayed["params"]) == 2
+
+
+def test_a_warm_up_that_is_longer_than_the_training_is_told_as_shortened():
+    given = Optimisation(lr=0.1, momentum=0.9, nesterov=False, weight_decay=1e-4, decay_all=False, warmup_epochs=5)
+    assert given.told(given.length(30, 10)).startswith(
+        "lr 0.1, warm-up of 5 epochs (shortened to the whole training, which is no longer), cosine"
+    )
+    assert given.told(given.length(50, 10)).startswith("lr 0.1, warm-up of 5 epochs, cosine")
 
 
 def test_optimizer_takes_the_groups():

@@ -46,6 +46,15 @@ def test_milestones_that_are_never_reached_are_told():
     assert StepSchedule().told(Length(1000, 0, 10)) == "x 0.1 at epochs 30, 60, 90"
     assert StepSchedule().told(Length(600, 0, 10)) == "x 0.1 at epochs 30, 60, 90 (never reached: 60, 90)"
     assert StepSchedule([5.4]).told(Length(180, 0, 10)) == "x 0.1 at epochs 5.4"
+    assert StepSchedule([1, 2]).told(Length(30, 30, 10)) == "x 0.1 at epochs 1, 2 (never reached: 1, 2)"
+
+
+def test_milestones_within_the_warm_up_are_told_as_what_they_are():
+    schedule, length = StepSchedule([1, 2, 5, 12]), Length(steps=100, warmup=50, per_epoch=10)
+    assert schedule.factor(49, length) == 1.0 and schedule.factor(50, length) == pytest.approx(0.1**3)
+    assert schedule.told(length) == (
+        "x 0.1 at epochs 1, 2, 5, 12 (only from the end of the warm-up on: 1, 2; never reached: 12)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from en_bench.data.places import Place, is_remote
 from en_bench.errors import InputError
 from en_bench.matrix.cost.shape import section, shape_of
 from en_bench.matrix.plan import Cell
@@ -57,7 +57,7 @@ class Unknown:
     no_rate: bool = False
 
 
-def set_sizes(shards: Path, records: Sequence[Record]) -> Sizes:
+def set_sizes(shards: Place, records: Sequence[Record]) -> Sizes:
     """Of the manifests below `shards`, each read once; of sets that are not here what records counted.
 
     Which samples have a label only records tell, those of the set as it is here.
@@ -83,18 +83,21 @@ def set_sizes(shards: Path, records: Sequence[Record]) -> Sizes:
         except InputError:  # the run itself says what is wrong with it
             return None
 
+    def is_here(name: str) -> bool:
+        return (manifest(name) is not None) if is_remote(shards) else (shards / name).is_dir()
+
     def samples(name: str) -> int | None:
-        if (shards / name).is_dir():
+        if is_here(name):
             return None if (found := manifest(name)) is None else found.count
         return counted.get(name)
 
     def with_label(name: str, column: str) -> int | None:
-        if not (shards / name).is_dir():
+        if not is_here(name):
             return labelled.get((name, column, None))
         return None if (found := manifest(name)) is None else labelled.get((name, column, found.digest))
 
     def classes(name: str) -> int | None:
-        return len(found.classes) if (shards / name).is_dir() and (found := manifest(name)) is not None else None
+        return len(found.classes) if is_here(name) and (found := manifest(name)) is not None else None
 
     return Sizes(samples, with_label, classes)
 

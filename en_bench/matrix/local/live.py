@@ -55,15 +55,15 @@ class Row:
         epoch, rate, score, left = self._told(metric)
         if self.progress is None:
             return epoch
-        named = epoch if self.progress.command == "validate" else f"epoch {epoch}"
+        named = f"epoch {epoch}" if self.progress.command == "fit" else epoch
         return f"{named}, {rate} images/s, {metric} {score}, time left {left}"
 
     def _told(self, metric: str) -> tuple[str, str, str, str]:
         progress = self.progress
         if progress is None:
             return "starts" if self.goes_on is None else f"goes on at {self.goes_on}", _UNKNOWN, _UNKNOWN, _UNKNOWN
-        if progress.command == "validate":
-            epoch = "validates"
+        if progress.command != "fit":
+            epoch = "recalibrates" if progress.command == "recalibrate" else "validates"
         else:
             epoch = str(progress.epoch) + ("" if progress.epochs is None else f"/{progress.epochs}")
             epoch += " val" if progress.phase == "validate" else ""

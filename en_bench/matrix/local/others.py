@@ -33,7 +33,7 @@ class Elsewhere:
         progress, left = self.progress, None
         if progress is not None and progress.command == "fit" and progress.seconds_left is not None:
             left = max(0.0, progress.seconds_left - max(0.0, time.time() - progress.time))
-        return Underway(self.item.cell, None, left, progress is not None and progress.command == "validate")
+        return Underway(self.item.cell, None, left, progress is not None and progress.command != "fit")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class _Running:
         self.last = replace(found, scores=found.scores or before)
 
     def underway(self) -> Underway:
-        trained = self.last is not None and self.last.command == "validate"
+        trained = self.last is not None and self.last.command != "fit"
         seconds = self.seconds
         left = None if self.whole is None else max(0.0, self.whole - seconds)
         return Underway(self.item.cell, seconds, left, trained, self.slots)

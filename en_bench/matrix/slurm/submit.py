@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from en_bench.data.places import is_remote
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.lease import Lease, Leases
@@ -202,7 +203,8 @@ def _executor(shape: Shape, count: int, name: str, folder: Path) -> SlurmExecuto
 
 def _command(matrix: OpenedMatrix, folder: Path) -> str:
     """What a task of the array runs, in place of its shell, so that the signal reaches it."""
-    root = [] if matrix.data_root is None else ["--data-root", str(matrix.data_root.resolve())]
+    data = matrix.data_root
+    root = [] if data is None else ["--data-root", str(data if is_remote(data) else data.resolve())]
     words = ["run", str(matrix.spec.path.resolve()), "--results", str(matrix.results.folder.resolve().parent), *root]
     return shlex.join(["exec", sys.executable, "-u", "-m", "en_bench", "matrix", *words, "--slurm-job", str(folder)])
 

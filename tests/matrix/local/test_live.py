@@ -32,6 +32,7 @@ def view(rows: list[Row], **changes: object) -> View:
         ({"scores": {"top1": None}}, ("3/10", "812", "nan", "33.0 s")),
         ({"scores": {}, "images_per_second": None}, ("3/10", "-", "-", "33.0 s")),
         ({"command": "validate", "phase": "validate", "epoch": None}, ("validates", "812", "51.2", "33.0 s")),
+        ({"command": "recalibrate", "phase": "recalibrate", "epoch": None}, ("recalibrates", "812", "51.2", "33.0 s")),
     ],
 )
 def test_a_row(changes: dict[str, object] | None, told: tuple[str, ...]) -> None:
