@@ -261,6 +261,8 @@ class EnBenchCLI(LightningCLI):
     def _plain_config(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
         plain: dict[str, Any] = json.loads(parser.dump(self.config[self.subcommand], skip_unset=False, format="json"))
+        if self.subcommand == "fit" and self._continues_if_any:
+            plain["ckpt_path"] = None  # that a training went on is no setting of it
         return plain
 
 

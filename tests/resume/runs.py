@@ -137,6 +137,7 @@ def assert_same(interrupted: Left, undisturbed: Left) -> None:
     assert _plain(interrupted.others) == _plain(undisturbed.others)
     for key in ("train", "val", "epochs", "steps", "metrics", "accuracies", "held_out", "classes_digest", "seed"):
         assert interrupted.fit[key] == undisturbed.fit[key], key
+    assert interrupted.fit["config"]["ckpt_path"] is undisturbed.fit["config"]["ckpt_path"] is None
 
 
 def _plain(value: Any) -> Any:
