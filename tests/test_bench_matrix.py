@@ -10,7 +10,7 @@ from en_bench.benchmark.matrix import CONTROL, START, VERBS, summarise
 from en_bench.benchmark.matrix_material import Shape, large_matrix
 from en_bench.cli import main
 from en_bench.matrix.plan import count_states, plan
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import load_spec
 
 

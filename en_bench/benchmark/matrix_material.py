@@ -24,7 +24,8 @@ from en_bench.data.module import ShardDataModule
 from en_bench.data.sources import Source
 from en_bench.data.writer import write_split
 from en_bench.matrix.plan import Cell, plan_cells
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
 from en_bench.tasks.classification import ClassificationTask
 

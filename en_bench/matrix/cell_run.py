@@ -27,13 +27,13 @@ from en_bench.matrix.process import Execute, one_line, run_here, run_isolated
 from en_bench.matrix.records import (
     Json,
     Record,
-    Results,
     check_adapted,
     check_fit,
     check_recalibration,
     check_validation,
     read_json,
 )
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
 from en_bench.matrix.training import (
     FIT,

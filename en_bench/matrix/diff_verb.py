@@ -14,7 +14,8 @@ from en_bench.matrix.diff import Verdict, compare, counted, same
 from en_bench.matrix.opened import RESULTS, require_results, results_of
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.process import Execute
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import load_spec
 from en_bench.plural import counted as counted_as
 

@@ -13,7 +13,8 @@ from en_bench.data.places import Place, place
 from en_bench.errors import InputError
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import Digests, PlannedCell, manifest_digests, plan
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
 from en_bench.plural import counted
 

@@ -1,6 +1,5 @@
 """The specification of a matrix: which normalisers, training sets, validation sets and seeds."""
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -9,12 +8,13 @@ from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.matrix.adapted import parse_adapted
-from en_bench.matrix.closest import did_you_mean, did_you_mean_file
+from en_bench.matrix.closest import did_you_mean
 from en_bench.matrix.cost.given import seconds_in_spec
 from en_bench.matrix.metrics import METRICS
-from en_bench.matrix.overlays import Config, Overlay, check_plain, merge, read_overlay, read_yaml, settings
+from en_bench.matrix.overlays import merge, read_yaml, settings
 from en_bench.matrix.reported import Labels, Reported, parse_reported
 from en_bench.matrix.slurm.options import SlurmSection, parse_slurm
+from en_bench.matrix.spec_overlays import Overlays, data_of, overlays_at
 from en_bench.matrix.tuning import parse_tuning
 
 _KEYS = (
@@ -24,11 +24,8 @@ _KEYS = (
 _OWN = "own"  # the validation set that each training has itself
 _TRAINED_AND_VALIDATED_ON = ("train", "val", "val_labels")
 _VALIDATED_ON = ("val", "val_labels")
-_OF_THE_CELL = (("ckpt_path",), ("result",), ("trainer", "default_root_dir"))
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _LARGEST_SEED = 2**32 - 1  # of numpy, and so of Lightning's seed_everything
-
-Overlays = tuple[Overlay, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Spec:
         """
         if label in self.own:
             return {}
-        data = _data(merge(o.config for o in self.base + self.validate[label]))
+        data = data_of(merge(o.config for o in self.base + self.validate[label]))
         return {f"data.{key}": data[key] for key in _VALIDATED_ON if data.get(key) is not None}
 
     def own_targets(self) -> dict[str, str]:
@@ -111,7 +108,7 @@ def load_spec(path: Path) -> Spec:
         path=path,
         name=_label(raw["name"], f"{path}: name"),
         title=_text(raw.get("title", raw["name"]), f"{path}: title"),
-        base=_overlays(raw.get("base", []), path, "base"),
+        base=overlays_at(raw.get("base", []), path, "base"),
         norms=norms,
         train=train,
         validate=validate,
@@ -134,7 +131,7 @@ def load_spec(path: Path) -> Spec:
 
 def _check_norms(spec: Spec) -> None:
     for label, overlays in spec.norms.items():
-        for key in _data(merge(o.config for o in overlays)):
+        for key in data_of(merge(o.config for o in overlays)):
             # It would override the training set's own choice, and the cell would not be what its name says.
             if key in _TRAINED_AND_VALIDATED_ON:
                 raise InputError(
@@ -184,12 +181,7 @@ def _check_data(spec: Spec) -> None:
 
 def _trained_on(spec: Spec, label: str) -> dict[str, Any]:
     """What the overlays of training set `label` say of its data."""
-    return _data(merge(overlay.config for overlay in spec.base + spec.train[label]))
-
-
-def _data(config: Config) -> dict[str, Any]:
-    data = config.get("data")
-    return data if isinstance(data, dict) else {}
+    return data_of(merge(overlay.config for overlay in spec.base + spec.train[label]))
 
 
 def _axis(raw: object, path: Path, key: str) -> dict[str, Overlays]:
@@ -198,7 +190,7 @@ def _axis(raw: object, path: Path, key: str) -> dict[str, Overlays]:
     if not isinstance(raw, dict) or not raw:
         raise InputError(f"{path}: {key}: expected at least one 'label: overlay'")
     _check_distinct(raw, f"{path}: {key}")
-    return {_label(label, f"{path}: {key}"): _overlays(value, path, f"{key}.{label}") for label, value in raw.items()}
+    return {_label(label, f"{path}: {key}"): overlays_at(value, path, f"{key}.{label}") for label, value in raw.items()}
 
 
 def _validate(raw: object, train: dict[str, Overlays], path: Path) -> tuple[dict[str, Overlays], frozenset[str]]:
@@ -221,39 +213,6 @@ def _validate(raw: object, train: dict[str, Overlays], path: Path) -> tuple[dict
             raise InputError(f"{path}: validate: {label!r} is no label of train{cure}")
     _check_distinct(raw, f"{path}: validate")
     return {label: train[label] for label in raw}, frozenset()
-
-
-def _overlays(raw: object, path: Path, where: str) -> Overlays:
-    return tuple(_overlay(item, path, where) for item in (raw if isinstance(raw, list) else [raw]))
-
-
-def _overlay(raw: object, path: Path, where: str) -> Overlay:
-    if isinstance(raw, dict):
-        check_plain(raw, f"{path}: {where}")
-        _check_keys(raw, path, where)
-        return Overlay(raw)
-    if not isinstance(raw, str) or not raw:
-        raise InputError(f"{path}: {where}: an overlay is a file name or a mapping, not {raw!r}")
-    file = Path(os.path.normpath(path.parent / raw))
-    if not file.is_file():
-        raise InputError(f"{path}: {where}: there is no file {raw}{did_you_mean_file(file, path.parent)}")
-    overlay = read_overlay(file)
-    _check_keys(overlay.config, path, f"{where}: {raw}")
-    return overlay
-
-
-def _check_keys(config: Config, path: Path, where: str) -> None:
-    for dotted in (key for keys, _ in settings(config) for key in keys if "." in key):
-        # The training would read it, but it would not add up with the same setting in another overlay.
-        raise InputError(f"{path}: {where}: the key {dotted!r} has a dot: write it as nested keys")
-    for keys in (keys for keys, _ in settings(config) if keys in _OF_THE_CELL):
-        raise InputError(
-            f"{path}: {where}: an overlay sets {'.'.join(keys)}, which each cell has of its own: remove it"
-        )
-    if "root" in _data(config):
-        raise InputError(
-            f"{path}: {where}: an overlay sets data.root, a place on one machine: give --data-root or EN_BENCH_SHARDS"
-        )
 
 
 def _label(raw: object, where: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from en_bench.matrix.plan import PlannedCell, State
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.training import finished_fit
 
 Curve = Sequence[tuple[int, float]]

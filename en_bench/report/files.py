@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from en_bench.errors import InputError
 from en_bench.files import write_bytes, write_text
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.report.csv_files import to_csv
 from en_bench.report.document import FRAMES, SHEETS, Document
 from en_bench.report.latex import to_latex

@@ -7,7 +7,7 @@ from pathlib import Path
 from en_bench.files import write_text
 from en_bench.matrix.commands import fit_command
 from en_bench.matrix.plan import PlannedCell, State
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
 from en_bench.report.curves import NOISE, Curves, training_curves, with_noise
 from en_bench.report.document import Document, document

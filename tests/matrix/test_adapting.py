@@ -9,7 +9,8 @@ from en_bench.cli import main
 from en_bench.errors import InputError
 from en_bench.matrix.commands import adapt_commands, cell_commands
 from en_bench.matrix.plan import PlannedCell, State, plan, plan_cells
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.run import INTERRUPTED
 from en_bench.matrix.spec import load_spec
 from tests.matrix import fake_execute

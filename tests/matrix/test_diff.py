@@ -13,7 +13,8 @@ import pytest
 
 from en_bench.errors import InputError
 from en_bench.matrix.diff import Verdict, compare, counted, same
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.verbs import add_verbs
 from tests.matrix import fake_execute
 

@@ -24,7 +24,8 @@ from en_bench.matrix.local.devices import make_slots, slot_environment
 from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import run_here, run_isolated
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.run import INTERRUPTED, Runner
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import load_spec

@@ -11,7 +11,8 @@ from en_bench.data.manifest import Manifest, Shard, save_manifest
 from en_bench.errors import InputError
 from en_bench.matrix.overlays import merge
 from en_bench.matrix.plan import Cell, State, cell_id, count_states, plan, plan_cells, without_places
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
 
 MANIFEST = Manifest(

@@ -14,7 +14,7 @@ from en_bench.errors import InputError
 from en_bench.matrix.lease import Leases
 from en_bench.matrix.plan import manifest_digests, plan_cells
 from en_bench.matrix.progress import Progress, write_progress
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.slurm.leases import submitting_holder
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import mark_started

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from en_bench.lease_guard import LeaseLost
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 
 
 def record(**changes: Any) -> Record:

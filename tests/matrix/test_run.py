@@ -15,7 +15,7 @@ from en_bench.matrix.lease import Leases
 from en_bench.matrix.overlays import Config
 from en_bench.matrix.plan import Digests, manifest_digests, plan, plan_cells
 from en_bench.matrix.process import Execute
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.run import INTERRUPTED, Runner
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import mark_started

@@ -12,7 +12,7 @@ from en_bench.files import write_json
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.lease import Leases
 from en_bench.matrix.plan import plan_cells
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.run import Runner
 from en_bench.matrix.spec import load_spec
 from tests.matrix import fake_execute

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from en_bench.matrix.progress import read_progress
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from tests.conftest import REPO
 from tests.test_main_job import numbers
 

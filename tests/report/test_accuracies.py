@@ -12,7 +12,8 @@ from scipy.stats import t as student
 
 from en_bench.errors import InputError
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
 from en_bench.report.curves import NOISE, over_seeds, training_curves, with_noise
 from en_bench.report.files import write_tables

@@ -11,7 +11,7 @@ import yaml
 
 from en_bench.errors import InputError
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
 from en_bench.report.comparisons import against_baseline, all_pairs, tallies
 from en_bench.report.page import write_report

@@ -12,7 +12,7 @@ import pytest
 
 from en_bench.errors import InputError
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
 from en_bench.report.document import FRAMES, SHEETS, Document
 from en_bench.report.files import printed, write_tables

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from en_bench.matrix.plan import PlannedCell, State, plan
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
 from en_bench.matrix.training import claim_training
 from en_bench.report import page, plots

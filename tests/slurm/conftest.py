@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from tests.conftest import REPO
 from tests.slurm.cluster import Cluster, why_not
 

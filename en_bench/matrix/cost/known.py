@@ -15,7 +15,8 @@ from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost.shape import Shape, shape_of
-from en_bench.matrix.records import Json, Record, Results, read_json
+from en_bench.matrix.records import Json, Record, read_json
+from en_bench.matrix.results import Results
 from en_bench.plural import counted
 
 PROBE = "probe.json"

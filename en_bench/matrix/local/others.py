@@ -14,7 +14,8 @@ from en_bench.matrix.local.live import Row
 from en_bench.matrix.local.time_left import Underway
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.progress import Progress, read_progress
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from en_bench.duration import duration
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.local.live import Row
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.training import FIT
 
 AGAIN = "Ctrl-C again stops at once"

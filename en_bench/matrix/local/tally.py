@@ -14,7 +14,8 @@ from en_bench.matrix.local.time_left import Durations, Underway, time_left
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.progress import Progress, read_progress
-from en_bench.matrix.records import Record, Results, covers_set
+from en_bench.matrix.records import Record, covers_set
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
 from en_bench.plural import counted
 from en_bench.resume.reached import Reached

@@ -13,7 +13,7 @@ from typing import Any
 
 from en_bench.lease_guard import LeaseLost
 from en_bench.matrix.lease import Found, Lease, Leases, lives, local_holder
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.slurm.queue import QueuedJob, SlurmUnreachable, cluster_facts, queued_jobs
 
 KIND = "slurm"

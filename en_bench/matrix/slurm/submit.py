@@ -22,7 +22,7 @@ from en_bench.files import write_json
 from en_bench.matrix.lease import Lease, Leases
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import Cell, PlannedCell
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.slurm.leases import note_submitted, submitting_holder
 from en_bench.matrix.slurm.options import Shape
 from en_bench.matrix.slurm.queue import SlurmUnreachable, cluster_facts, queued_jobs

@@ -10,7 +10,7 @@ from en_bench.matrix.cost.shape import Shape
 from en_bench.matrix.cost.table import summary_lines
 from en_bench.matrix.overlays import merge
 from en_bench.matrix.plan import PlannedCell, State, plan
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
 from tests.matrix.cost.test_amount import SIZES
 from tests.matrix.cost.test_known import costed

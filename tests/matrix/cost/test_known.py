@@ -10,7 +10,8 @@ from en_bench.matrix.cost import known as cost_known
 from en_bench.matrix.cost.known import PROBE, Known, Measured, keep_probe, read_probes
 from en_bench.matrix.cost.shape import shape_of
 from en_bench.matrix.plan import Cell, plan_cells
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
 from tests.matrix.test_plan import record_of
 

@@ -9,7 +9,7 @@ import pytest
 
 from en_bench.files import write_json
 from en_bench.matrix.plan import Cell, manifest_digests, plan_cells
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import claim_training, mark_started
 from tests.matrix.cost.test_amount import save_manifests

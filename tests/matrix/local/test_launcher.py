@@ -24,7 +24,7 @@ from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.local.stopping import AGAIN, SAVED, UNSAVED
 from en_bench.matrix.plan import plan, plan_cells
 from en_bench.matrix.progress import Progress, write_progress
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.run import INTERRUPTED, Runner
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.verbs import add_verbs

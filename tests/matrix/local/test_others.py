@@ -14,7 +14,8 @@ from en_bench.matrix.local.others import Others
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.progress import Progress, write_progress
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import load_spec
 from tests.conftest import REPO
 from tests.matrix import fake_execute

@@ -11,7 +11,7 @@ from en_bench.matrix.local.live import Row
 from en_bench.matrix.local.stopping import AGAIN, SAVED, UNSAVED, Stopping
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.progress import Progress
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import load_spec
 
 RESULTS = Results(Path("results/digits"))

@@ -6,7 +6,8 @@ import pytest
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import plan
 from en_bench.matrix.progress import Progress, write_progress
-from en_bench.matrix.records import Record, Results
+from en_bench.matrix.records import Record
+from en_bench.matrix.results import Results
 from en_bench.matrix.spec import load_spec
 
 RESULTS = Results(Path("results/digits"))

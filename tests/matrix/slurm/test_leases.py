@@ -14,7 +14,7 @@ import pytest
 from en_bench.errors import InputError
 from en_bench.matrix.lease import Leases
 from en_bench.matrix.processes import this_machine
-from en_bench.matrix.records import Results
+from en_bench.matrix.results import Results
 from en_bench.matrix.slurm.job import read_task, run_job, seconds_to_save
 from en_bench.matrix.slurm.leases import SlurmJudge, leases_of, note_submitted, submitting_holder
 from en_bench.matrix.slurm.queue import JobNow, job_now, node_address
