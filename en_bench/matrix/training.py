@@ -137,6 +137,8 @@ def holds(resolved: object, wanted: object) -> bool:
         return isinstance(resolved, list) and len(resolved) == len(wanted) and all(map(holds, resolved, wanted))
     if isinstance(wanted, bool) or isinstance(resolved, bool):
         return wanted is resolved
+    if isinstance(wanted, int | float) and isinstance(resolved, str):
+        return str(wanted) == resolved  # an option that takes both, such as trainer.devices, resolves to text
     return wanted == resolved
 
 

@@ -1,10 +1,15 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from en_bench.cli import main
 from en_bench.files import write_json
-from en_bench.matrix.plan import Cell, cell_id
+from en_bench.matrix.commands import fit_command
+from en_bench.matrix.plan import Cell, cell_id, plan_cells, without_seed_and_places
+from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import claim_training, finished_fit, holds, make_room
+from tests.conftest import REPO
 
 RESOLVED = {
     "model": {
@@ -12,7 +17,7 @@ RESOLVED = {
         "warmup_epochs": 1.0,
         "norm": {"class_path": "en_bench.norms.ExemplarNorm", "init_args": {"reduction": 32, "normalizers": ["in"]}},
     },
-    "trainer": {"devices": 1, "fast_dev_run": False, "logger": None, "default_root_dir": "hand/x"},
+    "trainer": {"devices": "1", "fast_dev_run": False, "logger": None, "default_root_dir": "hand/x"},
     "data": {"train": "a/train", "val": "a/val", "workers": 0, "root": "/data"},
     "seed_everything": 3,
 }
@@ -43,10 +48,22 @@ RESOLVED = {
         ({"trainer": {"logger": None}}, True),
         ({"trainer": {"logger": {}}}, True),
         ({"data": {"train": "b/train"}}, False),
+        ({"trainer": {"devices": 1}}, True),
+        ({"trainer": {"devices": "1"}}, True),
+        ({"trainer": {"devices": 2}}, False),
     ],
 )
 def test_a_resolved_configuration_holds_the_overlays_values(wanted: dict[str, object], held: bool) -> None:
     assert holds(RESOLVED, wanted) is held
+
+
+@pytest.mark.parametrize("name", ["imagenet", "small_batch", "finetune", "cifar10_symmetric"])
+def test_what_the_real_parser_resolves_holds_the_overlays_values(name, tmp_path, capsys):
+    """Else a training whose runner was killed just before its mark would be moved aside, and done again."""
+    spec = load_spec(REPO / "experiments" / f"{name}.yaml")
+    for cell in {cell.norm: cell for cell in plan_cells(spec)}.values():
+        assert main([*fit_command(cell, tmp_path / "run", None), "--print_config"]) == 0
+        assert holds(yaml.safe_load(capsys.readouterr().out), without_seed_and_places(cell.config))
 
 
 def write_fit(run: Path, seed: int = 3, config: object = RESOLVED) -> None:
