@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from en_bench.report.sheet import Field, Sheet
 
@@ -37,6 +38,7 @@ def to_latex(title: str, name: str, sheets: Sequence[Sheet]) -> str:
     return "\n".join([_HEAD.format(title=_printable(title)), *(_sheet(name, sheet) for sheet in sheets)])
 
 
+@lru_cache(maxsize=8192)  # thousands of fields hold the same few texts
 def escaped(text: str) -> str:
     """Text that LaTeX prints as it is. A sign before a number becomes a minus; control characters become spaces."""
     return _printable(re.sub(r"(?<![\w.])-(?=\d)", "−", text)).translate(_TRANSLATED)
