@@ -33,3 +33,9 @@ def spec_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EN_BENCH_SHARDS", raising=False)
     return Path("experiments/digits.yaml")
+
+
+@pytest.fixture
+def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FAKE_TRACE", str(tmp_path / "trace"))
+    return tmp_path / "trace"

@@ -15,16 +15,10 @@ from en_bench.matrix.run import INTERRUPTED
 from en_bench.matrix.spec import load_spec
 from tests.matrix import fake_execute
 from tests.matrix.fake_execute import digest
-from tests.matrix.test_run import RESULTS, nowhere, run, runner, states, verbs
+from tests.matrix.running import RESULTS, nowhere, run, runner, states, verbs
 from tests.matrix.test_spec import edit
 
 CELL = "BatchNorm/handwritten/0"
-
-
-@pytest.fixture
-def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FAKE_TRACE", str(tmp_path / "trace"))
-    return tmp_path / "trace"
 
 
 @pytest.fixture
