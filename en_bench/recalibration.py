@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from en_bench.data.manifest import Manifest
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import write_bytes
+from en_bench.lease_guard import LEASE
 from en_bench.norms.recalibrate import Recalibration, recalibrate, with_running_moments
 from en_bench.one_process import OneProcessCLI, restored
 from en_bench.tasks.classification import ClassificationTask
@@ -96,7 +98,9 @@ class RecalibratingTrainer(EnBenchTrainer):
             data.open("validate")
             loader = data.unlabelled_loader()
         steps = len(loader) if batches is None else batches
-        with PassProgress(Path(self.default_root_dir), "recalibrate", steps) as progress:
+        # Outside a matrix a training may be under way in that folder, and tell how far it is.
+        folder = Path(self.default_root_dir) if LEASE in os.environ else None
+        with PassProgress(folder, "recalibrate", steps) as progress:
             for step, batch in enumerate(islice(loader, steps), start=1):
                 if batch.valid.any():
                     here = Batch(*(tensor.to(self.strategy.root_device) for tensor in batch))

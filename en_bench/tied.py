@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 _PIPE = "EN_BENCH_TIED_TO"
+# Linux up to 5.5 signals all readers of a pipe when any reader closes it: the end of one process would kill the others
+# (pipe_release in fs/pipe.c; Linux commit 6551d5c56eb0).
+_ALONE = (5, 6)
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ def tie(environment: dict[str, str] | None = None) -> Iterator[Tie]:
 def end_with_parent() -> None:
     """Makes this process, if it was started with a tie, end with its parent. To be called first thing.
 
-    On Linux the kernel ends it, and all that it has started, even in the midst of C code that keeps the interpreter to
-    itself; elsewhere, and where that is refused, a thread does.
+    On Linux (5.6 or later) the kernel ends it, and all that it has started, even in the midst of C code that keeps the
+    interpreter to itself; elsewhere, and where that is refused, a thread does.
     """
     # Processes that this one starts do not have the descriptor: another file may have its number there.
     descriptor = os.environ.pop(_PIPE, None)
@@ -52,7 +56,7 @@ def end_with_parent() -> None:
 
 def _ask_kernel(descriptor: int) -> None:
     """Has SIGKILL sent when the last writing end is closed, by `O_ASYNC` (fcntl(2), F_SETOWN and F_SETSIG)."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or _kernel() < _ALONE:
         return
     try:
         # Opened anew, since an owner is one of the open file, which all children share. It stays open.
@@ -62,6 +66,12 @@ def _ask_kernel(descriptor: int) -> None:
         fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     except OSError:
         return
+
+
+def _kernel() -> tuple[int, ...]:
+    """Major and minor version; (0,) where its name tells none."""
+    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (0,) if numbers is None else tuple(map(int, numbers.groups()))
 
 
 def _leads_group() -> bool:

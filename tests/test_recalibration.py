@@ -12,6 +12,8 @@ from en_bench import backbones
 from en_bench.cli import main
 from en_bench.data.module import ShardDataModule
 from en_bench.data.transforms import CenterCrop, PadCropFlip
+from en_bench.lease_guard import LEASE
+from en_bench.matrix.lease import Leases
 from en_bench.matrix.progress import Progress, read_progress, write_progress
 from en_bench.norms import BatchNorm, swap_norms
 from en_bench.telemetry import pass_progress
@@ -132,6 +134,11 @@ def test_it_tells_how_far_it_is(trained, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pass_progress, "write_progress", write)
     monkeypatch.setattr(pass_progress, "_SECONDS_BETWEEN", 0.0)
+    (trained / "progress.json").write_text("of a training that runs")
+    assert main(arguments(trained, tmp_path / "by_hand.ckpt")) == 0
+    assert (trained / "progress.json").read_text() == "of a training that runs" and not told
+    lease = Leases(tmp_path / "leases").take("x")
+    monkeypatch.setenv(LEASE, f"{lease.token}:{lease.path}")
     assert main(arguments(trained, tmp_path / "new.ckpt", "--split", "val", "--data.val_batch_size", 31)) == 0
     assert [(each.command, each.phase, each.epoch, each.step, each.steps) for each in told] == [
         ("recalibrate", "recalibrate", None, step, 3) for step in range(4)

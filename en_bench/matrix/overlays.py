@@ -16,7 +16,7 @@ from en_bench.errors import InputError, message_of
 
 Config = dict[str, Any]
 
-_REPLACED = "replaced_classes"
+REPLACED = "replaced_classes"
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,8 +107,8 @@ def _through_several(value: Any) -> Any:
     """Without the note of a class that was the only one replaced: all its arguments reach the last one."""
     if not isinstance(value, dict):
         return value
-    once = len(value.get(_REPLACED, ())) < 2
-    return {key: _through_several(inner) for key, inner in value.items() if not (once and key == _REPLACED)}
+    once = len(value.get(REPLACED, ())) < 2
+    return {key: _through_several(inner) for key, inner in value.items() if not (once and key == REPLACED)}
 
 
 def _merge_two(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Config:
@@ -117,13 +117,19 @@ def _merge_two(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Config:
         old, new = _spell_out(merged.get(key), value), _spell_out(value, merged.get(key))
         if isinstance(old, dict) and isinstance(new, dict):
             merged[key] = _merge_two(old, new)
-            if old.get("init_args") and new.get("class_path", old.get("class_path")) != old.get("class_path"):
-                merged[key][_REPLACED] = [*old.get(_REPLACED, ()), old.get("class_path")]
+            before = old.get("class_path")
+            if old.get("init_args") and not same_class(new.get("class_path", before), before):
+                merged[key][REPLACED] = [*old.get(REPLACED, ()), before]
         elif key.endswith("+") and isinstance(old, list) and isinstance(new, list):
             merged[key] = old + new
         else:
             merged[key] = value
     return merged
+
+
+def same_class(one: object, other: object) -> bool:
+    """Whether both name a class, whose package overlays may leave out."""
+    return str(one).rpartition(".")[2] == str(other).rpartition(".")[2]
 
 
 def _spell_out(value: object, other: object) -> object:

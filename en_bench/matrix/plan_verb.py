@@ -11,7 +11,7 @@ from en_bench.arguments import positive
 from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.collection import collection_paused
-from en_bench.matrix.cost.given import check_given, in_order, seconds_in_flags
+from en_bench.matrix.cost.given import check_given, check_order, in_order, seconds_in_flags
 from en_bench.matrix.cost.planned import (
     at_work,
     checkpoint_disk,
@@ -67,8 +67,11 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
     matrix = open_matrix(args)
     check_options(matrix.spec)
     everything = matrix.planned()
-    given = in_order(matrix.spec.seconds_per_step, seconds_in_flags(args.seconds_per_step))
-    check_given(given, [item.cell for item in everything])
+    in_flags, cells = seconds_in_flags(args.seconds_per_step), [item.cell for item in everything]
+    check_order(matrix.spec.seconds_per_step, cells, f"{matrix.spec.path}: seconds_per_step")
+    check_order(in_flags, cells, "--seconds-per-step")
+    given = in_order(matrix.spec.seconds_per_step, in_flags)
+    check_given(given, cells)
     planned = select(everything, args.only, matrix.spec)
     busy = at_work(matrix, planned)
     reached = trainings_reached(matrix, planned, busy)

@@ -129,7 +129,7 @@ def _check_per_cent(values: Iterable[object], metric: str, where: str) -> None:
     if metric in ("top1", "top5") and 0 < largest <= 1:
         raise InputError(
             f"{where}: {metric} is given in per cent as printed, and none here is above 1: write {100 * largest:g} for "
-            f"{largest:g}"
+            f"{largest:g}, or, where it is per cent indeed, list the source's other values too"
         )
 
 

@@ -10,6 +10,7 @@ from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.label_files import label_files
+from en_bench.matrix.overlays import REPLACED, same_class
 from en_bench.matrix.plan import Cell, Digests, without_seed_and_places
 from en_bench.matrix.progress import PROGRESS
 from en_bench.matrix.records import Json, check_fit, read_json
@@ -128,11 +129,12 @@ def holds(resolved: object, wanted: object) -> bool:
         if not isinstance(resolved, Mapping):
             return not wanted and resolved is None
         return all(
-            key in resolved and (_same_class if key == "class_path" else holds)(resolved[key], value)
+            key in resolved and (same_class if key == "class_path" else holds)(resolved[key], value)
             for key, value in wanted.items()
+            if key != REPLACED
         )
     if isinstance(wanted, str) and isinstance(resolved, Mapping):
-        return _same_class(resolved.get("class_path"), wanted)
+        return same_class(resolved.get("class_path"), wanted)
     if isinstance(wanted, list):
         return isinstance(resolved, list) and len(resolved) == len(wanted) and all(map(holds, resolved, wanted))
     if isinstance(wanted, bool) or isinstance(resolved, bool):
@@ -140,10 +142,6 @@ def holds(resolved: object, wanted: object) -> bool:
     if isinstance(wanted, int | float) and isinstance(resolved, str):
         return str(wanted) == resolved  # an option that takes both, such as trainer.devices, resolves to text
     return wanted == resolved
-
-
-def _same_class(resolved: object, wanted: object) -> bool:
-    return str(resolved).rpartition(".")[2] == str(wanted).rpartition(".")[2]
 
 
 def _owner(run: Path) -> Json | None:

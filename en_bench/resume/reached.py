@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 _NAME = "en_bench_reached.json"
+# What a damaged zip raises; RuntimeError where it seems to be encrypted.
+_BROKEN = (OSError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError)
 _LARGEST = 4096  # bytes: what is longer is not ours
 
 
@@ -53,7 +56,7 @@ def read_reached(checkpoint: Path) -> Reached | None:
             member = next(m for m in reversed(archive.infolist()) if m.filename.rpartition("/")[2] == _NAME)
             raw = json.loads(archive.read(member)) if member.file_size <= _LARGEST else {}
         found = Reached(*(raw[name] for name in Reached.__dataclass_fields__))
-    except (OSError, zipfile.BadZipFile, StopIteration, ValueError, KeyError, TypeError, NotImplementedError):
+    except (*_BROKEN, StopIteration, ValueError, KeyError, TypeError):
         return None
     counts = (found.epoch, found.step, found.epochs or 1, found.steps or 1)
     return found if all(type(count) is int and count >= 0 for count in counts) else None

@@ -17,10 +17,11 @@ _SECONDS_BETWEEN = 1.0
 class PassProgress:
     """Writes `<folder>/progress.json` as `ProgressFile` does: at the beginning, then at most once a second.
 
-    A context manager; the file goes at its end, also by an error. `steps` are the batches of the whole pass.
+    A context manager; the file goes at its end, also by an error. `steps` are the batches of the whole pass. Without a
+    folder nothing is written.
     """
 
-    def __init__(self, folder: Path, command: str, steps: int) -> None:
+    def __init__(self, folder: Path | None, command: str, steps: int) -> None:
         self._folder, self._command, self._steps = folder, command, steps
         self._step = 0
         self._written = -math.inf
@@ -35,7 +36,8 @@ class PassProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        remove_progress(self._folder)
+        if self._folder is not None:
+            remove_progress(self._folder)
 
     def count(self, images: int) -> None:
         """One batch more, of so many images. Raises LeaseLost as `write_progress` does."""
@@ -49,6 +51,8 @@ class PassProgress:
 
     def _write(self, now: float) -> None:
         self._written, self._images = now, 0
+        if self._folder is None:
+            return
         left = None
         if self._first is not None and self._step > 1:
             left = max(0, self._steps - self._step) * (now - self._first) / (self._step - 1)

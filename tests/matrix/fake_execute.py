@@ -20,7 +20,9 @@ from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.local import crew
 from en_bench.matrix.overlays import Config, merge, read_yaml
+from en_bench.matrix.run import INTERRUPTED
 from en_bench.matrix.verbs import add_verbs
+from en_bench.stop import STOPPED, asked_to_stop, stoppable
 from en_bench.tied import end_with_parent
 
 MADE = {"device": "cpu", "versions": {"torch": "2.15.0"}, "commit": {"sha": "0123456789abcdef", "dirty": False}}
@@ -76,9 +78,10 @@ def _fit(run: Path, seed: int, config: dict[str, object], rest: list[str]) -> No
             return
         if how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "die once":
+        once = {"die once": signal.SIGKILL, "stop once": signal.SIGTERM}
+        if how in once:
             with contextlib.suppress(FileExistsError), open(os.environ["FAKE_DEATH"], "x"):
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), once[how])
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     (run / "checkpoints" / "last.ckpt").write_text("weights")
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -134,4 +137,9 @@ if __name__ == "__main__":
     main = argparse.ArgumentParser()
     add_verbs(main.add_subparsers(required=True))
     arguments = main.parse_args()
-    sys.exit(arguments.handler(arguments, execute))
+    with stoppable():
+        try:
+            code = arguments.handler(arguments, execute)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        sys.exit(STOPPED if code and asked_to_stop() is not None else code)

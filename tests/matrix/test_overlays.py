@@ -122,6 +122,8 @@ def test_a_class_that_had_no_arguments_leaves_no_trace() -> None:
     a, b, c = ({"m": {"class_path": path}} for path in "ABC")
     assert merge([a, b, {"m": {"init_args": {"x": 1}}}, c]) == {"m": {"class_path": "C", "init_args": {"x": 1}}}
     assert merge([a, {"m": {"init_args": {"x": 1}}}, {"m": "B"}, {"m": "A"}])["m"]["replaced_classes"] == ["A", "B"]
+    spelt = [{"m": {"class_path": path, "init_args": {"x": 1}}} for path in ("p.A", "A", "p.A", "B")]
+    assert "replaced_classes" not in merge(spelt)["m"], "the same class, whose package may be left out"
     inner = {"o": {"class_path": "X", "init_args": {"m": {"class_path": "A", "init_args": {"x": 1}}}}}
     through = [{"o": {"init_args": {"m": {"class_path": path}}}} for path in "BA"]
     assert merge([inner, *through]) != merge([inner])

@@ -170,6 +170,8 @@ def _validations(trainer: Json, steps: int, epoch: int) -> int:
     every = trainer.get("check_val_every_n_epoch", 1)
     if every is None:
         return steps // between
+    if not isinstance(every, int) or every < 1:
+        raise InputError(f"trainer.check_val_every_n_epoch: {every!r} is no whole number of 1 or more")
     epochs, begun = divmod(steps, epoch)
     last = begun // between if (epochs + 1) % int(every) == 0 else 0
     return epochs // int(every) * (epoch // between) + last

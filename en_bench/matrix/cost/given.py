@@ -59,6 +59,18 @@ def check_given(given: Mapping[str, float], cells: Sequence[Cell]) -> None:
             )
 
 
+def check_order(given: Mapping[str, float], cells: Sequence[Cell], where: str) -> None:
+    """Raise InputError for a pattern whose cells later ones all mean too: it would be without effect."""
+    meant = [[pattern for pattern in given if _means(pattern, cell)] for cell in cells]
+    decide = {patterns[-1] for patterns in meant if patterns}
+    for pattern in given:
+        if pattern not in decide and any(pattern in patterns for patterns in meant):
+            raise InputError(
+                f"{where}: {pattern!r} has no effect, since what comes after it means the same cells: put general ones "
+                "first"
+            )
+
+
 def _means(pattern: str, cell: Cell) -> bool:
     return cell.norm == pattern or fnmatchcase(str(cell), pattern)
 

@@ -24,10 +24,11 @@ from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.run import INTERRUPTED, Runner, more_to_do
 from en_bench.matrix.silent import SilentHolders
 from en_bench.resume.interrupt import TOLD
-from en_bench.stop import STOP_SIGNALS
+from en_bench.stop import STOP_SIGNALS, STOPPED
 from en_bench.tied import Tie, tie
 
 _MOST_DEATHS = 3  # of processes that ran the same cell, or that did not even start
+_AS_ASKED = (INTERRUPTED, STOPPED)  # exit codes of a process that was asked to stop
 _SECONDS_TO_LOOK = 0.25
 _SECONDS_TO_END = 10.0
 _SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
@@ -191,13 +192,17 @@ class LocalLauncher:
 
     def _lose(self, item: PlannedCell, member: Member, tally: Tally, stopping: Stopping | None) -> None:
         if stopping is not None:
-            if member.ended() == INTERRUPTED:
+            if member.ended() in _AS_ASKED:
                 stopping.saved(item)
             else:
                 stopping.lose(item, tally.row(item))
             tally.wait(item)
             return
         how = member.how_it_ended()
+        if member.ready and member.ended() in _AS_ASKED:  # by somebody else's signal, or before ours has come
+            self.screen.say(f"{item.cell}: its process was asked to stop, and has saved: it is taken up again")
+            tally.wait(item)
+            return
         if not member.ready:
             self._failed_starts[member.places] += 1
             if self._failed_starts[member.places] == _MOST_DEATHS:

@@ -79,9 +79,10 @@ class Others:
         for item in items:
             cell = item.cell.id
             known = records.get(cell) or item.record
-            if generations.get(cell, 0) > (known.generation if known is not None else 0):
+            before = known.generation if known is not None else 0
+            if generations.get(cell, 0) > before:
                 found = self.results.find(cell)
-                if found is not None and found is not known:
+                if found is not None and found.generation > before:  # an older one stands for a newer that is damaged
                     records[cell] = found
             if cell in records or cell not in leased:
                 continue

@@ -94,6 +94,7 @@ class Tally:
         self.failed = 0
         self._spec, self._results, self._slots, self._others = spec, results, slots, others
         self._slots_of = {item.cell.id: slots_of(item) for item in self.waiting}
+        self._how_far = reached
         self._reached = {item.cell.id: found for item in self.waiting if (found := reached(item)) is not None}
         self._total, self._settled = len(planned), len(planned) - len(self.waiting)
         self._settled_before = self._settled
@@ -113,6 +114,7 @@ class Tally:
     def wait(self, item: PlannedCell) -> None:
         """A cell that ran begins again, before all that wait."""
         del self._running[item.cell.id]
+        self._look_again(item)
         self.waiting.insert(0, item)
 
     def leave(self, item: PlannedCell) -> None:
@@ -149,7 +151,17 @@ class Tally:
     def retry(self, items: Sequence[PlannedCell]) -> None:
         """Cells that were held by others can be taken."""
         self.held = [item for item in self.held if item not in items]
+        for item in items:
+            self._look_again(item)
         self.waiting.extend(items)
+
+    def _look_again(self, item: PlannedCell) -> None:
+        """Whoever ran a cell may have trained a part of it."""
+        found = self._how_far(item)
+        if found is not None:
+            self._reached[item.cell.id] = found
+        else:
+            self._reached.pop(item.cell.id, None)
 
     def seconds_left(self) -> float | None:
         """Until all is done, also what other runners are at, if anything tells."""

@@ -3,7 +3,14 @@ from pathlib import Path
 import pytest
 
 from en_bench.errors import InputError
-from en_bench.matrix.cost.given import check_given, in_order, seconds_for, seconds_in_flags, seconds_in_spec
+from en_bench.matrix.cost.given import (
+    check_given,
+    check_order,
+    in_order,
+    seconds_for,
+    seconds_in_flags,
+    seconds_in_spec,
+)
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.spec import load_spec
 
@@ -39,3 +46,10 @@ def test_a_pattern_that_means_no_cell_is_refused(spec_file: Path) -> None:
     check_given({"BatchNorm": 1.0, "*/typeset/1": 1.0}, cells)
     with pytest.raises(InputError, match="'BatchNorm/1': no cell is meant by it"):
         check_given({"BatchNorm/1": 1.0}, cells)
+
+
+def test_what_a_later_pattern_hides_is_refused(spec_file: Path) -> None:
+    cells = plan_cells(load_spec(spec_file))
+    check_order({"*": 0.1, "ExemplarNorm": 0.2, "*/typeset/*": 0.3}, cells, "spec")
+    with pytest.raises(InputError, match="spec: 'ExemplarNorm' has no effect, since what comes after it means"):
+        check_order({"ExemplarNorm": 0.2, "*": 0.1}, cells, "spec")

@@ -28,6 +28,7 @@ from en_bench.matrix.results import Results
 from en_bench.matrix.run import INTERRUPTED, Runner
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.verbs import add_verbs
+from en_bench.stop import STOPPED
 from tests.conftest import REPO
 from tests.matrix import fake_execute
 
@@ -113,6 +114,19 @@ def test_a_process_that_dies_loses_its_cell_only_and_it_is_taken_up_again(
 
 
 @pytest.mark.slow
+def test_a_process_that_somebody_stops_has_not_died(
+    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_FAIL", "ExemplarNorm")
+    monkeypatch.setenv("FAKE_HOW", "stop once")
+    monkeypatch.setenv("FAKE_DEATH", str(tmp_path / "death"))
+    assert launch(spec_file, "--slots", "2", "--only", "*/typeset/0") == 0
+    out = capsys.readouterr().out
+    assert out.count("ExemplarNorm/typeset/0: its process was asked to stop, and has saved: it is taken up again") == 1
+    assert {record.status for record in RESULTS.load()[0].values()} == {"done"}
+
+
+@pytest.mark.slow
 def test_a_cell_that_processes_die_of_again_and_again_fails(
     spec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,7 +195,7 @@ def test_one_signal_stops_all_slots(spec_file: Path, tmp_path: Path, number: int
     processes = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(number)
     out = run.communicate(timeout=60)[0]
-    assert run.returncode == INTERRUPTED
+    assert run.returncode == (INTERRUPTED if number == signal.SIGINT else STOPPED)
     first, second = plan_cells(load_spec(spec_file))[:2]
     awaited = (
         f"stopping, waits for {first}, {second}: a training ends its step, or its validation, and saves it; {AGAIN}"

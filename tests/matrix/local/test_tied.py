@@ -1,4 +1,4 @@
-"""A process that keeps the interpreter to itself in C code ends with its parent all the same."""
+"""Processes that end with the one that started them, and with no other."""
 
 import subprocess
 import sys
@@ -42,3 +42,26 @@ def test_a_process_that_holds_the_interpreters_lock_ends_with_its_parent() -> No
     for process in alive:
         process.kill()
     assert not alive
+
+
+SIBLINGS = """
+import subprocess, sys, time
+from en_bench.tied import tie
+CHILD = "from en_bench.tied import end_with_parent; end_with_parent(); print(flush=True); input()"
+with tie() as tied:
+    options = {"pass_fds": tied.descriptors, "env": tied.environment, "start_new_session": True, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    first, second = (subprocess.Popen([sys.executable, "-c", CHILD], **pipes, **options) for _ in range(2))
+    for child in (first, second):
+        child.stdout.readline()
+    first.kill()
+    first.wait()
+    time.sleep(0.5)
+    print(second.poll())
+    second.communicate("")
+"""
+
+
+def test_the_end_of_one_leaves_the_others_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", SIBLINGS], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "None\n", done.stderr
