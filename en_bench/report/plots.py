@@ -128,7 +128,8 @@ def dots_svg(table: Table) -> str:
                 alpha=0.45,
                 markersize=7,
             )
-            told = " ".join(mark for mark in entry.marks() if mark != NOTHING)
+            # What runs have yet to give is a – in the tables, which nobody would see here.
+            told = " ".join(entry.holding() if entry.marks() == [NOTHING] else entry.marks())
             if entry.summary is None:
                 place = {"textcoords": "offset points", "va": "center", "fontsize": 6, "color": style["color"]}
                 axes.annotate(told, (0, y), (3, 0), xycoords=axes.get_yaxis_transform(), **place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from en_bench.duration import duration
+from en_bench.matrix.local.columns import GAP, fitted
 from en_bench.matrix.progress import Progress
 from en_bench.resume.reached import Reached
 
@@ -104,40 +106,55 @@ class View:
 
     def counts(self) -> str:
         """All cells in one line, with the time left for the whole."""
+        return "   ".join(self.counted())
+
+    def counted(self) -> tuple[str, str]:
+        """The same in two parts: the cells, and the time."""
         parts = [f"done {self.done}", f"running {len(self.rows)}", f"waiting {self.waiting}"]
         more = ("failed", self.failed), ("elsewhere", len(self.elsewhere)), ("without a record", self.left)
         parts += [f"{word} {count}" for word, count in more if count]
         left = "time left unknown yet" if self.seconds_left is None else f"time left {duration(self.seconds_left)}"
         left = "stopping" if self.stopping else left
-        return f"{self.name}: {', '.join(parts)} of {self.total}   {duration(self.seconds)} so far, {left}"
+        return f"{self.name}: {', '.join(parts)} of {self.total}", f"{duration(self.seconds)} so far, {left}"
 
 
 _MOST_LINES = 16
-_COLUMNS = ("cell", "on", "epoch", "images/s", "score", "time left", "runs for")
+_FREE_COLUMNS = 2  # at the right of the table: room for the ^C that a terminal shows at the cursor
 
 
-def table(view: View, height: int) -> RenderableType:
-    """The live table in less than `height` lines, however many cells run."""
+def table(view: View, height: int, width: int) -> RenderableType:
+    """The live table for a terminal of so many lines and columns, in less of both, however many cells run."""
+    from rich.constrain import Constrain
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, padding=(0, 2, 0, 0), expand=False, header_style="bold")
-    for name in _COLUMNS:
+    room = max(1, width - _FREE_COLUMNS)
+    counts = [view.counts()] if len(view.counts()) <= room else [*_wrapped(view.counted(), room)]
+    counts = counts[: max(1, height - 1)]
+    lines = height - 2 - len(counts)  # without the head, and the line that the cursor is on
+    everywhere = [*view.rows, *view.elsewhere]
+    rows = everywhere if len(everywhere) <= lines else everywhere[: max(0, lines - 1)]
+    names, fields = fitted([row.columns(view.metric) for row in rows], view.metric, room)
+    drawn = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, expand=False, header_style="bold")
+    for name in names:
         named = view.metric if name == "score" else name
         drawn.add_column(named, justify="left" if name in ("cell", "on", "epoch") else "right", no_wrap=True)
-    room = height - 3  # without the counts, the head, and the line that the cursor is on
-    everywhere = [*view.rows, *view.elsewhere]
-    rows = everywhere if len(everywhere) <= room else everywhere[: max(0, room - 1)]
-    for row in rows:
-        drawn.add_row(*(Text(part) for part in row.columns(view.metric)))
-    if len(rows) < len(everywhere):
-        drawn.add_row(Text(f"... and {len(everywhere) - len(rows)} more"))
+    for row in fields:
+        drawn.add_row(*(Text(part) for part in row))
     drawn_with_counts = Table.grid()
     drawn_with_counts.add_column(no_wrap=True)
-    drawn_with_counts.add_row(Text(view.counts(), style="bold"))
+    for line in counts:
+        drawn_with_counts.add_row(Text(line, style="bold"))
     if rows:
         drawn_with_counts.add_row(drawn)
-    return drawn_with_counts
+        if len(rows) < len(everywhere):
+            drawn_with_counts.add_row(Text(f"... and {len(everywhere) - len(rows)} more"))
+    return Constrain(drawn_with_counts, room)
+
+
+def _wrapped(parts: Sequence[str], width: int) -> Iterator[str]:
+    for part in parts:
+        yield from textwrap.wrap(part, width)
 
 
 class Screen:
@@ -181,7 +198,7 @@ class Screen:
             return
         self._told = now
         if self._live is not None and self._console is not None:
-            drawn = table(view(), self._console.height)
+            drawn = table(view(), *self._console.size[::-1])
             with suppress(OSError):
                 self._live.update(drawn, refresh=True)
         else:

@@ -60,16 +60,21 @@ class Others:
     seconds: float = 3.0
     share: float = 0.1  # on a slow shared folder a look takes long
     _seen: Seen = field(default_factory=Seen)
-    _next: float = 0.0
+    _looked: float | None = None
+    _rest: float = 0.0  # seconds that the share asks for after the last look
 
-    def look(self, items: Iterable[PlannedCell]) -> Seen:
-        """What has become of `items`, which this runner waits to run, or has left to others."""
+    def look(self, items: Iterable[PlannedCell], afresh: bool = False) -> Seen:
+        """What has become of `items`, which this runner waits to run, or has left to others.
+
+        `afresh` looks before the seconds are over, within the share.
+        """
         began = time.monotonic()
-        if began >= self._next:
+        rest = self._rest if afresh else max(self.seconds, self._rest)
+        if self._looked is None or began >= self._looked + rest:
             with contextlib.suppress(OSError):  # a file server that is away comes back
                 self._seen = self._look(items)
-            now = time.monotonic()
-            self._next = now + max(self.seconds, (now - began) / self.share)
+            self._looked = time.monotonic()
+            self._rest = (self._looked - began) / self.share
         return self._seen
 
     def _look(self, items: Iterable[PlannedCell]) -> Seen:

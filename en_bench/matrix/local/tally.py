@@ -133,7 +133,7 @@ class Tally:
         trained = record.fit.get("cost", {}).get("seconds")
         if record.status == "done" and isinstance(trained, int | float) and seconds >= trained:
             self._durations.add(item.cell, seconds)  # it was trained from its beginning, not just validated
-        seen = self._seen()
+        seen = self._seen(afresh=True)  # else two runners would give their cells the same number
         ended = self._settled + len(seen.records)
         number = f"[{ended:{len(str(self._total))}d}/{self._total}]"
         left = self._seconds_left(seen)
@@ -197,12 +197,12 @@ class Tally:
         each.look(self._results.run(item.cell.id))
         return each.row()
 
-    def _seen(self) -> Seen:
+    def _seen(self, afresh: bool = False) -> Seen:
         """Of the cells that do not run here, those that others are at or have ended."""
         if self._others is None:
             return Seen()
         items = {item.cell.id: item for item in (*self.waiting, *self.held)}
-        seen = self._others.look(items.values())
+        seen = self._others.look(items.values(), afresh)
         return Seen(
             {cell: record for cell, record in seen.records.items() if cell in items},
             {cell: each for cell, each in seen.held.items() if cell in items},

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from en_bench.matrix.local.columns import shortened
 from en_bench.matrix.local.live import Row, Screen, View, is_terminal, now_and_then, plain, table
 from en_bench.matrix.progress import Progress
 from en_bench.resume.reached import Reached
@@ -65,11 +66,11 @@ def test_the_metric_of_the_matrix_is_shown() -> None:
 def test_the_table_fits_the_terminal(height: int, width: int, running: int) -> None:
     rows = [Row(f"ExemplarNorm/imagenet/{seed}", f"GPU {seed}", 9.0, progress()) for seed in range(running)]
     console = Console(file=io.StringIO(), width=width, height=height, record=True)
-    console.print(table(view(rows), height))
+    console.print(table(view(rows), height, width))
     lines = console.export_text().splitlines()
     # Under it is the line of the cursor.
-    assert len(lines) <= max(height - 1, 1) and all(len(line) <= width for line in lines)
-    assert lines[0].startswith("toy: done 3, running"[: width - 1])
+    assert len(lines) <= max(height - 1, 1) and all(len(line) <= width - 2 for line in lines)
+    assert lines[0].startswith("toy: done 3, running"[: 12 if width == 20 else None])
     if width == 100 and height == 60:
         assert (
             lines[0].rstrip()
@@ -78,6 +79,55 @@ def test_the_table_fits_the_terminal(height: int, width: int, running: int) -> N
         assert len(lines) == (1 if running == 0 else running + 2)
     if width == 100 and height == 12 and running == 37:
         assert lines[-1].strip() == "... and 29 more"
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "name"),
+    [
+        (120, "cell on epoch images/s top1 time left runs for", "ExemplarNorm/handwritten/0 "),
+        (80, "cell on epoch images/s top1 time left", "ExemplarNorm/handwritten/0 "),
+        (72, "cell on epoch top1 time left", "ExemplarNorm/handwritten/0 "),
+        (60, "cell on epoch top1 time left", "Exemplar"),
+    ],
+)
+def test_where_it_is_narrow_columns_go_and_names_lose_their_middle(width: int, heads: str, name: str) -> None:
+    rows = [Row(f"ExemplarNorm/handwritten/{seed}", "1", 9.0, progress(phase="validate")) for seed in range(2)]
+    elsewhere = [Row("SwitchNorm/typeset/1", "process 4242", None, progress())]
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(table(view(rows, elsewhere=elsewhere, failed=1), 24, width))
+    lines = console.export_text().splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("cell "))
+    assert " ".join(lines[head].split()) == heads and all(len(line) <= width - 2 for line in lines)
+    assert "time left 2 min 5 s" in lines[head - 1], "the end of the counts"
+    assert [line.split()[0][-2:] for line in lines[head + 1 :]] == ["/0", "/1", "/1"], "the seed"
+    assert lines[head + 1].startswith(name)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_long_labels_leave_epoch_and_score(width: int) -> None:
+    label = "a_training_set_whose_name_has_45_characters_x"
+    rows = [Row(f"ExemplarNorm/{label}/{seed}", "node-0123.cluster", 9.0, progress()) for seed in range(12)]
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(table(view(rows), 24, width))
+    lines = console.export_text().splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("cell "))
+    assert {"epoch", "top1"} <= set(lines[head].split())
+    assert [line.split()[0].rpartition("/")[2] for line in lines[head + 1 :]] == [str(seed) for seed in range(12)]
+    assert all(" 3/10 " in line and " 51.2" in line for line in lines[head + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "short"),
+    [
+        ("ExemplarNorm/handwritten/0", 26, "ExemplarNorm/handwritten/0"),
+        ("ExemplarNorm/handwritten/0", 16, "Exemplar…itten/0"),
+        ("ExemplarNorm/handwritten/1000000", 10, "E…/1000000"),
+        ("ExemplarNorm/handwritten/10", 3, "…10"),
+        ("process 4242", 8, "proc…242"),
+    ],
+)
+def test_a_name_without_its_middle(text: str, width: int, short: str) -> None:
+    assert shortened(text, width) == short
 
 
 def test_counts() -> None:
@@ -108,7 +158,7 @@ def test_what_runs_elsewhere_stands_below() -> None:
         "  nodeB: BN/a/2 starts",
     ]
     console = Console(file=io.StringIO(), width=100, record=True)
-    console.print(table(shown, 24))
+    console.print(table(shown, 24, 100))
     assert [line.split()[-1] for line in console.export_text().splitlines()[2:]] == ["s", "-", "-"]
 
 

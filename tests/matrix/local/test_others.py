@@ -112,6 +112,25 @@ def test_it_looks_now_and_then(tally: Tally) -> None:
     assert not others.look(tally.waiting).held
 
 
+def test_a_cell_that_ends_is_numbered_after_those_that_others_have_ended_since(spec_file: Path) -> None:
+    spec = load_spec(spec_file)
+    others = Others(LEASES, RESULTS, seconds=1000.0, share=math.inf)
+    tally = Tally(spec, RESULTS, plan(spec, {}, lambda name: None), others=others)
+    own, other = tally.waiting[:2]
+    tally.begin(own, "1")
+    assert tally.view().done == 0
+    RESULTS.save(record(other))
+    line = tally.settle(own, Settled(record(own, status="failed"), 9.0))
+    assert line is not None and line.startswith("[2/8]")
+
+
+def test_it_looks_afresh_no_longer_than_its_share(tally: Tally) -> None:
+    others = Others(LEASES, RESULTS, seconds=0.0, share=1e-9)
+    assert not others.look(tally.waiting).held
+    assert LEASES.take(tally.waiting[0].cell.id) is not None
+    assert not others.look(tally.waiting, afresh=True).held
+
+
 @pytest.mark.slow
 def test_a_second_runner_is_followed_to_its_end(tally: Tally, spec_file: Path) -> None:
     path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
