@@ -8,6 +8,10 @@ class InputError(Exception):
     """
 
 
+class OutOfReachError(InputError):
+    """A URL that gives no answer, or no access, so that nobody can tell what is there."""
+
+
 class EnBenchWarning(UserWarning):
     """A result that holds, though not in the way the user may expect."""
 

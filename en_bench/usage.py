@@ -42,6 +42,10 @@ def explain(message: str, options: Sequence[str]) -> str:
     if wrong := _first(r"Expected a dot import path string: (\S+)", message):
         names = _class_names(message)
         return f"{flag}: there is no class {wrong}{_meant(wrong, names) or ': use one of ' + ', '.join(names)}"
+    if gone := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        names = _class_names(message)
+        cure = _meant(gone.group(2), names) or ": use one of " + ", ".join(names)
+        return f"{flag}: there is no class {gone.group(1)}.{gone.group(2)}{cure}"
     option = _first(r"NestedArg\(key='(\w+)'", message)
     if option and "Expected an instantiatable class" in message:
         having = [cls.__name__ for cls in _classes(message) if option in inspect.signature(cls).parameters]
@@ -100,6 +104,7 @@ def _plain(expected: str) -> str:
 def _meant(word: str, known: Iterable[str], prefix: str = "") -> str:
     known = list(known)
     close = _closest(word, known) or [name for name in known if _initials(name) == word.upper()]
+    close = close or [name for name in known if difflib.get_close_matches(word.upper(), [_initials(name)], cutoff=0.8)]
     if not close:
         tails = {name.rpartition(".")[2]: name for name in known}
         close = [tails[tail] for tail in _closest(word.rpartition(".")[2], tails)]

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from en_bench.data.places import Place, is_remote, names_in, place, read_bytes, shown, size_of, write_file
-from en_bench.errors import InputError
+from en_bench.data.places import Place, is_remote, names_in, place, read_bytes, reason, shown, size_of, write_file
+from en_bench.errors import InputError, OutOfReachError
 
 if TYPE_CHECKING:
+    from en_bench.data.fetch import Patience
     from en_bench.data.index import Index
 
 FORMAT = "en_bench.split"
@@ -108,12 +109,15 @@ class Manifest:
                 )
 
 
-def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Reads the manifest of a split folder. Raises InputError if there is none that this version can read."""
+def load_manifest(folder: str | os.PathLike[str], patience: "Patience | None" = None) -> Manifest:
+    """Reads the manifest of a split folder, from a URL with `patience` (default: as all that is fetched).
+
+    Raises InputError if there is none that this version can read, OutOfReachError where a URL does not tell.
+    """
     folder = place(folder)
     path = shown(folder / MANIFEST_NAME)
     try:
-        content = read_bytes(folder / MANIFEST_NAME)
+        content = read_bytes(folder / MANIFEST_NAME, patience)
     except OSError as error:
         _complain_of_missing(folder, error)
     try:
@@ -243,9 +247,18 @@ def _from_fields(folder: Place, fields: Mapping[str, Any], digest: str) -> Manif
 
 def _complain_of_missing(folder: Place, error: OSError) -> NoReturn:
     where = shown(folder)
+    if is_remote(folder) and not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise OutOfReachError(
+            f"{where}/{MANIFEST_NAME}: {reason(error)}: check the server, the network and your access, or correct the "
+            "URL"
+        ) from error
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise InputError(f"{where}/{MANIFEST_NAME}: {error.strerror or error}: make it readable") from error
-    if PREPARING in names_in(folder):
+    try:
+        names = names_in(folder)
+    except OSError:  # servers that give files may list none
+        names = []
+    if PREPARING in names:
         raise InputError(
             f"{where}: its preparation has not ended: run the script that began it again, with --resume"
         ) from error

@@ -8,11 +8,14 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from en_bench.errors import InputError, message_of
 from en_bench.files import write_bytes
+
+if TYPE_CHECKING:
+    from en_bench.data.fetch import Patience
 
 # A `UPath` for URLs. It has Path's methods, so that one name serves both; fsspec is imported for URLs only.
 Place = Path
@@ -65,17 +68,17 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def read_bytes(where: Place) -> bytes:
-    """Content of a file; a URL is tried again with patience when the way to it fails.
+def read_bytes(where: Place, patience: Patience | None = None) -> bytes:
+    """Content of a file; a URL is tried again with patience (default: `PATIENT`) when the way to it fails.
 
     Raises OSError, also where the client of a bucket raises something of its own.
     """
     if not is_remote(where):
         return where.read_bytes()
-    from en_bench.data.fetch import fetch
+    from en_bench.data.fetch import PATIENT, fetch
 
     content = bytearray()
-    _asked(where, lambda: fetch(where, content))
+    _asked(where, lambda: fetch(where, content, patience=patience or PATIENT))
     return bytes(content)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from en_bench.data.places import Place, place
+from en_bench.data.places import Place, is_remote, place
 from en_bench.errors import InputError
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import Digests, PlannedCell, manifest_digests, plan
@@ -22,6 +22,7 @@ RESULTS = Path("results")
 """Where results lie by default."""
 
 _MOST_NAMES = 3
+_SHARDS = "EN_BENCH_SHARDS"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class OpenedMatrix:
         """Every cell with its state; warns of files that are no records."""
         records, warnings = self.results.load()
         for warning in warnings:
-            self._warn(warning)
+            warn(warning)
         planned = plan(self.spec, records, self.digests)
         cells = {item.cell.id for item in planned}
         self._warn_of_others([record for cell_id, record in records.items() if cell_id not in cells])
@@ -49,14 +50,15 @@ class OpenedMatrix:
         if others:
             names = sorted({f"{record.norm}/{record.train}/{record.seed}" for record in others})
             more = ", ..." if len(names) > _MOST_NAMES else ""
-            self._warn(
+            warn(
                 f"{shown(self.results.records)}: {counted(len(others), 'record')} of cells that the specification no "
                 f"longer has ({', '.join(names[:_MOST_NAMES])}{more}): changed settings? They count nowhere"
             )
 
-    @staticmethod
-    def _warn(text: str) -> None:
-        print(f"en-bench: warning: {text}", file=sys.stderr)
+
+def warn(text: str) -> None:
+    """A line on stderr."""
+    print(f"en-bench: warning: {text}", file=sys.stderr)
 
 
 def results_of(args: argparse.Namespace) -> Path:
@@ -79,6 +81,20 @@ def require_results(results: Results, args: argparse.Namespace, by_default: bool
     raise InputError(f"--results {args.results}: there is no {shown(results.folder)}: give {cure}")
 
 
+def missing_data(matrix: OpenedMatrix) -> str | None:
+    """A line to say where the folder of the data was given and is none; the default one may be missing."""
+    given = "--data-root" if matrix.data_root is not None else _SHARDS if os.environ.get(_SHARDS) else None
+    if given is None or is_remote(matrix.shards) or matrix.shards.is_dir():
+        return None
+    return f"{given} {matrix.shards}: there is no such folder: give the one that the prepared sets lie in, or a URL"
+
+
+def require_data(matrix: OpenedMatrix) -> None:
+    """Raises InputError where the folder of the data was given and is none."""
+    if (missing := missing_data(matrix)) is not None:
+        raise InputError(missing)
+
+
 def open_matrix(args: argparse.Namespace) -> OpenedMatrix:
     """What the arguments SPEC, --results and --data-root name; InputError for what is none."""
     spec = load_spec(args.spec)
@@ -88,5 +104,5 @@ def open_matrix(args: argparse.Namespace) -> OpenedMatrix:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--results {root}: {folder} is a file: give a folder, or remove the file")
     data_root = place(args.data_root) if args.data_root else None
-    shards = data_root if data_root is not None else place(os.environ.get("EN_BENCH_SHARDS") or "data")
+    shards = data_root if data_root is not None else place(os.environ.get(_SHARDS) or "data")
     return OpenedMatrix(spec, results, manifest_digests(shards), shards, data_root)

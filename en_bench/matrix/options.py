@@ -26,7 +26,8 @@ _OTHERS = ("seed_everything", "ckpt_path", "result", "weights_only")
 
 def check_options(spec: Spec) -> None:
     """Raise InputError for a key in an overlay's `trainer`, `model`, `data`, `checkpoint` or `dynamics` that its class
-    does not have, and for another section that is close to one of these.
+    does not have, for another section that is close to one of these, for a section that is no mapping, and for a length
+    of the training that is none.
 
     Arguments of classes that overlays name are left to the training, and so is all where a source cannot be read.
     """
@@ -47,6 +48,8 @@ def _check(overlay: Overlay, spec: Path) -> None:
                 raise InputError(f"{where}: a training has no section {section!r}{meant}")
         elif isinstance(content, dict):
             _check_section(section, content, where)
+        elif content is not None:
+            raise InputError(f"{where}: {section}: expected a mapping (option: value), found {content!r}")
 
 
 def _check_section(section: str, content: Config, where: Path) -> None:
@@ -55,6 +58,17 @@ def _check_section(section: str, content: Config, where: Path) -> None:
         # Lists under a key with a plus are added up.
         if known is not None and key.removesuffix("+") not in known:
             raise InputError(f"{where}: {section}.{key}: there is no such option{did_you_mean(key, sorted(known))}")
+    if section == "trainer":
+        _check_length(content, where)
+
+
+def _check_length(trainer: Config, where: Path) -> None:
+    for key in ("max_epochs", "max_steps"):
+        value = trainer.get(key)
+        if isinstance(value, bool | list | dict) or (isinstance(value, str) and not value.lstrip("-").isdecimal()):
+            raise InputError(f"{where}: trainer.{key}: {value!r} is no whole number")
+        if value in (0, "0"):
+            raise InputError(f"{where}: trainer.{key}: 0: nothing would be trained: give a number above 0")
 
 
 @cache

@@ -22,7 +22,7 @@ from en_bench.matrix.cost.planned import (
 )
 from en_bench.matrix.cost.probe import probe_shapes
 from en_bench.matrix.cost.table import at_work_line, cell_lines, plan_json, summary_lines
-from en_bench.matrix.opened import OpenedMatrix, no_results, open_matrix, require_results
+from en_bench.matrix.opened import OpenedMatrix, no_results, open_matrix, require_data, require_results
 from en_bench.matrix.options import check_options
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State, count_states
@@ -66,19 +66,21 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
         _check_file(args.json)
     matrix = open_matrix(args)
     check_options(matrix.spec)
+    require_data(matrix)
     everything = matrix.planned()
-    in_flags, cells = seconds_in_flags(args.seconds_per_step), [item.cell for item in everything]
-    check_order(matrix.spec.seconds_per_step, cells, f"{matrix.spec.path}: seconds_per_step")
-    check_order(in_flags, cells, "--seconds-per-step")
-    given = in_order(matrix.spec.seconds_per_step, in_flags)
-    check_given(given, cells)
+    in_spec, in_flags = matrix.spec.seconds_per_step, seconds_in_flags(args.seconds_per_step)
+    cells = [item.cell for item in everything]
+    for numbers, where in ((in_spec, f"{matrix.spec.path}: seconds_per_step"), (in_flags, "--seconds-per-step")):
+        check_given(numbers, cells, where)
+        check_order(numbers, cells, where)
+    given = in_order(in_spec, in_flags)
     planned = select(everything, args.only, matrix.spec)
     busy = at_work(matrix, planned)
     reached = trainings_reached(matrix, planned, busy)
     cost = matrix_cost(matrix, everything, planned, given, reached, args.device)
     failed = 0
-    if args.probe and (cells := not_known(cost)):
-        failed = probe_shapes(matrix, cells, sizes_of(matrix, everything), args.probe_steps, _tell)
+    if args.probe and (unknown := not_known(cost)):
+        failed = probe_shapes(matrix, unknown, sizes_of(matrix, everything), args.probe_steps, _tell)
         cost = matrix_cost(matrix, everything, planned, given, reached, args.device)
     disk = checkpoint_disk(matrix, cost, args.slots)
     folder = shown(matrix.results.folder)

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost, require_lease
 from en_bench.matrix.cell_run import ENDS_ALL, CellRun, told_of
+from en_bench.matrix.closest import did_you_mean_pattern
 from en_bench.matrix.lease import Lease, Leases
 from en_bench.matrix.local.live import now_and_then, tell
 from en_bench.matrix.local.others import Others
@@ -165,9 +166,9 @@ def select(
     names = [str(item.cell) for item in planned]
     for pattern in only:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(
-                f"--only {pattern}: no cell of {spec.path} matches; a cell is named normaliser/training set/seed, "
-                f"such as {names[0]}"
+            cure = did_you_mean_pattern(pattern, names) or (
+                f"; a cell is named normaliser/training set/seed, such as {names[0]}"
             )
+            raise InputError(f"--only {pattern}: no cell of {spec.path} matches{cure}")
     pairs = zip(planned, names, strict=True)
     return [item for item, name in pairs if any(fnmatchcase(name, pattern) for pattern in only)]

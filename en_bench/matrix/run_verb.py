@@ -17,7 +17,7 @@ from en_bench.matrix.local.devices import choose_gpus, default_threads, make_slo
 from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.local.live import is_terminal
 from en_bench.matrix.local.worker import serve
-from en_bench.matrix.opened import OpenedMatrix, open_matrix, results_of
+from en_bench.matrix.opened import OpenedMatrix, missing_data, open_matrix, require_data, results_of, warn
 from en_bench.matrix.options import check_options
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import Execute
@@ -28,6 +28,13 @@ from en_bench.matrix.slurm.launcher import launch, print_scripts, watch
 from en_bench.matrix.slurm.leases import leases_of
 from en_bench.matrix.slurm.options import parse_flags
 
+_OF_THIS_MACHINE = {  # options that jobs have no use for, and what to give in their place
+    "slots": "give --slurm at_once=N",
+    "gpus": "give --slurm gpus_per_node=N",
+    "threads": "give --slurm cpus_per_task=N",
+    "isolate": "leave it out",
+}
+
 
 def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Returns 0, 1 if a cell failed, 130 if interrupted."""
@@ -36,13 +43,18 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     matrix = open_matrix(args)
     check_options(matrix.spec)
     flags = parse_flags(args.slurm)
-    if flags and args.launcher != "slurm":
-        raise InputError("--slurm says what jobs need: add --launcher slurm")
+    _check_launcher(args)
     if args.dry_run:
         if args.launcher == "slurm":
             print_scripts(matrix, args.only, flags)
         _print_commands(matrix, args.only)
         return 0
+    if args.launcher == "slurm":
+        # A folder of the nodes alone is none here.
+        if (missing := missing_data(matrix)) is not None:
+            warn(missing)
+    else:
+        require_data(matrix)
     runner = Runner(_cells(matrix, args, execute), leases_of(matrix.results))
     if args.worker:
         return serve(runner, plan(matrix.spec, matrix.results.load()[0], matrix.digests))
@@ -61,6 +73,19 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
         print_table(matrix, planned, "text", ["matrix"])
         print(f"page: {write_page(matrix, planned)}")
     return code
+
+
+def _check_launcher(args: argparse.Namespace) -> None:
+    """Raises InputError for options that the launcher has no use for."""
+    if args.launcher != "slurm":
+        if args.slurm:
+            raise InputError("--slurm says what jobs need: add --launcher slurm")
+        if args.wait:
+            raise InputError("--wait watches jobs of Slurm: add --launcher slurm, or leave it out")
+        return
+    for option, cure in _OF_THIS_MACHINE.items():
+        if getattr(args, option) not in (None, False):
+            raise InputError(f"--{option} says how cells run here, not as jobs of Slurm: {cure}")
 
 
 def _cells(matrix: OpenedMatrix, args: argparse.Namespace, execute: Execute) -> CellRun:

@@ -94,6 +94,10 @@ class Spec:
 
 def load_spec(path: Path) -> Spec:
     """Read and check a specification; InputError names file, key and cure."""
+    if path.is_dir():
+        verb = ", or compare it with en-bench matrix diff" if (path / "records").is_dir() else ""
+        what = "a matrix's results" if verb else "a folder"
+        raise InputError(f"{path}: {what}, no specification: give the matrix's YAML file{verb}")
     raw = read_yaml(path)
     for key in raw:
         if key not in _KEYS:

@@ -94,6 +94,10 @@ def test_a_run_with_a_loss_validates_with_plain_scores_and_without_its_matrix(sh
     [
         (("--model.loss", "GeneralizedCrossEntropy", "--model.loss.q", 2), "q 2.0 is not above 0 and at most 1"),
         (("--model.loss", "GCE"), "there is no class GCE: did you mean GeneralizedCrossEntropy?"),
+        (
+            ("--model.loss", '{"class_path": "en_bench.losses.GCEE"}'),
+            "there is no class en_bench.losses.GCEE: did you mean GeneralizedCrossEntropy?",
+        ),
         (("--model.loss", "Focal"), "there is no class Focal: use one of Bootstrapping, CrossEntropy, LabelSmoothing"),
         (("--model.norm", "XYZ"), "there is no class XYZ: use one of Batch"),
         (("--model.loss", "GeneralisedCrossEntropy"), "did you mean GeneralizedCrossEntropy"),

@@ -47,6 +47,10 @@ def test_the_source_tells_what_the_class_has(section: str, cls: type) -> None:
         ),
         ("norm/en.yaml", "model: {nrom: ExemplarNorm}", "experiments/norm/en.yaml: model.nrom: .* mean 'norm'"),
         ("recipe/digits.yaml", "trianer: {max_epochs: 2}", "no section 'trianer'; did you mean 'trainer'?"),
+        ("base.yaml", "trainer: 5", "base.yaml: trainer: expected a mapping .*, found 5$"),
+        ("base.yaml", "trainer: {max_epochs: two}", "base.yaml: trainer.max_epochs: 'two' is no whole number$"),
+        ("base.yaml", "trainer: {max_epochs: 0}", "base.yaml: trainer.max_epochs: 0: nothing would be trained"),
+        ("base.yaml", "trainer: {max_steps: 0}", "base.yaml: trainer.max_steps: 0: nothing would be trained"),
         ("recipe/digits.yaml", "data: {quite_else: 2}", "experiments/recipe/digits.yaml: data.quite_else: .* option$"),
     ],
 )
@@ -70,7 +74,8 @@ def test_no_false_alarm(spec_file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     base = spec_file.parent / "base.yaml"
     callback = "lightning.pytorch.callbacks.LearningRateMonitor"
     base.write_text(
-        f"trainer: {{callbacks+: [{{class_path: {callback}}}], max_epochs: 2}}\nseed_everything: 3\n"
+        f"trainer: {{callbacks+: [{{class_path: {callback}}}], max_epochs: '2', max_steps: -1}}\n"
+        "model:\nseed_everything: 3\n"
         "checkpoint: {every_minutes: 5}\ndynamics: {every_n_epochs: 1}\nmine: {anything: 1}\n"
     )
     check_options(load_spec(spec_file))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from en_bench.data.fetch import Patience
 from en_bench.errors import InputError
 from en_bench.matrix.lease import Leases
 from en_bench.matrix.plan import manifest_digests, plan_cells
@@ -20,6 +21,7 @@ from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import mark_started
 from en_bench.resume.reached import Reached, add_reached
 from tests.conftest import REPO
+from tests.data.flaky_http import FlakyServer
 from tests.matrix.cost.test_amount import save_manifests
 from tests.matrix.cost.test_known import costed
 from tests.matrix.test_verbs import call
@@ -191,8 +193,13 @@ def test_checkpoints_that_do_not_fit_are_warned_of(
         (["--seconds-per-step", "fast"], "--seconds-per-step fast.*: expected seconds above 0"),
         (["--seconds-per-step", "0"], "expected seconds above 0"),
         (["--seconds-per-step", "nan"], "expected seconds above 0"),
-        (["--seconds-per-step", "BatchNrom=1"], "'BatchNrom': no cell is meant by it"),
-        (["--only", "nothing"], "--only nothing: no cell"),
+        (["--seconds-per-step", "BatchNrom=1"], "--seconds-per-step: 'BatchNrom': .* mean 'BatchNorm'"),
+        (["--only", "nothing"], "--only nothing: no cell .*; a cell is named"),
+        (["--only", "BatchNorm/handwriten/0"], r"; did you mean 'BatchNorm/handwritten/0'\?$"),
+        (["--only", "batchnorm/*"], r"; did you mean 'BatchNorm/\*'\?$"),
+        (["--only", "BatchNorm"], r"; did you mean 'BatchNorm/\*'\?$"),
+        (["--only", "BatchNorm/*/7"], "; a cell is named"),
+        (["--data-root", "nowhere"], "^--data-root nowhere: there is no such folder: give"),
     ],
 )
 def test_what_is_wrong_is_told(spec_file: Path, options: list[str], words: str) -> None:
@@ -213,8 +220,27 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_printed(
 def test_a_wrong_key_of_a_specification_is_told(spec_file: Path, value: str) -> None:
     with spec_file.open("a") as stream:
         stream.write(f"seconds_per_step: {value}\n")
-    with pytest.raises(InputError, match="seconds"):
+    with pytest.raises(InputError, match=r"^experiments/digits.yaml: seconds_per_step"):
         call("matrix", "plan", str(spec_file))
+
+
+def test_a_url_out_of_reach_ends_the_plan_at_its_first_manifest(
+    spec_file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that has not the sets says so of each: they are not there."""
+    monkeypatch.setattr(Patience, "wait_s", lambda self, failures: 0.0)
+    (tmp_path / "served").mkdir()
+    server = FlakyServer(tmp_path / "served")
+    server.start()
+    try:
+        lines = planned(capsys, "--data-root", server.url)
+    finally:
+        server.stop()
+    assert any("samples of digits/handwritten/train, " in line and "no manifest here" in line for line in lines)
+    told = f"^{server.url}/digits/[a-z/]*/manifest.json: .*: check the server, the network and your access"
+    with pytest.raises(InputError, match=told):
+        call("matrix", "plan", str(spec_file), "--data-root", server.url)
+    assert [line.partition(": try ")[2][:6] for line in capsys.readouterr().err.splitlines()] == ["2 of 3", "3 of 3"]
 
 
 @pytest.mark.slow

@@ -258,6 +258,66 @@ def test_wrong_usage_is_one_line_without_the_usage(
     assert line.startswith("en-bench matrix") and told in line and line.endswith("--help lists what there is")
 
 
+@pytest.mark.parametrize("verb", [["plan"], ["run"], ["run", "--dry-run"], ["status"], ["report"]])
+def test_a_folder_is_no_specification(verb: list[str], spec: str) -> None:
+    Path("results/digits/records").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"^results: a folder, no specification: give the matrix's YAML file$"):
+        call("matrix", *verb, "results")
+    with pytest.raises(InputError, match=r"^results/digits: a matrix's results, .* with en-bench matrix diff$"):
+        call("matrix", *verb, "results/digits")
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_folder_of_data_that_was_given_is_there(verb: str, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EN_BENCH_SHARDS", "elsewhere")
+    with pytest.raises(InputError, match=r"^EN_BENCH_SHARDS elsewhere: there is no such folder"):
+        call("matrix", verb, spec)
+    with pytest.raises(InputError, match=r"^--data-root nowhere: there is no such folder"):
+        call("matrix", verb, spec, "--data-root", "nowhere")
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--wait"], "--wait watches jobs of Slurm: add --launcher slurm"),
+        (["--slurm", "partition=gpu"], "--slurm says what jobs need: add --launcher slurm"),
+        (["--launcher", "slurm", "--slots", "2"], "--slots .*: give --slurm at_once=N"),
+        (["--launcher", "slurm", "--gpus", "0,1"], "--gpus .*: give --slurm gpus_per_node=N"),
+        (["--launcher", "slurm", "--threads", "4"], "--threads .*: give --slurm cpus_per_task=N"),
+        (["--launcher", "slurm", "--isolate"], "--isolate .*: leave it out"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_options_that_the_launcher_has_no_use_for_are_refused(
+    options: list[str], told: str, dry: list[str], spec: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{told}"):
+        call("matrix", "run", spec, *options, *dry)
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "flags", "warned"),
+    [
+        ("", [], True),
+        (", accelerator: auto", [], True),
+        (", accelerator: cpu", [], False),
+        (", accelerator: gpu", [], False),
+        ("", ["--slurm", "gpus_per_node=0"], False),
+        ("", ["--slurm", "gpus_per_node=2"], False),
+        ("", ["--slurm", "parameters={gres: 'gpu:1'}"], False),
+    ],
+)
+def test_jobs_that_ask_for_no_gpu_are_warned_of(
+    accelerator: str, flags: list[str], warned: bool, spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("experiments/base.yaml").write_text(f"trainer: {{max_epochs: 2, devices: 1{accelerator}}}\n")
+    assert call("matrix", "run", spec, "--launcher", "slurm", "--dry-run", *flags) == 0
+    told = "en-bench: warning: the jobs of 8 cells ask for no GPU: give --slurm gpus_per_node=N (0 for none), or set "
+    assert capsys.readouterr().err.startswith(told) is warned
+
+
 def test_the_cpu_is_no_gpu(spec: str) -> None:
     with pytest.raises(InputError, match=r"^--gpus cpu: give --gpus none to train on the CPU$"):
         call("matrix", "run", spec, "--gpus", "cpu")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from en_bench.data.places import Place, is_remote
-from en_bench.errors import InputError
+from en_bench.errors import InputError, OutOfReachError
 from en_bench.matrix.cost.shape import section, shape_of
 from en_bench.matrix.plan import Cell
 from en_bench.matrix.records import Json, Record
@@ -60,7 +60,8 @@ class Unknown:
 def set_sizes(shards: Place, records: Sequence[Record]) -> Sizes:
     """Of the manifests below `shards`, each read once; of sets that are not here what records counted.
 
-    Which samples have a label only records tell, those of the set as it is here.
+    Which samples have a label only records tell, those of the set as it is here. The sizes raise OutOfReachError where
+    a URL does not tell, after few tries: somebody waits.
     """
     counted: dict[str, int] = {}
     labelled: dict[tuple[str, str, object], int] = {}  # by set, column and digest, and by the newest record's with None
@@ -76,10 +77,13 @@ def set_sizes(shards: Place, records: Sequence[Record]) -> Sizes:
 
     @cache
     def manifest(name: str) -> Manifest | None:
+        from en_bench.data.fetch import Patience
         from en_bench.data.manifest import load_manifest
 
         try:
-            return load_manifest(shards / name)
+            return load_manifest(shards / name, Patience(tries=3))
+        except OutOfReachError:
+            raise
         except InputError:  # the run itself says what is wrong with it
             return None
 
@@ -131,7 +135,8 @@ def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unkn
         return Unknown(f"{samples} training samples make no batch of {batch}")
     epochs, most = trainer.get("max_epochs"), _most_steps(trainer)
     if not (isinstance(epochs, int) and epochs >= 0) and most is None:
-        return Unknown("no end of the training: its overlays set no trainer.max_epochs")
+        why = "its overlays set no trainer.max_epochs" if epochs is None else f"trainer.max_epochs is {epochs!r}"
+        return Unknown(f"no end of the training: {why}")
     steps = epochs * epoch if isinstance(epochs, int) and epochs >= 0 else most
     steps = steps if most is None or steps is None else min(steps, most)
     assert steps is not None

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from en_bench.errors import InputError
+from en_bench.matrix.closest import did_you_mean, did_you_mean_pattern
 
 if TYPE_CHECKING:
     from en_bench.matrix.plan import Cell
@@ -49,14 +50,20 @@ def seconds_for(cell: Cell, given: Mapping[str, float]) -> float | None:
     return matching[-1] if matching else None
 
 
-def check_given(given: Mapping[str, float], cells: Sequence[Cell]) -> None:
-    """Raise InputError for a pattern that no cell matches: it would be a typing error without effect."""
+def check_given(given: Mapping[str, float], cells: Sequence[Cell], where: str) -> None:
+    """Raise InputError for a pattern that no cell matches: it would be a typing error without effect.
+
+    `where` says where it was given.
+    """
     for pattern in given:
         if not any(_means(pattern, cell) for cell in cells):
-            raise InputError(
-                f"seconds per step of {pattern!r}: no cell is meant by it; give a normaliser's label or a pattern of "
-                f"normaliser/training set/seed, such as {cells[0]}"
+            names = [str(cell) for cell in cells]
+            cure = "" if "/" in pattern else did_you_mean(pattern, {cell.norm for cell in cells})
+            cure = cure or did_you_mean_pattern(pattern, names)
+            cure = cure or (
+                f"; give a normaliser's label or a pattern of normaliser/training set/seed, such as {names[0]}"
             )
+            raise InputError(f"{where}: {pattern!r}: no cell is meant by it{cure}")
 
 
 def check_order(given: Mapping[str, float], cells: Sequence[Cell], where: str) -> None:

@@ -11,11 +11,11 @@ from en_bench.errors import InputError
 from en_bench.matrix.lease import Found, Leases
 from en_bench.matrix.local.live import Screen
 from en_bench.matrix.local.tally import Settled, Tally
-from en_bench.matrix.opened import OpenedMatrix
+from en_bench.matrix.opened import OpenedMatrix, warn
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.run import INTERRUPTED, select
 from en_bench.matrix.slurm.leases import KIND, SlurmJudge, leases_of
-from en_bench.matrix.slurm.options import Shape
+from en_bench.matrix.slurm.options import Shape, leaves_gpus_open
 from en_bench.matrix.slurm.submit import NOTHING_SUBMITTED, by_shape, script, slurm_folder, submit
 from en_bench.plural import counted
 
@@ -46,6 +46,7 @@ def launch(matrix: OpenedMatrix, planned: Sequence[PlannedCell], flags: Mapping[
         raise InputError(f"{judge.unreachable}: {NOTHING_SUBMITTED}")
     for told, count in holders.items():
         print(f"{counted(count, 'cell')} left to {told}", flush=True)
+    _warn_of_no_gpus(free, matrix, flags)
     for submitted in submit(free, matrix, leases, flags):
         cells = submitted.cells
         print(f"Slurm job {submitted.array}: {counted(len(cells), 'cell')} ({_told(submitted.shape)})", flush=True)
@@ -56,9 +57,20 @@ def launch(matrix: OpenedMatrix, planned: Sequence[PlannedCell], flags: Mapping[
 def print_scripts(matrix: OpenedMatrix, only: Sequence[str], flags: Mapping[str, Any]) -> None:
     """What sbatch would be given for the cells that are not done."""
     todo = [item for item in select(matrix.planned(), only, matrix.spec) if item.state is not State.DONE]
+    _warn_of_no_gpus(todo, matrix, flags)
     for shape, group in by_shape(todo, matrix, flags):
         print(f"# {counted(len(group), 'cell')}: {' '.join(str(item.cell) for item in group)}")
         print(script(shape, len(group), matrix))
+
+
+def _warn_of_no_gpus(cells: Sequence[PlannedCell], matrix: OpenedMatrix, flags: Mapping[str, Any]) -> None:
+    groups = by_shape(cells, matrix, flags)
+    count = sum(leaves_gpus_open(item.cell, shape.options) for shape, group in groups for item in group)
+    if count:
+        warn(
+            f"the jobs of {counted(count, 'cell')} ask for no GPU: give --slurm gpus_per_node=N (0 for none), or set "
+            "trainer.accelerator to gpu or cpu"
+        )
 
 
 def watch(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> int:

@@ -218,6 +218,13 @@ _READERS: dict[str, Callable[[object], Any]] = {
 }
 
 
+def leaves_gpus_open(cell: Cell, options: SlurmOptions) -> bool:
+    """Whether a training that takes GPUs where it finds some gets a job that asks for none."""
+    trainer: Config = cell.config.get("trainer") or {}
+    asked = any(name == "gres" or name.startswith("gpus") for name in options.parameters)
+    return options.gpus_per_node is None and not asked and str(trainer.get("accelerator") or "auto") == "auto"
+
+
 def _ranks(cell: Cell, options: SlurmOptions) -> tuple[int, int, int | None]:
     """Nodes, ranks per node and GPUs per node that the trainer settings of `cell` ask for."""
     trainer: Config = cell.config.get("trainer") or {}

@@ -127,7 +127,8 @@ def test_a_label_for_each_trainings_own_set(spec_file: Path) -> None:
         ({}, "digits/handwritten/train", "samples of digits/handwritten/train unknown"),
         ({}, "digits/typeset/val", "samples of digits/typeset/val unknown"),
         ({"data": {"batch_size": 1001}}, None, "1000 training samples make no batch of 1001"),
-        ({"trainer": {"max_epochs": None}}, None, "no end of the training"),
+        ({"trainer": {"max_epochs": None}}, None, "no end of the training: its overlays set no trainer.max_epochs"),
+        ({"trainer": {"max_epochs": -1}}, None, "no end of the training: trainer.max_epochs is -1"),
     ],
 )
 def test_what_cannot_be_counted_says_why(

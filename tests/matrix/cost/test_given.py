@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,14 @@ def test_flags_come_before_the_specification_and_the_last_match_counts(
 
 def test_a_pattern_that_means_no_cell_is_refused(spec_file: Path) -> None:
     cells = plan_cells(load_spec(spec_file))
-    check_given({"BatchNorm": 1.0, "*/typeset/1": 1.0}, cells)
-    with pytest.raises(InputError, match="'BatchNorm/1': no cell is meant by it"):
-        check_given({"BatchNorm/1": 1.0}, cells)
+    check_given({"BatchNorm": 1.0, "*/typeset/1": 1.0}, cells, "here")
+    for pattern, cure in (
+        ("BatchNorm/1", "; give a normaliser's label or a pattern"),
+        ("ExemplrNorm", "; did you mean 'ExemplarNorm'?"),
+        ("batchnorm/*/0", "; did you mean 'BatchNorm/*/0'?"),
+    ):
+        with pytest.raises(InputError, match=re.escape(f"here: {pattern!r}: no cell is meant by it{cure}")):
+            check_given({pattern: 1.0}, cells, "here")
 
 
 def test_what_a_later_pattern_hides_is_refused(spec_file: Path) -> None:
