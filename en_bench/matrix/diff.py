@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -133,8 +134,16 @@ def _walk(where: tuple[str, ...], a: Any, b: Any, tolerance: float) -> Iterator[
 def _settings(a: Record, b: Record) -> Iterator[Difference]:
     ours, theirs = ({".".join(keys): value for keys, value in settings(dict(r.overlays))} for r in (a, b))
     for key in [*ours, *(key for key in theirs if key not in ours)]:
-        if ours.get(key) != theirs.get(key):
-            yield Difference((key,), ours.get(key), theirs.get(key))
+        yield from _setting(key, ours.get(key), theirs.get(key))
+
+
+def _setting(key: str, a: Any, b: Any) -> Iterator[Difference]:
+    """Of a class with its arguments only those that differ; as JSON where the other side has no such mapping."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for inner in [*a, *(inner for inner in b if inner not in a)]:
+            yield from _setting(f"{key}.{inner}", a.get(inner), b.get(inner))
+    elif a != b:
+        yield Difference((key,), *(json.dumps(side) if isinstance(side, Mapping) else side for side in (a, b)))
 
 
 def _name(record: Record) -> str:

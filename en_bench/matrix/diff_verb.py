@@ -55,11 +55,11 @@ def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
     for fact in _ORIGINS:
         a, b = (_origins(side, fact) for side in records)
         if a != b:
-            print(f"{fact}: {a} | {b}")
+            print(f"{fact}: {a or 'none'} | {b or 'none'}")
     found = compare(records[0], records[1], args.tolerance)
-    width = max(map(len, Verdict))
+    width, names = max(map(len, Verdict)), max((len(compared.name) for compared in found), default=0)
     for compared in found:
-        print(f"{compared.verdict:<{width}}  {compared.name}  {compared.id}")
+        print(f"{compared.verdict:<{width}}  {compared.name:<{names}}  {compared.id}")
         for difference in compared.differences:
             print(f"{'':<{width}}    {difference}")
     missing = [name for cell_id, name in wanted.items() if not any(cell_id in side for side in records)]

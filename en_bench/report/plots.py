@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from en_bench.report.curves import NOISE, Curves, over_seeds
-from en_bench.report.entries import DIVERGED, NOTHING, PART, Metric
+from en_bench.report.entries import DIVERGED, PART, Metric
 from en_bench.report.tables import Key, Table
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def dots_svg(table: Table) -> str:
     """Mean, 95 % interval and (faint) the single seeds, for each pair of training and validation set.
 
     Beside a marker stands what holds of its seeds (FAILED, STALE, MISSING, PART, DIVERGED), and at the left where there
-    is no mean. A marker is hollow where seeds were validated on a part of the set only, or diverged.
+    is no mean: – where nothing has run. A marker is hollow where seeds were validated on a part of the set only, or diverged.
     """
     pairs = [(train, column) for train in table.trains for column in table.columns]
     step = 1.0 / (len(table.norms) + 1)
@@ -128,8 +128,7 @@ def dots_svg(table: Table) -> str:
                 alpha=0.45,
                 markersize=7,
             )
-            # What runs have yet to give is a – in the tables, which nobody would see here.
-            told = " ".join(entry.holding() if entry.marks() == [NOTHING] else entry.marks())
+            told = " ".join(entry.marks())
             if entry.summary is None:
                 place = {"textcoords": "offset points", "va": "center", "fontsize": 6, "color": style["color"]}
                 axes.annotate(told, (0, y), (3, 0), xycoords=axes.get_yaxis_transform(), **place)

@@ -157,6 +157,32 @@ def test_cells_on_one_side_and_cells_of_other_settings(
     assert found["SwitchNorm/photos/2"] is Verdict.ONLY_A and found["BatchNorm/photos/7"] is Verdict.ONLY_B
 
 
+def test_of_a_class_with_arguments_what_differs_is_told() -> None:
+    raw, others = records(), records()
+    norm = {"class_path": "ExemplarNorm", "init_args": {"groups": 8, "eps": 1e-5}}
+    find(raw, FIRST)["overlays"] = {"model": {"norm": norm, "head": "linear"}}
+    other = find(others, FIRST)
+    other["id"] = "f" * 16
+    other["overlays"] = {
+        "model": {"norm": {**norm, "init_args": {"groups": 4, "eps": 1e-5}}, "head": {"class_path": "x"}}
+    }
+    (differing,) = [c for c in compare(of(raw), of(others)) if c.verdict is Verdict.OTHER_SETTINGS]
+    assert [str(d) for d in differing.differences] == [
+        "model.norm.init_args.groups: 8 | 4 (-4)",
+        'model.head: linear | {"class_path": "x"}',
+    ]
+
+
+def test_columns_stand_below_each_other_and_an_empty_side_is_said(
+    a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diff(a, folder(tmp_path / "b", []))
+    out = capsys.readouterr().out.splitlines()
+    assert "device: NVIDIA A100-SXM4-80GB | none" in out
+    cells = [line for line in out if line.startswith("only in A ")]
+    assert len(cells) == 17 and len({len(line) for line in cells}) == 1
+
+
 def test_records_of_former_settings_are_all_told() -> None:
     """A folder keeps them, under the same name."""
     former = json.loads(json.dumps(find(records(), FIRST)))

@@ -229,7 +229,8 @@ def test_pictures_show_adapted_columns_and_what_is_missing(results: Results, pap
     dots = dots_svg(table)
     assert f"{label} (adapted) -->" in dots
     adapted = [column for _, _, column in table.entries if table.columns[column].adapted]
-    # Of what was not begun nothing is said, but where – would mean that there is nothing to adapt.
+    # Of what was not begun – is said as in the tables, but where that would mean that there is nothing to adapt.
+    assert dots.count("<!-- – -->") == len(table.entries) - len(adapted)
     assert dots.count("<!-- MISSING -->") == len(adapted)
     table = build_table(spec, [replace(item, state=State.FAILED) for item in plan(spec, {}, lambda name: None)])
     assert dots_svg(table).count("<!-- FAILED -->") == len(table.entries)
