@@ -47,7 +47,7 @@ def render_page(results: Results, spec: Spec, planned: Sequence[PlannedCell], ta
         dots=Markup(dots_svg(table)) if has_values and len(table.entries) <= MOST_DOTS else None,
         too_many=len(table.entries) if has_values and len(table.entries) > MOST_DOTS else 0,
         curves=Markup(curves_svg(table, METRICS[spec.metric], curves[validated])) if validated in curves else None,
-        noise=[(train, Markup(svg)) for train, svg in _noise(table, curves)],
+        noise=[(train, Markup(svg), *_shown(table, train, curves)) for train, svg in _noise(table, curves)],
         failures=[item for item in planned if item.state is State.FAILED],
         unfinished=[item for item in planned if item.state in (State.MISSING, State.STALE)],
         cells=[(item, _command(results, item)) for item in planned],
@@ -71,3 +71,11 @@ def _noise(table: Table, curves: Mapping[str, Curves]) -> list[tuple[str, str]]:
     """A picture for each training set of which there is something to show."""
     trains = with_noise(curves, table.trains, table.norms)
     return [(train, noise_svg(table, train, curves, f"noise{number}")) for number, train in enumerate(trains)]
+
+
+def _shown(table: Table, train: str, curves: Mapping[str, Curves]) -> tuple[bool, bool, bool]:
+    """Whether the picture of a training set tells of its held-out part, and of rightly and wrongly labelled samples."""
+    found = [name for name, of in curves.items() if any((train, norm) in of for norm in table.norms)]
+    kinds = ("held_out/", "memory/right_", "memory/wrong_")
+    held_out, right, wrong = (any(name.startswith(kind) for name in found) for kind in kinds)
+    return held_out, right, wrong

@@ -110,7 +110,8 @@ def dots_svg(table: Table) -> str:
     """Mean, 95 % interval and (faint) the single seeds, for each pair of training and validation set.
 
     Beside a marker stands what holds of its seeds (FAILED, STALE, MISSING, PART, DIVERGED), and at the left where there
-    is no mean: – where nothing has run. A marker is hollow where seeds were validated on a part of the set only, or diverged.
+    is no mean: – where nothing has run. A marker is hollow where seeds were validated on a part of the set only, or
+    diverged.
     """
     pairs = [(train, column) for train in table.trains for column in table.columns]
     step = 1.0 / (len(table.norms) + 1)

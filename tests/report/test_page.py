@@ -85,6 +85,26 @@ def test_whole_page(results: Results, spec: Spec, planned: Sequence[PlannedCell]
     assert "Learning curves" in page.text
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["held_out/top1"], "own validation set and on its held-out part. Lines"),
+        (["memory/right_learnt"], "own validation set, and what the network predicts for rightly labelled training"),
+        (
+            ["memory/right_learnt", "memory/wrong_as_given", "held_out/top1"],
+            "for rightly and wrongly labelled training",
+        ),
+    ],
+)
+def test_page_speaks_of_parts_that_there_are(
+    results: Results, spec: Spec, planned: Sequence[PlannedCell], names: list[str], words: str
+) -> None:
+    run = results.run(planned[0].cell.id)
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 0, "epoch": 0} | dict.fromkeys(["val/top1", *names], 0.5)))
+    assert words in " ".join(Page(write(results, spec, planned)).text.split())
+
+
 def test_page_needs_nothing_else(results: Results, spec: Spec, planned: Sequence[PlannedCell]) -> None:
     source = write(results, spec, planned)
     # Names of XML dialects are no addresses that anything would fetch.
