@@ -144,14 +144,15 @@ def save_manifest(manifest: Manifest) -> Manifest:
     return dataclasses.replace(manifest, digest=hashlib.sha256(content).hexdigest())
 
 
-def manifest_digest(folder: str | os.PathLike[str]) -> str | None:
+def manifest_digest(folder: str | os.PathLike[str], patience: "Patience | None" = None) -> str | None:
     """Identity of the split in `folder` (sha256 of its manifest.json, hex), None if no manifest can be read there.
 
-    Raises OSError for a URL that is out of reach, where nobody can tell.
+    A URL is read with `patience` (default: as all that is fetched). Raises OSError for one that is out of reach, where
+    nobody can tell.
     """
     where = place(folder)
     try:
-        return hashlib.sha256(read_bytes(where / MANIFEST_NAME)).hexdigest()
+        return hashlib.sha256(read_bytes(where / MANIFEST_NAME, patience)).hexdigest()
     except OSError as error:
         if is_remote(where) and not isinstance(error, FileNotFoundError):
             raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from en_bench.data.places import Place, is_remote, reason, shown
 from en_bench.errors import InputError
@@ -17,6 +17,9 @@ from en_bench.matrix.label_files import changed_files
 from en_bench.matrix.overlays import Config, Overlay, merge, read_overlay
 from en_bench.matrix.records import Json, Record
 from en_bench.matrix.spec import Spec
+
+if TYPE_CHECKING:
+    from en_bench.data.fetch import Patience
 
 # Where output goes, how it is shown and how many workers load data make no other experiment. Where data lie makes none
 # either, but that no overlay may say.
@@ -206,8 +209,9 @@ def is_stale(counted: Json, digests: Digests) -> bool:
     return here is not None and here != counted.get("digest")
 
 
-def manifest_digests(data_root: Place) -> Digests:
-    """Digests of the manifests below `data_root`, each read once. They raise InputError for a URL out of reach."""
+def manifest_digests(data_root: Place, patience: "Patience | None" = None) -> Digests:
+    """Digests of the manifests below `data_root`, each read once, from a URL with `patience` (default: as all that is
+    fetched). They raise InputError for a URL out of reach."""
 
     @cache
     def digest(name: str) -> str | None:
@@ -217,7 +221,7 @@ def manifest_digests(data_root: Place) -> Digests:
         from en_bench.data.manifest import manifest_digest
 
         try:
-            return manifest_digest(folder)
+            return manifest_digest(folder, patience)
         except OSError as error:
             raise InputError(
                 f"{shown(folder)}: whether it is what was trained on cannot be told: {reason(error)}: try again, or "

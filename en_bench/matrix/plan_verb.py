@@ -103,7 +103,7 @@ def status_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Counts the cells by state, and says why cells failed. Returns the exit code."""
     matrix = open_matrix(args)
     require_results(matrix.results, args)
-    planned = matrix.planned()
+    planned = matrix.as_recorded()
     for line in [*running_lines(matrix, planned), *slurm_lines(matrix, planned), *stopped_lines(matrix, planned)]:
         print(line)
     for state in State:

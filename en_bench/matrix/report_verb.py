@@ -28,7 +28,7 @@ def report_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Prints the tables and writes the files of all of them. Returns the exit code."""
     matrix = open_matrix(args)
     require_results(matrix.results, args, by_default=True)
-    print_table(matrix, matrix.planned(), args.format, args.table)
+    print_table(matrix, matrix.as_recorded(), args.format, args.table)
     return 0
 
 
@@ -37,7 +37,7 @@ def page_verb(args: argparse.Namespace, execute: Execute) -> int:
     """Writes the page. Returns the exit code."""
     matrix = open_matrix(args)
     require_results(matrix.results, args, by_default=True)
-    print(write_page(matrix, matrix.planned()))
+    print(write_page(matrix, matrix.as_recorded()))
     return 0
 
 

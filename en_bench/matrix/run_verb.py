@@ -68,7 +68,7 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
     else:
         code = _launch(args, matrix, runner, planned)
     if code != INTERRUPTED:
-        planned = matrix.planned()
+        planned = matrix.as_recorded()
         print()
         print_table(matrix, planned, "text", ["matrix"])
         print(f"page: {write_page(matrix, planned)}")
