@@ -36,7 +36,8 @@ def test_a_rerun_gives_the_same_numbers(
         assert main(["matrix", "run", str(spec), "--results", results, "--data-root", str(shards)]) == 0
     capsys.readouterr()
     assert main(["matrix", "diff", "first/toy", "second/toy"]) == 0
-    assert capsys.readouterr().out.endswith("equal 2, failed in both 0, differ 0, other settings 0, only in A 0, only in B 0\n")
+    told = "equal 2, failed in both 0, differ 0, other settings 0, only in A 0, only in B 0\n"
+    assert capsys.readouterr().out.endswith(told)
 
     records = [json.loads(path.read_text()) for path in Path("first/toy/records").glob("*.json")]
     flops = {record["cell"]["norm"]: record["fit"]["cost"]["flops"] for record in records}
