@@ -1,5 +1,6 @@
 """What a run does, records and tells."""
 
+import hashlib
 import json
 import signal
 import sys
@@ -192,11 +193,13 @@ def test_all_but_a_single_device_asks_for_a_process_of_its_own(trainer: Config, 
     assert needs_own_process({})
 
 
-def test_manifests_are_read_once_and_absent_sets_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = pytest.importorskip("en_bench.data.manifest")
-    asked: list[Path] = []
-    monkeypatch.setattr(manifest, "manifest_digest", lambda folder: asked.append(folder) or "d")
-    (tmp_path / "set").mkdir()
+def test_manifests_are_read_once_and_absent_sets_are_unknown(tmp_path: Path) -> None:
+    manifest = tmp_path / "set" / "manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text("as prepared")
     digests = manifest_digests(tmp_path)
-    assert [digests("set"), digests("set"), digests("none")] == ["d", "d", None]
-    assert asked == [tmp_path / "set"]
+    prepared = hashlib.sha256(b"as prepared").hexdigest()
+    assert [digests("set"), digests("none")] == [prepared, None]
+    manifest.write_text("prepared again")
+    assert digests("set") == prepared
+    assert manifest_digests(tmp_path)("set") != prepared
