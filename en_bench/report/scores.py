@@ -64,7 +64,7 @@ def matrix_sheet(table: Table) -> Sheet:
 
 def _shared(table: Table) -> list[Note]:
     """Where the best is not that of the shown means."""
-    told = [f"{train} → {name}: seeds {told_seeds(seeds)}" for (train, name), seeds in table.best_over.items()]
+    told = [f"{train} → {name}: {told_seeds(seeds)}" for (train, name), seeds in table.best_over.items()]
     return [Note("; ".join(told), "best over the seeds that all rivals have")] if told else []
 
 

@@ -55,7 +55,7 @@ def test_who_lacks_the_hard_seeds_is_neither_best_nor_first(tmp_path: Path) -> N
     assert "best over the seeds that all rivals have: a → a: seeds 2, 3, 4; b → a: seeds 2, 3, 4" in text(spec, planned)
     ranks = shown(tables(spec, planned), "ranks")
     assert [ranks[norm,]["own validation set"] for norm in "ABC"] == ["2.00 (1)", "1.00 (1)", "3.00 (1)"]
-    assert "own validation set, over fewer seeds: a → a (2, 3, 4)" in noted(spec, planned, "ranks")
+    assert "own validation set, over fewer seeds: a → a (seeds 2, 3, 4)" in noted(spec, planned, "ranks")
 
 
 def test_two_equal_seeds_are_too_few_for_a_best_and_none_for_a_rank(tmp_path: Path) -> None:
