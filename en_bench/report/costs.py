@@ -14,8 +14,14 @@ from en_bench.report.scores import SUMMARY, summary
 from en_bench.report.sheet import Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Table
 
-COSTS = ("parameters", "flops", "images_per_second", "seconds", "peak_memory_bytes")
-"""Of a training's record; `flops` are those of one image's forward pass."""
+COSTS: Mapping[str, type] = {
+    "parameters": int,
+    "flops": int,
+    "images_per_second": float,
+    "seconds": float,
+    "peak_memory_bytes": int,
+}
+"""Of a training's record, with their types; `flops` are those of one image's forward pass."""
 
 
 def _count(value: float) -> str:
@@ -101,4 +107,5 @@ def costs_frame(table: Table) -> Frame:
         rows.append(
             [train, norm, own, table.spec.metric, *score, *(computed(fmean(v)) if v else None for v in found.values())]
         )
-    return Frame("costs", ["train", "norm", "validate", "metric", *SUMMARY, *COSTS], rows)
+    stub = dict.fromkeys(("train", "norm", "validate", "metric"), str)
+    return Frame("costs", {**stub, **SUMMARY, **dict.fromkeys(COSTS, float)}, rows)

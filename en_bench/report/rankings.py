@@ -159,4 +159,5 @@ def ranks_frame(table: Table) -> Frame | None:
         for (train, target), ranks in zip(ranking.pairs, ranking.ranks, strict=True)
         for position, norm in enumerate(table.norms)
     ]
-    return Frame("ranks", ["norm", "train", "validate", "over", "rank"], rows) if rows else None
+    columns = {"norm": str, "train": str, "validate": str, "over": str, "rank": float}
+    return Frame("ranks", columns, rows) if rows else None
