@@ -87,9 +87,10 @@ def costs_sheet(table: Table) -> Sheet:
 def _way(fit: Mapping[str, Any]) -> str:
     """Device, ranks and images per rank of a training: costs compare only where these are the same."""
     batch = fit.get("batch") or {}
-    per_rank = batch.get("per_rank") or (fit.get("config") or {}).get("data", {}).get("batch_size")
+    per_rank = batch.get("per_rank") or ((fit.get("config") or {}).get("data") or {}).get("batch_size")
     ranks = fit.get("ranks", "?")
-    accumulated = f" x {batch['accumulated']} accumulated" if batch.get("accumulated", 1) > 1 else ""
+    times = batch.get("accumulated") or 1
+    accumulated = f" x {times} accumulated" if times > 1 else ""
     return f"{fit.get('device', '?')}, {ranks} rank{'s' * (ranks != 1)} x {per_rank or '?'}{accumulated}"
 
 
