@@ -15,8 +15,14 @@ from en_bench.report.scores import SUMMARY, summary
 from en_bench.report.sheet import Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Table
 
-COSTS = ("parameters", "flops", "images_per_second", "seconds", "peak_memory_bytes")
-"""Of a training's record; `flops` are those of one image's forward pass."""
+COSTS: Mapping[str, type] = {
+    "parameters": int,
+    "flops": int,
+    "images_per_second": float,
+    "seconds": float,
+    "peak_memory_bytes": int,
+}
+"""Of a training's record, with their types; `flops` are those of one image's forward pass."""
 
 _OF_THE_WAY = ("images_per_second", "seconds", "peak_memory_bytes")  # the others are of the network
 _SINGLE = ("32-true", "32")
@@ -139,4 +145,6 @@ def costs_frame(table: Table) -> Frame:
         score = [None] * len(SUMMARY) if own is None else summary(table.entries[train, norm, own])
         means = [computed(row.mean(name)) for name in COSTS]
         rows.append([train, norm, own, table.spec.metric, *score, row.trainings, "; ".join(row.ways) or None, *means])
-    return Frame("costs", ["train", "norm", "validate", "metric", *SUMMARY, "trainings", "run_on", *COSTS], rows)
+    stub = dict.fromkeys(("train", "norm", "validate", "metric"), str)
+    of_trainings = {"trainings": int, "run_on": str, **dict.fromkeys(COSTS, float)}
+    return Frame("costs", {**stub, **SUMMARY, **of_trainings}, rows)

@@ -80,4 +80,5 @@ def gaps_frame(table: Table) -> Frame | None:
         [train, norm, table.columns[name].label, int(table.columns[name].adapted), table.spec.metric, *summary(entry)]
         for (train, norm, name), entry in gaps(table).items()
     ]
-    return Frame("gaps", ["train", "norm", "validate", "adapted", "metric", *SUMMARY], rows) if rows else None
+    columns = {"train": str, "norm": str, "validate": str, "adapted": int, "metric": str, **SUMMARY}
+    return Frame("gaps", columns, rows) if rows else None

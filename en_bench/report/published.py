@@ -138,6 +138,7 @@ def reported_frame(table: Table) -> Frame | None:
         + [computed(one.difference), one.verdict or None]
         for one in beside(table)
     ]
-    columns = ["train", "norm", "validate", "metric", *SUMMARY]
-    published = ["selection", "reported", "tolerance", "source", "difference", "verdict"]
-    return Frame("reported", [*columns, *published], rows) if rows else None
+    stub = dict.fromkeys(("train", "norm", "validate", "metric"), str)
+    published = {"selection": str, "reported": float, "tolerance": float, "source": str}
+    compared = {"difference": float, "verdict": str}
+    return Frame("reported", {**stub, **SUMMARY, **published, **compared}, rows) if rows else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product, repeat
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -197,15 +197,16 @@ def _tested(table: Table, ranking: Ranking) -> str:
 
 
 def ranks_frame(table: Table) -> Frame | None:
-    """One row per normaliser and pair of sets, without a rank where the pair is left out; None for one normaliser."""
+    """One row per normaliser and pair of sets, `seeds` those that all normalisers have, without a rank where the pair is
+    left out; None for one normaliser."""
     rows: list[list[Any]] = []
     for ranking in rankings(table) if len(table.norms) > 1 else ():
         ranks = iter(ranking.ranks)
         for pair in ranking.pairs:
-            seeds, ranked = (0, repeat(None)) if pair.left_out else (len(pair.seeds), next(ranks))
-            for (norm, entry), one in zip(pair.entries.items(), ranked, strict=False):
-                found = None if one is None else float(one)
-                over = [pair.train, pair.target, ranking.title]
-                rows.append([norm, *over, found, seeds, entry.diverged, pair.left_out or None])
-    columns = ["norm", "train", "validate", "over", "rank", "seeds", "diverged", "left_out"]
+            told = [pair.train, pair.target, ranking.title]
+            ranked = [None] * len(table.norms) if pair.left_out else next(ranks).tolist()
+            for (norm, entry), one in zip(pair.entries.items(), ranked, strict=True):
+                rows.append([norm, *told, one, len(pair.seeds), entry.diverged, pair.left_out or None])
+    stub = dict.fromkeys(("norm", "train", "validate", "over"), str)
+    columns = {**stub, "rank": float, "seeds": int, "diverged": int, "left_out": str}
     return Frame("ranks", columns, rows) if rows else None
