@@ -197,8 +197,10 @@ def _tested(table: Table, ranking: Ranking) -> str:
 
 
 def ranks_frame(table: Table) -> Frame | None:
-    """One row per normaliser and pair of sets, `seeds` those that all normalisers have, without a rank where the pair is
-    left out; None for one normaliser."""
+    """One row per normaliser and pair of sets, without a rank where the pair is left out; None for one normaliser.
+
+    `seeds` counts those that all normalisers have, `diverged` trainings of the row's.
+    """
     rows: list[list[Any]] = []
     for ranking in rankings(table) if len(table.norms) > 1 else ():
         ranks = iter(ranking.ranks)

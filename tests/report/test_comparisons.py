@@ -1,5 +1,7 @@
 """Differences, wins, ranks, gaps, costs and reported numbers of the made-up matrices, against scipy and by hand."""
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -16,10 +18,12 @@ from en_bench.matrix.records import Record
 from en_bench.matrix.reported import Reported
 from en_bench.matrix.spec import Spec, load_spec
 from en_bench.report.comparisons import against_baseline, all_pairs
+from en_bench.report.csv_files import to_csv
+from en_bench.report.document import Document
 from en_bench.report.entries import METRICS
 from en_bench.report.tables import build_table
 from tests.report.conftest import TODAY
-from tests.report.shown import rows, sheet, shown, tables
+from tests.report.shown import frame, rows, sheet, shown, tables
 
 Values = dict[tuple[str, str, str], list[float | None]]
 
@@ -154,7 +158,7 @@ def test_friedman_from_eleven_training_sets_on(spec: Spec) -> None:
     many = replace(spec, norms={"A": (), "B": (), "C": ()}, train=sets, validate={"own": ()}, own={"own"})
     values = {(t, n, "own"): noisy(0.5 + 0.01 * (n == "C"), i, i, i) for i, t in enumerate(labels) for n in "ABC"}
     doc = tables(many, made(many, values))
-    assert shown(doc, "ranks")["C",] == {"own validation set": "1.00 (12)", "seeds missing": "0"}
+    assert shown(doc, "ranks")["C",] == {"own validation set": "1.00 (12)", "results missing": "0"}
     (told,) = [note.text for note in sheet(doc, "ranks").notes if note.key.startswith("Friedman")]
     # Two of three are always tied: the ranks are 2.5, 2.5, 1 in every set, which is as clear as ranks can be.
     assert told == (
@@ -171,7 +175,8 @@ def test_friedman_from_eleven_training_sets_on(spec: Spec) -> None:
     assert told.startswith("none: 1 different"), "twelve configurations of one data set are not twelve data sets"
     twice = replace(many, train={**sets, "set11": (*sets["set0"], Overlay({"model": {"lr": 1}}))})
     (told,) = [n.text for n in sheet(tables(twice, made(twice, values)), "ranks").notes if n.key.startswith("Friedman")]
-    assert "over 11 pairs" in told and "from 1.00 on" in told
+    assert "over 11 pairs" in told and "average ranks over them A 2.50, B 2.50, C 1.00 differ" in told
+    assert "from 1.00 on" in told
 
 
 def test_gap_is_within_each_training(spec: Spec) -> None:
@@ -237,25 +242,40 @@ def test_reported_in_another_metric_and_by_two_sources(spec: Spec, planned: Sequ
 
 
 def test_costs_by_hand(spec: Spec, planned: Sequence[PlannedCell]) -> None:
-    edited = []
-    for item in planned:
-        assert item.record is not None or item.state is State.MISSING
-        if item.record is not None and item.record.fit and item.cell.train == "handwritten":
-            cost = {**item.record.fit["cost"], "flops": 24_478_976, "images_per_second": 900 + item.cell.seed}
-            fit = {**item.record.fit, "cost": cost, "device": f"device {item.cell.seed}"}
-            item = replace(item, record=replace(item.record, fit=fit))
-        edited.append(item)
-    doc = tables(spec, edited)
-    assert shown(doc, "costs")["handwritten", "BatchNorm"] == {
+    def on(device: str) -> Document:
+        """All trainings on handwritten digits on a device, one of its seeds each 100 images/s faster."""
+        edited = []
+        for item in planned:
+            assert item.record is not None or item.state is State.MISSING
+            if item.record is not None and item.record.fit and item.cell.train == "handwritten":
+                speed = 900 + 100 * item.cell.seed
+                cost = {**item.record.fit["cost"], "flops": 24_478_976, "images_per_second": speed}
+                fit = {**item.record.fit, "cost": cost, "device": device.format(item.cell.seed)}
+                item = replace(item, record=replace(item.record, fit=fit))
+            edited.append(item)
+        return tables(spec, edited)
+
+    costs = shown(on("another"), "costs")
+    assert costs["handwritten", "BatchNorm"] == {
         "score": "93.2 ± 1.7 (3)",
         "parameters": "272,474",
         "FLOPs per image": "24.48 M",
-        "images/s": "901",
+        "images/s": "1,000",
         "time": "7.5 s",
         "peak memory": "256 MiB",
         "trainings": "3",
+        "run on": "[1]",
     }
-    assert shown(doc, "costs")["typeset", "BatchNorm"]["FLOPs per image"] == "–"
+    assert costs["typeset", "BatchNorm"]["FLOPs per image"] == "–"
+    assert costs["typeset", "BatchNorm"]["run on"] == "[2]"
+    mixed = on("device {}")
+    row = shown(mixed, "costs")["handwritten", "BatchNorm"]
+    assert (row["images/s"], row["time"], row["peak memory"], row["run on"]) == ("–", "–", "–", "[1] [2] [3]")
+    assert (row["parameters"], row["FLOPs per image"], row["trainings"]) == ("272,474", "24.48 M", "3")
+    (first, *_) = csv.DictReader(io.StringIO(to_csv(frame(mixed, "costs"))))
+    assert first["images_per_second"] == first["seconds"] == first["peak_memory_bytes"] == ""
+    ways = "; ".join(f"device {seed}, ? ranks x ?" for seed in range(3))
+    assert (first["run_on"], first["trainings"], first["flops"]) == (ways, "3", "24478976.0")
 
 
 def test_adapted_results_stand_beside_and_are_no_win(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
