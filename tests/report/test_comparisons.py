@@ -206,13 +206,20 @@ def test_a_training_that_is_not_validated_on_its_own_set_has_no_gap(spec: Spec, 
 
 
 def test_reported_values_in_every_relation_to_the_measured(spec: Spec) -> None:
-    values: Values = {("handwritten", "BatchNorm", "handwritten"): [0.76, 0.77, 0.78]}
-    values["typeset", "BatchNorm", "typeset"] = [float("nan"), 0.7, 0.8]
+    nan = float("nan")
+    values: Values = {("handwritten", "BatchNorm", "handwritten"): [0.769, 0.77, 0.771]}
+    values["typeset", "BatchNorm", "typeset"] = [nan, 0.7, 0.8]
+    values["handwritten", "ExemplarNorm", "handwritten"] = [nan, nan, nan]
 
-    def verdict(value: float, tolerance: float | None, train: str = "handwritten", norm: str = "BatchNorm") -> str:
-        reported = Reported(norm, train, train, value, tolerance, "nowhere", "top1")
+    def verdict(
+        value: float | None, tolerance: float | None, train: str = "handwritten", norm: str = "BatchNorm"
+    ) -> str:
+        reported = Reported(norm, train, train, value, tolerance, "nowhere", "top1", "as printed")
         doc = tables(replace(spec, reported=(reported,)), made(spec, values))
-        return shown(doc, "reported")[train, norm, train]["verdict"]
+        row = shown(doc, "reported")[train, norm, train]
+        assert row["reported"] == "as printed [1]"
+        assert any(note.key == "diverges" for note in sheet(doc, "reported").notes) == (value is None)
+        return row["verdict"]
 
     assert verdict(0.77, None) == "equal"
     assert verdict(0.767, 0.003) == "within", "the bounds belong to it, whatever floating point makes of them"
@@ -220,22 +227,61 @@ def test_reported_values_in_every_relation_to_the_measured(spec: Spec) -> None:
     assert verdict(0.76, 0.003) == "above by 1.0"
     assert verdict(0.79, 0.003) == "below by 2.0"
     assert verdict(0.7648, 0.005) == "above by 0.52", "not by 0.5, which it may be"
-    assert verdict(0.7, None, "typeset") == "not compared: diverged"
+    assert verdict(0.7, None, "typeset") == "not compared: diverged 1/3"
+    assert verdict(0.7, 0.1, "handwritten", "ExemplarNorm") == "not compared: diverged 3/3"
     assert verdict(0.7, 0.1, "typeset", "ExemplarNorm") == "not compared: nothing measured"
+    assert verdict(None, None, "handwritten", "ExemplarNorm") == "equal"
+    assert verdict(None, None) == "differs"
+    assert verdict(None, None, "typeset") == "not compared: diverged 1/3"
+    assert verdict(None, None, "typeset", "ExemplarNorm") == "not compared: nothing measured"
+
+
+def test_verdicts_say_how_little_they_rest_on(spec: Spec) -> None:
+    def verdict(tolerance: float | None, *measured: float | None, value: float | None = 0.77) -> str:
+        key = ("handwritten", "BatchNorm", "handwritten")
+        reported = Reported(
+            "BatchNorm", "handwritten", "handwritten", value, tolerance, "nowhere", "top1", "as printed"
+        )
+        doc = tables(replace(spec, reported=(reported,)), made(spec, {key: list(measured)}))
+        return shown(doc, "reported")[key]["verdict"]
+
+    nan = float("nan")
+    assert verdict(0.005, 0.77) == verdict(0.005, None, 0.77) == "within (1 seed)"
+    assert verdict(0.005, 0.80, 0.81) == "above by 3.5 (2 seeds)"
+    assert verdict(None, 0.77, 0.77) == "equal (2 seeds)"
+    assert verdict(None, nan, value=None) == "equal (1 seed)"
+    assert verdict(None, 0.001, value=None) == "differs (1 seed)"
+    # 0.71, 0.77, 0.83: the interval is 14.9 points to either side.
+    assert verdict(0.005, 0.71, 0.77, 0.83) == "within (interval wider)"
+    assert verdict(0.15, 0.71, 0.77, 0.83) == "within"
+    assert verdict(0.005, 0.71, 0.77, 0.83, value=0.72) == "above by 5.0 (interval wider)"
+    assert verdict(0.005, 0.71, 0.77, 0.83, value=0.62) == "above by 15.0"
+    assert verdict(None, 0.71, 0.77, 0.83) == "equal", "nobody said how near it has to be"
+
+
+def test_a_source_that_says_diverges_for_programs(spec: Spec) -> None:
+    reported = Reported("BatchNorm", "handwritten", "handwritten", None, None, "nowhere", "top1", "diverges")
+    first, second, *_ = rows(replace(spec, reported=(reported,)), made(spec, {}), "reported")
+    assert (first["reported"], first["tolerance"], first["difference"]) == ("nan", "", "")
+    assert first["verdict"] == "not compared: nothing measured"
+    assert (second["reported"], second["verdict"]) == ("", ""), "of which nothing was read"
 
 
 def test_reported_in_another_metric_and_by_two_sources(spec: Spec, planned: Sequence[PlannedCell]) -> None:
     reported = tuple(
-        Reported("BatchNorm", "handwritten", "handwritten", value, None, source, metric)
-        for value, source, metric in ((0.93, "one", "top1"), (0.94, "two", "top1"), (0.21, "two", "nll"))
+        Reported("BatchNorm", "handwritten", "handwritten", value, None, source, metric, printed)
+        for value, source, metric, printed in (
+            *((0.93, "one", "top1", "93.0"), (0.94, "two", "top1", "94")),
+            (0.21, "two", "nll", "0.210"),
+        )
     )
     doc = tables(replace(spec, reported=reported), planned)
     assert sheet(doc, "reported").head[3] == "metric"
     found = [[field.text for field in row[3:7]] for row in sheet(doc, "reported").rows[:3]]
     assert found == [
-        ["top-1 accuracy, %", "93.2 ± 1.7 (3)", "93 [1]", ""],
+        ["top-1 accuracy, %", "93.2 ± 1.7 (3)", "93.0 [1]", ""],
         ["top-1 accuracy, %", "93.2 ± 1.7 (3)", "94 [2]", ""],
-        [METRICS["nll"].title, "0.230 ± 0.032 (3)", "0.21 [2]", ""],
+        [METRICS["nll"].title, "0.230 ± 0.032 (3)", "0.210 [2]", ""],
     ]
     last = rows(replace(spec, reported=reported), planned, "reported")[-1]
     assert (last["reported"], last["verdict"], last["norm"]) == ("", "", "ExemplarNorm")
