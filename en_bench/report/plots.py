@@ -177,7 +177,7 @@ def noise_svg(table: Table, train: str, curves: Mapping[str, Curves], name: str)
 
     A line per normaliser is the mean over its seeds, the band reaches from the lowest to the highest of them. From the
     epoch on that a seed does not have, as it diverged or failed, the line is dashed, and tells how many seeds are left.
-    The legend tells of how many seeds nothing was measured.
+    The legend tells where fewer seeds were measured than there are.
     """
     shown = [metric for metric in NOISE if any((train, norm) in curves.get(metric, {}) for norm in table.norms)]
     figure, panels = _panels(len(shown), 3.5, 2.4, margin=0.5, sharey=False)

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -200,6 +202,28 @@ def test_text_of_others_is_text_in_every_format() -> None:
     ]
     written = to_csv(Frame("f", {"text": str, "n": float}, [[HOSTILE, -0.5], ["-1", None], ["a-b", 1.0]]))
     assert list(csv.reader(io.StringIO(written))) == [["text", "n"], [f"'{line}", "-0.5"], ["'-1", ""], ["a-b", "1.0"]]
+
+
+def test_the_command_on_a_terminal_of_another_encoding_and_with_an_odd_record(tmp_path: Path) -> None:
+    records = Results(tmp_path / "paper").records
+    shutil.copytree(EXPECTED.parent / "records", records)
+    odd = min(records.iterdir())
+    raw = json.loads(odd.read_text())
+    raw["fit"]["cost"]["seconds"] = 10**400
+    odd.write_text(json.dumps(raw))
+    argv = [sys.executable, "-m", "en_bench", "matrix", "report", str(EXPECTED.parent / "paper.yaml")]
+    done = subprocess.run(
+        [*argv, "--results", str(tmp_path)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"76.9 ? 0.2 (3)" in done.stdout and done.stdout.isascii()
+    (warning,) = done.stderr.decode().splitlines()
+    assert odd.name in warning and "'cost.seconds' is no number, or too large a one" in warning
+    assert "76.9 ± 0.2 (3)" in (tmp_path / "paper" / "tables" / "matrix.txt").read_text(encoding="utf-8")
 
 
 def test_facts_of_another_type_are_shown_as_text() -> None:
