@@ -18,6 +18,7 @@ from PIL import Image
 from en_bench.data.images import ImageEncoder
 from en_bench.data.sources import Source
 from en_bench.data.writer import write_split
+from tests.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 
 REPO = Path(__file__).resolve().parents[1]
 

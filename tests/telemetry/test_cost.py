@@ -26,10 +26,10 @@ class Clock:
         self.now = 1000.0
         monkeypatch.setattr("en_bench.telemetry.cost.time.monotonic", lambda: self.now)
 
-    def steps(self, meter: CostMeter | StepTimes, *seconds: float) -> None:
+    def steps(self, meter: CostMeter | StepTimes, *seconds: float, module: Any = MODULE) -> None:
         for each in seconds:
             self.now += each
-            meter.on_train_batch_end(TRAINER, MODULE, None, BATCH, 0)
+            meter.on_train_batch_end(TRAINER, module, None, BATCH, 0)
 
     def validation(self, meter: ValidationCost, *seconds: float) -> None:
         """Of batches of 8 images on each rank, of the last of which 5 are valid, and a second for the scores."""
@@ -79,6 +79,25 @@ def test_each_process_starts_up_anew(clock: Clock) -> None:
     third.on_train_end(TRAINER, MODULE)
     assert third.seconds_per_step == pytest.approx((2 + 2 + 5) / 3)
     assert third.seconds == 50 + 4 + 60 + 150 + 5
+
+
+def test_the_end_of_the_start_up_waits_for_the_device(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: what stands in for one is still at the first steps for 30 s when the fifth was queued."""
+    waited_for = []
+
+    def synchronise(device: torch.device) -> None:
+        waited_for.append(device)
+        clock.now += 30.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronise)
+    gpu: Any = SimpleNamespace(device=torch.device("cuda", 1))
+    meter = CostMeter()
+    meter.on_train_start(TRAINER, gpu)
+    clock.steps(meter, *[0.25] * 7, module=gpu)
+    assert waited_for == [gpu.device]  # once: to wait for each step would slow them down
+    assert meter.seconds_per_step == pytest.approx(0.25)
+    meter.on_train_end(TRAINER, gpu)
+    assert meter.seconds == 30 + 7 * 0.25
 
 
 def test_a_checkpoint_of_a_former_version_tells_of_no_steps(clock: Clock) -> None:
