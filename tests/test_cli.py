@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from en_bench.cli import main
-from tests.conftest import REPO, make_split
+from tests.conftest import REPO
+from tests.images import make_split
 
 EXPERIMENTS = REPO / "experiments"
 OVERLAYS = [
