@@ -103,7 +103,8 @@ def watch(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> int:
 def _end(item: PlannedCell, matrix: OpenedMatrix, leases: Leases, tally: Tally, screen: Screen) -> bool:
     """Nobody holds the cell any more: tells what has become of it; False if its job has left no record."""
     record, last = matrix.results.find(item.cell.id), leases.find(item.cell.id)
-    if record is None or (last is not None and not last.released and record.generation < last.number):
+    planned = item.record.generation if item.record is not None else 0
+    if record is None or record.generation <= planned:  # what stood there before tells nothing of this job
         tally.leave(item)
         screen.say(f"{item.cell}: {last.told() if last else 'its job'} ended without a record")
         return False
