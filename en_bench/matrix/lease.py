@@ -23,10 +23,11 @@ from typing import Any
 from en_bench.files import create, write_json
 from en_bench.lease_guard import LEASE, LeaseLost, numbers, require
 from en_bench.matrix.file_clock import FileClock
-from en_bench.matrix.processes import is_running, this_machine, this_process
+from en_bench.matrix.processes import is_at_work, is_running, this_machine, this_process
 
 FORMAT, VERSION = "en_bench.lease", 1
 BEAT_SECONDS, EXPIRES_SECONDS = 15.0, 120.0
+_GIVEN_BACK = 0  # the date of a lease of which no more could be written
 _LOOKS, _SECONDS_BETWEEN_LOOKS = 3, 0.05
 
 Holder = Mapping[str, Any]
@@ -57,11 +58,17 @@ Judge = Callable[[Found], bool]
 
 
 def lives(found: Found) -> bool:
-    """Judges a holder of kind `local`."""
-    if found.silence > found.expires_seconds:
-        return False  # stopped, or cut off from the folder
-    here = found.holder.get("machine") == this_machine()
-    return not here or is_running(found.holder.get("process"))
+    """Judges a holder of kind `local`.
+
+    A process that is seen to run lives however old its last sign seems: clocks step, and laptops wake up.
+    """
+    if found.holder.get("machine") == this_machine():
+        process = found.holder.get("process")
+        if not is_running(process):
+            return False
+        if is_at_work(process):
+            return True
+    return found.silence <= found.expires_seconds  # else it was stopped, or cut off from the folder
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,10 @@ class Leases:
             path = self.folder / cell / f"{number}.json"
             raw = self._raw(cell, number)
             with contextlib.suppress(FileNotFoundError):  # removed since the folder was listed: by a higher one
-                return self._found(cell, number, raw, self._clock.now() - path.stat().st_mtime), raw
+                dated = path.stat().st_mtime
+                if dated == _GIVEN_BACK and raw is not None:
+                    raw["released"] = True
+                return self._found(cell, number, raw, self._clock.now() - dated), raw
         # The client of a shared folder lists it from memory, for up to a minute: somebody has the higher one.
         return self._found(cell, number, None, 0.0), None
 
@@ -227,9 +237,9 @@ class Lease:
             self.rewrite()
         except LeaseLost:
             return
-        except OSError:  # a full disk: silent for longer than any lease lasts, which needs no room
+        except OSError:  # a full disk: a date needs no room
             with contextlib.suppress(OSError):
-                os.utime(self.path, (0, 0))
+                os.utime(self.path, (_GIVEN_BACK, _GIVEN_BACK))
 
     def __enter__(self) -> Lease:
         self._before = os.environ.get(LEASE)

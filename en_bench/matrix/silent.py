@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from en_bench.duration import duration
 from en_bench.matrix.lease import Found, Leases
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.processes import this_machine
+from en_bench.matrix.processes import is_at_work, this_machine
 
 _BEATS_MISSED = 2
 
@@ -49,10 +49,10 @@ class SilentHolders:
         """Whether it has given no sign of life since the first look."""
         if holder.holder.get("kind") != "local":
             return False
+        if holder.holder.get("machine") == this_machine() and is_at_work(holder.holder.get("process")):
+            return False
         beat = self.leases.beat_seconds
         missing = holder.silence > _BEATS_MISSED * beat
-        if not missing and holder.holder.get("machine") == this_machine():
-            return False  # its process is there
         which, sign = (item.cell.id, holder.number), time.monotonic() - holder.silence
         if sign > self._first_sign.setdefault(which, sign) + beat / 2:
             return False
