@@ -81,7 +81,7 @@ class Runner:
         silent = SilentHolders(self.leases, tell)
         while more_to_do(tally, silent):
             if not tally.waiting:
-                time.sleep(silent.seconds)
+                silent.wait()
                 continue
             item = tally.waiting[0]
             tally.begin(item, "here")

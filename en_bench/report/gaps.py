@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -17,8 +18,11 @@ def gaps(table: Table) -> dict[Key, Entry]:
     twice for a set that has two labels."""
     own = {train: Column(label) for train, label in table.own.items()}
     return {
-        (train, norm, name): collect(
-            filter(column.applies, table.group(train, norm)), partial(_gap, own[train], column, table.spec.metric)
+        (train, norm, name): replace(
+            collect(
+                filter(column.applies, table.group(train, norm)), partial(_gap, own[train], column, table.spec.metric)
+            ),
+            may_not_apply=column.adapted,
         )
         for train, norm, (name, column) in product(table.trains, table.norms, table.columns.items())
         if train in own and column != own[train] and name in table.counted[train]
@@ -76,4 +80,5 @@ def gaps_frame(table: Table) -> Frame | None:
         [train, norm, table.columns[name].label, int(table.columns[name].adapted), table.spec.metric, *summary(entry)]
         for (train, norm, name), entry in gaps(table).items()
     ]
-    return Frame("gaps", ["train", "norm", "validate", "adapted", "metric", *SUMMARY], rows) if rows else None
+    columns = {"train": str, "norm": str, "validate": str, "adapted": int, "metric": str, **SUMMARY}
+    return Frame("gaps", columns, rows) if rows else None
