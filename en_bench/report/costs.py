@@ -109,12 +109,8 @@ def costs_sheet(table: Table) -> Sheet:
         )
     ]
     if len(ways) > 1:
-        notes.append(
-            Note(
-                f"images/s, time and memory compare between rows of one number alone; {NOTHING} in a row of several",
-                _RUN,
-            )
-        )
+        compared = "images/s, time and memory compare only between rows with the same number"
+        notes.append(Note(f"{compared}; a row with several has {NOTHING}", _RUN))
         notes += [Note(one, _number(ways, one)) for one in ways]
     elif ways:
         notes.append(Note(ways[0], _RUN))
