@@ -14,6 +14,8 @@ from en_bench.report.sheet import Frame
 from en_bench.report.tables import Table
 
 _COUNTED = ("set", "labels", "n", "unreadable", "whole_set", "digest", "classes_digest")  # of a validation
+_RECALIBRATED = ("set", "digest", "samples")  # of the images that running moments were recalibrated on
+_TRAINED = ("set", "digest", "n")  # of a training
 _OWN = {  # columns of what a training says of its own accuracies
     "last_epoch_top1": ("last", "top1"),
     "oracle_top1": ("best", "top1"),
@@ -48,27 +50,45 @@ def cells_frame(table: Table) -> Frame:
         reason = item.record.reason if item.record is not None else None
         commit = fit.get("commit") or {}
         own = (fit.get("accuracies") or {}) if item.fresh else {}
+        train = fit.get("train") or {}
         of_training = [
             *(fit.get("cost", {}).get(name) for name in COSTS),
             *((own.get(name) or {}).get(key) for name, key in _OWN.values()),
+            *(train.get(key) for key in _TRAINED),
             *(trained_labels(fit), label_rate(fit, "changed"), label_rate(fit, "wrong")),
             *(fit.get("epochs"), fit.get("device"), commit.get("sha"), commit.get("dirty"), reason),
         ]
         for column in table.columns.values():
             result = column.result(item) or {"metrics": {}}
             variant = result.get("variant")
+            images = result.get("recalibrated") or {}
             if (key := repr(variant)) not in told:
                 told[key] = variant_told(variant)
             rows.append(
                 [
                     *(item.cell.id, item.state.value, item.cell.train, item.cell.norm, item.cell.seed),
                     *(column.label, int(column.adapted), *(result.get(key) for key in _COUNTED)),
+                    *(images.get(key) for key in _RECALIBRATED),
                     *(told[key], *(_number(result["metrics"], name) for name in metrics)),
                     *of_training,
                 ]
             )
-    head = ["id", "state", "train", "norm", "seed", "validate", "adapted", *_COUNTED, "variant", *metrics]
-    return Frame("cells", [*head, *COSTS, *_OWN, *_LABELS, "epochs", "device", "commit", "dirty", "reason"], rows)
+    recalibrated, trained = [f"recalibrated_{key}" for key in _RECALIBRATED], [f"train_{key}" for key in _TRAINED]
+    head = [
+        "id",
+        "state",
+        "train",
+        "norm",
+        "seed",
+        "validate",
+        "adapted",
+        *_COUNTED,
+        *recalibrated,
+        "variant",
+        *metrics,
+    ]
+    head += [*COSTS, *_OWN, *trained, *_LABELS, "epochs", "device", "commit", "dirty", "reason"]
+    return Frame("cells", head, rows)
 
 
 def _number(metrics: Mapping[str, float | None], name: str) -> float | None:

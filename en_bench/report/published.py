@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from en_bench.accuracies import LABELS
 from en_bench.matrix.reported import Reported
-from en_bench.report.entries import METRICS, PART, Entry
+from en_bench.report.entries import METRICS, MIXED, PART, Entry
 from en_bench.report.scores import SUMMARY, summary
 from en_bench.report.sheet import Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Column, Table, entry_of, trained_entry
@@ -34,8 +34,9 @@ class Beside:
 
     @property
     def difference(self) -> float | None:
-        """Measured mean minus reported value; None unless there are both, of the whole set and no training diverged."""
-        if self.reported is None or self.entry.summary is None or self.entry.partial or self.entry.diverged:
+        """Measured mean minus reported value; None unless there are both, of the whole set and of the same data, and no
+        training diverged."""
+        if self.reported is None or self.entry.summary is None or not self.entry.comparable or self.entry.diverged:
             return None
         return self.entry.summary.mean - self.reported.value
 
@@ -46,7 +47,8 @@ class Beside:
         if self.reported is None:
             return ""
         if self.difference is None:
-            why = PART if self.entry.partial else "diverged" if self.entry.diverged else "nothing measured"
+            marks = [*([PART] if self.entry.partial else []), *([MIXED] if self.entry.mixed else [])]
+            why = " ".join(marks) or ("diverged" if self.entry.diverged else "nothing measured")
             return f"not compared: {why}"
         tolerance = self.reported.tolerance
         if tolerance is not None and abs(self.difference) <= tolerance + _ROUNDING:
@@ -76,8 +78,11 @@ def beside(table: Table) -> list[Beside]:
             group = table.group(train, norm)
             if reported is None or reported.selection == "last":
                 entry = entry_of(group, Column(target), metric)
+                rival = table.entries[train, norm, target]
             else:
                 entry = trained_entry(group, reported.selection)
+                rival = table.accuracies.get((train, norm, reported.selection), entry)
+            entry = replace(entry, mixed=rival.mixed)
             found.append(Beside(train, norm, target, metric, entry, reported))
     return found
 

@@ -59,7 +59,9 @@ def _ranking(table: Table, title: str, pairs: Sequence[tuple[str, str]]) -> Rank
     left_out, fewer_seeds, diverged = [], [], []
     for train, target in pairs:
         entries = {norm: table.entries[train, norm, target] for norm in table.norms}
-        without = [f"{norm} {_why(entry)}" for norm, entry in entries.items() if not entry.values or entry.partial]
+        without = [
+            f"{norm} {_why(entry)}" for norm, entry in entries.items() if not entry.values or not entry.comparable
+        ]
         seeds = shared_seeds(entries.values())
         if without or not seeds:
             left_out.append(f"{train} → {target} ({', '.join(without) or 'no seed that all have'})")
