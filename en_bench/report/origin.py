@@ -81,7 +81,14 @@ def validated_by(spec: Spec, planned: Sequence[PlannedCell]) -> Validated:
 
 def _distinct(made: Iterable[Json], facts: Sequence[str]) -> list[Json]:
     """One for each combination of `facts`, in order of appearance: ten thousand records have a handful of origins."""
-    return list({repr([one.get(fact) for fact in facts]): one for one in made}.values())
+    found: dict[str, Json] = {}
+    last: list[Any] = []
+    for one in made:
+        told = [one.get(fact) for fact in facts]
+        if told != last:  # mostly they are equal, and to compare is less than to write
+            last = told
+            found.setdefault(repr(told), one)
+    return list(found.values())
 
 
 def cells(planned: Sequence[PlannedCell]) -> str:

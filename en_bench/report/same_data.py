@@ -56,8 +56,12 @@ def _labels(column: str | None, made: Mapping[str, Any] | None) -> str | None:
 
 def differs(bases: Iterable[Basis]) -> bool:
     """Whether some fact has two values among them."""
-    distinct = list(dict.fromkeys(bases))
-    return len(distinct) > 1 and any(len(set(values) - {None}) > 1 for values in zip(*distinct, strict=True))
+    distinct: list[Basis] = []  # mostly one: to compare is less than to hash, and records may hold what has no hash
+    for one in bases:
+        if one not in distinct:
+            distinct.append(one)
+    known = ([value for value in values if value is not None] for values in zip(*distinct, strict=True))
+    return any(value != values[0] for values in known for value in values)
 
 
 def mark_mixed(rivals: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -92,12 +96,12 @@ def _told(names: Iterable[str], by_norm: Mapping[str, Mapping[int, Basis]]) -> s
     """`digest d1d1d1d1 (A, C) and d2d2d2d2 (B seeds 0, 2)`, of the facts that differ."""
     found = []
     for position, name in enumerate(names):
-        holders: dict[object, list[str]] = {}
+        holders: dict[str, list[str]] = {}
         for norm, by_seed in by_norm.items():
-            seeds: dict[object, list[int]] = {}
+            seeds: dict[str, list[int]] = {}
             for seed, facts in by_seed.items():
                 if facts[position] is not None:
-                    seeds.setdefault(facts[position], []).append(seed)
+                    seeds.setdefault(str(facts[position]), []).append(seed)
             for value, of in seeds.items():
                 holders.setdefault(value, []).append(norm if len(seeds) == 1 else f"{norm} {told_seeds(of)}")
         if len(holders) > 1:

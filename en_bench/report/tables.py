@@ -215,7 +215,7 @@ def _trained(name: str, item: PlannedCell) -> Measured | None:
     found = (fit.get("accuracies") or {}).get(name)
     if not found:
         return None
-    return Measured(found["top1"], covers_set(found), basis(fit, {**fit.get("val", {}), **found}))
+    return Measured(found["top1"], covers_set(found), basis(fit, fit["val"]))
 
 
 def _best(rivals: Mapping[str, Entry], metric: Metric) -> frozenset[str]:
