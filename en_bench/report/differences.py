@@ -154,7 +154,11 @@ def wins_sheet(table: Table, family: Differences) -> Sheet | None:
 
 def differences_frame(table: Table, baseline: Differences, pairs: Differences) -> Frame:
     """One row per comparison of both families."""
-    columns = ["family", "train", "validate", "adapted", "norm", "other", "metric", "mean", "half_width_95", "seeds"]
+    columns = {
+        **{"family": str, "train": str, "validate": str, "adapted": int, "norm": str, "other": str, "metric": str},
+        **{"mean": float, "half_width_95": float, "seeds": int},
+        **{"p_holm": float, "outcome": str, "untested": str, "marks": str},
+    }
     families = [("baseline", d) for d in baseline.found] + [("all pairs", d) for d in pairs.found]
     rows = [
         [
@@ -164,7 +168,7 @@ def differences_frame(table: Table, baseline: Differences, pairs: Differences) -
         ]
         for family, d in families
     ]
-    return Frame("differences", [*columns, "p_holm", "outcome", "untested", "marks"], rows)
+    return Frame("differences", columns, rows)
 
 
 def _number(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -23,7 +24,8 @@ def gaps(table: Table) -> dict[Key, Entry]:
             find = partial(_gap, own[train], column, table.spec.metric)
             groups = {norm: filter(column.applies, table.group(train, norm)) for norm in table.norms}
             rivals = mark_mixed({norm: collect(group, find) for norm, group in groups.items()})
-            found |= {(train, norm, name): entry for norm, entry in rivals.items()}
+            for norm, entry in rivals.items():
+                found[train, norm, name] = replace(entry, may_not_apply=column.adapted)
     return found
 
 
@@ -78,4 +80,5 @@ def gaps_frame(table: Table) -> Frame | None:
         [train, norm, table.columns[name].label, int(table.columns[name].adapted), table.spec.metric, *summary(entry)]
         for (train, norm, name), entry in gaps(table).items()
     ]
-    return Frame("gaps", ["train", "norm", "validate", "adapted", "metric", *SUMMARY], rows) if rows else None
+    columns = {"train": str, "norm": str, "validate": str, "adapted": int, "metric": str, **SUMMARY}
+    return Frame("gaps", columns, rows) if rows else None

@@ -14,7 +14,10 @@ from en_bench.report.sheet import Field, Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Key, Table
 
 _HOLES = (State.MISSING, State.FAILED, State.STALE)
-SUMMARY = ("mean", "sd", "half_width_95", "mixed", "seeds", "diverged", "part", *(state.value for state in _HOLES))
+SUMMARY: Mapping[str, type] = {
+    **dict.fromkeys(("mean", "sd", "half_width_95"), float),
+    **dict.fromkeys(("mixed", "seeds", "diverged", "part", *(state.value for state in _HOLES)), int),
+}
 """Columns of an entry. `mixed` is 1 where it and its rivals do not all rest on the same data. The last ones count
 seeds: `seeds` those that the mean is of, `diverged` those that are no number, `part` those that validated on a part of
 the set, then those without a result."""
@@ -82,7 +85,7 @@ def _field(entry: Entry, table: Table) -> Field:
 
 def matrix_frame(table: Table) -> Frame:
     """One row per training set, normaliser and validation set, and one more where that was adapted to."""
-    columns = ["train", "norm", "validate", "adapted", "metric", *SUMMARY, "best"]
+    columns = {"train": str, "norm": str, "validate": str, "adapted": int, "metric": str, **SUMMARY, "best": int}
     rows = [
         [train, norm, column.label, int(column.adapted), table.spec.metric, *summary(entry), int(entry.best)]
         for (train, norm, column, entry) in _by_column(table, table.entries)
@@ -126,4 +129,4 @@ def accuracies_frame(table: Table) -> Frame | None:
     rows = [
         [train, norm, LABELS[name], "top1", *summary(entry)] for (train, norm, name), entry in table.accuracies.items()
     ]
-    return Frame("accuracies", ["train", "norm", "accuracy", "metric", *SUMMARY], rows)
+    return Frame("accuracies", {"train": str, "norm": str, "accuracy": str, "metric": str, **SUMMARY}, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,10 +60,14 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Frame:
-    """A table for programs: measured values in full precision (fractions and nats), None where there is none."""
+    """A table for programs: measured values in full precision (fractions and nats), None where there is none.
+
+    `columns` gives each name its type, one of `str`, `int`, `float` and `bool`: the same whatever values there are, so
+    that the files of several matrices can be read as one.
+    """
 
     name: str
-    columns: Sequence[str]
+    columns: Mapping[str, type]
     rows: Sequence[Sequence[Any]]
 
 

@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
 from en_bench.errors import InputError
-from en_bench.matrix.plan import PlannedCell
+from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
 from en_bench.report.document import FRAMES, SHEETS, Document
@@ -75,12 +76,34 @@ def test_parquet_without_pyarrow_is_told_in_one_line(doc: Document, monkeypatch:
         to_parquet(doc.frames[0])
 
 
-def test_parquet_of_mixed_and_of_no_values() -> None:
-    mixed = Frame("mixed", ["numbers", "texts", "nothing"], [[1, "a", None], [0.5, 2, None]])
-    found = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(mixed))).to_pydict()
-    assert found == {"numbers": [1.0, 0.5], "texts": ["a", "2"], "nothing": [None, None]}
-    empty = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(Frame("empty", ["a", "b"], []))))
+def test_parquet_types_do_not_depend_on_the_values(
+    doc: Document, paper_spec: Spec, paper: Sequence[PlannedCell], tmp_path: Path
+) -> None:
+    """With one seed there is no spread, without records nothing: the files of all still read as one data set."""
+    one = tables(replace(paper_spec, seeds=(0,)), [item for item in paper if item.cell.seed == 0])
+    none = tables(paper_spec, plan(paper_spec, {}, lambda name: None))
+    for wanted in doc.frames:
+        schemas = []
+        for number, other in enumerate((doc, one, none)):
+            for found in (found for found in other.frames if found.name == wanted.name):
+                path = tmp_path / f"{wanted.name}{number}.parquet"
+                path.write_bytes(to_parquet(found))
+                schemas.append(pyarrow.parquet.read_schema(path))
+        assert len(schemas) >= 2 and all(schema.equals(schemas[0]) for schema in schemas), wanted.name
+        assert "null" not in {str(kind) for kind in schemas[0].types}
+    empty = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(Frame("empty", {"a": int, "b": str}, []))))
     assert (empty.column_names, empty.num_rows) == (["a", "b"], 0)
+
+
+def test_a_metric_that_is_called_as_another_column(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
+    first = paper[0]
+    assert first.record is not None
+    label, result = next(iter(first.record.validate.items()))
+    named = {**result, "metrics": {**result["metrics"], "seconds": 0.25}}
+    record = replace(first.record, validate={**first.record.validate, label: named})
+    cells = frame(tables(paper_spec, [replace(first, record=record), *paper[1:]]), "cells")
+    found = [dict(zip(cells.columns, row, strict=True)) for row in cells.rows]
+    assert found[0]["metric seconds"] == 0.25 and found[0]["seconds"] == first.record.fit["cost"]["seconds"]
 
 
 def test_tables_that_are_no_more_leave_no_file(doc: Document, tmp_path: Path) -> None:

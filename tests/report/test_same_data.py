@@ -181,7 +181,7 @@ def test_a_gap_rests_on_both_sets(two: Spec, alike: list[PlannedCell]) -> None:
 
 
 def test_mixed_numbers_are_not_held_against_reported_ones(tmp_path: Path, alike: list[PlannedCell]) -> None:
-    reported = {"source": "p", "tolerance": 0.2, "values": {"a": {"a": {"A": 50.6}, "b": {"A": 50.6}}}}
+    reported = {"source": "p", "tolerance": 2, "values": {"a": {"a": {"A": 50.6}, "b": {"A": 50.6}}}}
     spec = specified(tmp_path, validate=["a", "b"], reported=reported)
     planned = resting(alike, "B", a={"digest": "e2" * 32})
     found = shown(tables(spec, planned), "reported")

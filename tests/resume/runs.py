@@ -119,6 +119,8 @@ def assert_a_group_stops_and_goes_on(
                 signal_group(fit.pid)
         assert fit.wait(60) == code, lines
     assert not any("Traceback" in line for line in lines)
+    assert any("the same command with --ckpt_path last continues" in line for line in lines)
+    assert not (run / "fit.json").exists()
     done = subprocess.run(command, check=False, capture_output=True, timeout=120, **options)
     assert done.returncode == 0, done.stderr
     assert steps_of(run) == STEPS

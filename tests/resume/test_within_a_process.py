@@ -44,15 +44,22 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(shards, tmp_path
     assert_same(what_is_left(run), undisturbed)
 
 
+@pytest.fixture(scope="module")
+def averaged(shards, tmp_path_factory) -> Left:
+    """As `undisturbed`, with an average of the weights."""
+    run = tmp_path_factory.mktemp("averaged") / "run"
+    assert main(arguments(shards, run, averaged=True)) == 0
+    return what_is_left(run)
+
+
 @pytest.mark.parametrize("point", ["batch 0 3", "validation 0", "save 4", "batch 1 2"])
-def test_an_average_of_the_weights_goes_on_too(shards, tmp_path, point):
-    runs = tmp_path / "run", tmp_path / "undisturbed"
+def test_an_average_of_the_weights_goes_on_too(shards, tmp_path, averaged, point):
+    run = tmp_path / "run"
     with pytest.raises(Killed):
-        main(arguments(shards, runs[0], kill=point, by="raise", averaged=True))
-    assert main(arguments(shards, runs[0], kill=point, by="raise", averaged=True)) == 0
-    assert main(arguments(shards, runs[1], averaged=True)) == 0
-    assert_same(what_is_left(runs[0]), what_is_left(runs[1]))
-    assert what_is_left(runs[0]).others["current_model_state"] is not None
+        main(arguments(shards, run, kill=point, by="raise", averaged=True))
+    assert main(arguments(shards, run, kill=point, by="raise", averaged=True)) == 0
+    assert_same(what_is_left(run), averaged)
+    assert what_is_left(run).others["current_model_state"] is not None
 
 
 @pytest.mark.parametrize("interval", [2, 4])

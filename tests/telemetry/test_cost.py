@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from en_bench.matrix.progress import Progress
+from en_bench.matrix.progress import read_progress
 from en_bench.telemetry.cost import CostMeter
 from en_bench.telemetry.progress import ProgressFile
 from en_bench.telemetry.step_times import NAME, StepTimes
@@ -26,10 +26,10 @@ class Clock:
         self.now = 1000.0
         monkeypatch.setattr("en_bench.telemetry.cost.time.monotonic", lambda: self.now)
 
-    def steps(self, meter: CostMeter | StepTimes, *seconds: float) -> None:
+    def steps(self, meter: CostMeter | StepTimes, *seconds: float, module: Any = MODULE) -> None:
         for each in seconds:
             self.now += each
-            meter.on_train_batch_end(TRAINER, MODULE, None, BATCH, 0)
+            meter.on_train_batch_end(TRAINER, module, None, BATCH, 0)
 
     def validation(self, meter: ValidationCost, *seconds: float) -> None:
         """Of batches of 8 images on each rank, of the last of which 5 are valid, and a second for the scores."""
@@ -81,6 +81,25 @@ def test_each_process_starts_up_anew(clock: Clock) -> None:
     assert third.seconds == 50 + 4 + 60 + 150 + 5
 
 
+def test_the_end_of_the_start_up_waits_for_the_device(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: what stands in for one is still at the first steps for 30 s when the fifth was queued."""
+    waited_for = []
+
+    def synchronise(device: torch.device) -> None:
+        waited_for.append(device)
+        clock.now += 30.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronise)
+    gpu: Any = SimpleNamespace(device=torch.device("cuda", 1))
+    meter = CostMeter()
+    meter.on_train_start(TRAINER, gpu)
+    clock.steps(meter, *[0.25] * 7, module=gpu)
+    assert waited_for == [gpu.device]  # once: to wait for each step would slow them down
+    assert meter.seconds_per_step == pytest.approx(0.25)
+    meter.on_train_end(TRAINER, gpu)
+    assert meter.seconds == 30 + 7 * 0.25
+
+
 def test_a_checkpoint_of_a_former_version_tells_of_no_steps(clock: Clock) -> None:
     meter = CostMeter()
     meter.load_state_dict({"seconds": 900.0, "images": 64})
@@ -129,23 +148,25 @@ def test_a_probe_measures_neither_warm_up_nor_validations_nor_the_first_step_of_
     }
 
 
-def test_progress_tells_the_images_of_all_ranks(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[Progress] = []
-    monkeypatch.setattr("en_bench.telemetry.progress.write_progress", lambda folder, what: written.append(what))
+def test_progress_tells_the_images_of_all_ranks(clock: Clock, tmp_path: Path) -> None:
     about = {"is_global_zero": True, "global_step": 1, "estimated_stepping_batches": 9, "callback_metrics": {}}
     trainer: Any = SimpleNamespace(**vars(TRAINER), **about, current_epoch=0, max_epochs=1)
-    file = ProgressFile("run")
+    file = ProgressFile(tmp_path)
+
+    def told() -> tuple[str, float | None]:
+        found = read_progress(tmp_path)
+        assert found is not None
+        return found.phase, found.images_per_second
+
     file.on_train_start(trainer, MODULE)
+    assert told() == ("fit", None)
     clock.now += 4.0
     file.on_train_batch_end(trainer, MODULE, None, BATCH, 0)
+    assert told() == ("fit", 2 * 8 / 4)
     file.on_validation_start(trainer, MODULE)
+    assert told() == ("validate", None)
     clock.now += 2.0
     file.on_validation_batch_end(trainer, MODULE, None, BATCH, 0)
+    assert told() == ("validate", 2 * 8 / 2)
     file.on_validation_end(trainer, MODULE)
-    assert [(each.phase, each.images_per_second) for each in written] == [
-        ("fit", None),
-        ("fit", 2 * 8 / 4),
-        ("validate", None),
-        ("validate", 2 * 8 / 2),
-        ("fit", 2 * 8 / 4),
-    ]
+    assert told() == ("fit", 2 * 8 / 4)
