@@ -56,8 +56,11 @@ class Runner:
             tell(line)
         return 1 if tally.failed else 0
 
-    def run_leased(self, lease: Lease) -> int:
-        """Run the cell of a lease that is held already. Returns 0, or 1 if it failed; an interrupt passes through."""
+    def run_leased(self, lease: Lease, why_not: Callable[[PlannedCell], str | None] = lambda item: None) -> int:
+        """Run the cell of a lease that is held already. Returns 0, or 1 if it failed; an interrupt passes through.
+
+        It fails, and is not run, where `why_not` gives a reason.
+        """
         spec, results = self.cells.spec, self.cells.results
         records, _ = results.load()
         (item,) = select(plan(spec, records, self.cells.digests), (), spec, lease.cell)
@@ -68,7 +71,8 @@ class Runner:
         tally.begin(item, "here")
         began = time.monotonic()
         with lease:
-            record = self._run(item, lease)
+            reason = why_not(item)
+            record = self._run(item, lease) if reason is None else self.cells.record(item.cell, lease.number, reason)
         if (line := tally.settle(item, Settled(record, time.monotonic() - began))) is not None:
             tell(line)
         return 1 if tally.failed else 0
@@ -77,7 +81,7 @@ class Runner:
         silent = SilentHolders(self.leases, tell)
         while more_to_do(tally, silent):
             if not tally.waiting:
-                time.sleep(silent.seconds)
+                silent.wait()
                 continue
             item = tally.waiting[0]
             tally.begin(item, "here")

@@ -42,7 +42,7 @@ class Pair:
 
     @property
     def left_out(self) -> str:
-        """Why there is no rank: who has no number over the whole set, or one of other data; empty where there is one."""
+        """Why there is no rank: who has no number over the whole set or of the same data; empty where there is one."""
         without = [
             f"{norm} {_why(entry)}" for norm, entry in self.entries.items() if not (entry.values and entry.comparable)
         ]

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -224,7 +225,7 @@ def test_silent_holders_are_waited_for_until_they_beat_or_expire(spec_file: Path
     said: list[str] = []
     alive, dead = held_elsewhere(first, 5.0), held_elsewhere(second, 95.0)
     assert LEASES.take(here.cell.id) is not None
-    silent = SilentHolders(LEASES, said.append, seconds=0.0)
+    silent = SilentHolders(LEASES, said.append, seconds=0.0, share=math.inf)
     held = [first, second, here]
     assert silent.look(held) == [] == silent.look(held)
     assert len(said) == 1 and said[0].startswith(f"{second.cell}: held by process {os.getpid()} on n2, silent for ")
