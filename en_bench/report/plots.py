@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from en_bench.report.curves import NOISE, Curves, OverSeeds, over_seeds
-from en_bench.report.entries import DIVERGED, PART, Metric
+from en_bench.report.entries import DIVERGED, MIXED, PART, Metric
 from en_bench.report.tables import Key, Table
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ def _fields(axes: "Axes", table: Table, norm: str, of_entries: Mapping[Key, Shad
 def dots_svg(table: Table) -> str:
     """Mean, 95 % interval and (faint) the single seeds, for each pair of training and validation set.
 
-    Beside a marker stands what holds of its seeds (FAILED, STALE, MISSING, PART, DIVERGED), and at the left where there
-    is no mean: – where nothing has run. A marker is hollow where seeds were validated on a part of the set only, or
-    diverged.
+    Beside a marker stands what holds of its seeds (FAILED, STALE, MISSING, PART, MIXED, DIVERGED), and at the left
+    where there is no mean: – where nothing has run. A marker is hollow where seeds were validated on a part of the set
+    only, or diverged, or where rivals rest on different data.
     """
     pairs = [(train, column) for train in table.trains for column in table.columns]
     step = 1.0 / (len(table.norms) + 1)
@@ -136,7 +136,7 @@ def dots_svg(table: Table) -> str:
             else:
                 half = None if entry.summary.half_width is None else entry.summary.half_width * table.metric.scale
                 mean = entry.summary.mean * table.metric.scale
-                hollow = {"markerfacecolor": "white"} if {PART, DIVERGED} & set(entry.holding()) else {}
+                hollow = {"markerfacecolor": "white"} if {PART, MIXED, DIVERGED} & set(entry.holding()) else {}
                 axes.errorbar(mean, y, xerr=half, capsize=2.5, **(style | hollow))
                 if told:
                     axes.annotate(told, (mean, y), (0, 4), textcoords="offset points", ha="center", fontsize=6)
