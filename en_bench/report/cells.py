@@ -56,10 +56,10 @@ def cells_frame(table: Table) -> Frame:
     for item in planned:
         fit = item.record.fit if item.record is not None else {}
         reason = item.record.reason if item.record is not None else None
-        commit = fit.get("commit") or {}
+        commit, cost = fit.get("commit") or {}, fit.get("cost") or {}
         own = (fit.get("accuracies") or {}) if item.fresh else {}
         of_training = [
-            *(fit.get("cost", {}).get(name) for name in COSTS),
+            *(None if (value := cost.get(name)) is None else kind(value) for name, kind in COSTS.items()),
             *((own.get(name) or {}).get(key) for name, key, _ in _OWN.values()),
             *(trained_labels(fit), label_rate(fit, "changed"), label_rate(fit, "wrong")),
             *(fit.get("epochs"), fit.get("device"), commit.get("sha"), commit.get("dirty"), reason),

@@ -81,7 +81,8 @@ def way(fit: Mapping[str, Any]) -> str:
     config = fit.get("config") or {}
     per_rank = batch.get("per_rank") or (config.get("data") or {}).get("batch_size")
     ranks = fit.get("ranks", "?")
-    accumulated = f" x {batch['accumulated']} accumulated" if batch.get("accumulated", 1) > 1 else ""
+    times = batch.get("accumulated") or 1
+    accumulated = f" x {times} accumulated" if times > 1 else ""
     precision = str((config.get("trainer") or {}).get("precision") or _SINGLE[0])
     told = "" if precision in _SINGLE else f", {precision}"
     return f"{fit.get('device', '?')}, {ranks} rank{'s' * (ranks != 1)} x {per_rank or '?'}{accumulated}{told}"
@@ -108,12 +109,8 @@ def costs_sheet(table: Table) -> Sheet:
         )
     ]
     if len(ways) > 1:
-        notes.append(
-            Note(
-                f"images/s, time and memory compare between rows of one number alone; {NOTHING} in a row of several",
-                _RUN,
-            )
-        )
+        compared = "images/s, time and memory compare only between rows with the same number"
+        notes.append(Note(f"{compared}; a row with several has {NOTHING}", _RUN))
         notes += [Note(one, _number(ways, one)) for one in ways]
     elif ways:
         notes.append(Note(ways[0], _RUN))

@@ -49,7 +49,7 @@ def notes(spec: Spec, planned: Sequence[PlannedCell], validated: Validated) -> I
     yield "seeds", ", ".join(map(str, spec.seeds))
     yield "recipes tried", recipes_tried(spec)
     yield "device", _mixed(told_origin("device", made.get("device")) for made in everything)
-    precisions = [(fit.get("config") or {}).get("trainer", {}).get("precision") for fit in runs]
+    precisions = [((fit.get("config") or {}).get("trainer") or {}).get("precision") for fit in runs]
     if any(precision is not None for precision in precisions):
         yield "precision", _mixed("not set" if precision is None else str(precision) for precision in precisions)
     for fact in ("versions", "commit"):
@@ -107,7 +107,7 @@ def trained_labels(fit: Mapping[str, Any]) -> str | None:
 def label_rate(fit: Mapping[str, Any], name: str) -> float | None:
     """Which share of the labels of a training was `changed` by made noise, or is `wrong` by the clean ones."""
     differences: Mapping[str, Any] | None = (fit.get("noise") or {}).get(name)
-    return differences["rate"] if differences else None
+    return differences.get("rate") if differences else None
 
 
 def variant_told(variant: object) -> str | None:
@@ -141,7 +141,7 @@ def _of_training(fit: Mapping[str, Any]) -> str:
 
 def _held_out(part: Mapping[str, Any]) -> str:
     spoilt = ", some of which had trained before: they select nothing" if part.get("trained_before") else ""
-    return f"share {part['share']}, n {part['n']}{spoilt}"
+    return f"share {part.get('share', '?')}, n {part.get('n', '?')}{spoilt}"
 
 
 def _set(part: Mapping[str, Any], labels: str | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,6 +56,21 @@ class Sheet:
     def starts_group(self, number: int) -> bool:
         """Whether row `number` has another first field than the row before it."""
         return number == 0 or self.rows[number][0].text != self.rows[number - 1][0].text
+
+
+def column_blocks(widths: Sequence[float], stub: int, between: float, most: float) -> Iterator[list[int]]:
+    """A table that is wider than `most`, in blocks: each has the first `stub` columns and as many of the others as
+    there is room for with `between` from column to column, one at least."""
+    own = sum(widths[:stub]) + between * (stub - 1)
+    columns, used = list(range(stub)), own
+    for column in range(stub, len(widths)):
+        more = between + widths[column]
+        if used + more > most and len(columns) > stub:
+            yield columns
+            columns, used = list(range(stub)), own
+        columns.append(column)
+        used += more
+    yield columns
 
 
 @dataclass(frozen=True)

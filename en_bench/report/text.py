@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from math import inf
 
-from en_bench.report.sheet import Sheet
+from en_bench.report.sheet import Sheet, column_blocks
 
 _BETWEEN = "  "
 
@@ -38,24 +39,10 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 def _aligned(rows: Sequence[Sequence[str]], stub: int, width: int | None) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
-    for columns in _blocks(widths, stub, width):
+    for columns in column_blocks(widths, stub, len(_BETWEEN), inf if width is None else width):
         lines += [""] if lines else []
         chosen = [widths[column] for column in columns]
         for row in rows:
             texts = zip((row[column] for column in columns), chosen, strict=True)
             lines.append(_BETWEEN.join(f"{text:<{wide}}" for text, wide in texts).rstrip())
     return lines
-
-
-def _blocks(widths: Sequence[int], stub: int, width: int | None) -> Iterator[list[int]]:
-    """The columns of each block: the first `stub`, and as many of the others as there is room for, one at least."""
-    own = list(range(stub))
-    columns, used = list(own), sum(widths[:stub]) + len(_BETWEEN) * (stub - 1)
-    for column in range(stub, len(widths)):
-        more = len(_BETWEEN) + widths[column]
-        if width is not None and used + more > width and len(columns) > stub:
-            yield columns
-            columns, used = list(own), sum(widths[:stub]) + len(_BETWEEN) * (stub - 1)
-        columns.append(column)
-        used += more
-    yield columns

@@ -252,7 +252,7 @@ def test_costs_of_other_ranks_or_batches_are_told_apart(spec: Spec, planned: Seq
     ):
         planned_there = trained(**facts)
         first, *numbers = told(planned_there)
-        assert first.startswith("run on: images/s, time and memory compare between rows of one number alone")
+        assert first.startswith("run on: images/s, time and memory compare only between rows with the same number")
         assert numbers == [f"[1]: {way}", "[2]: cpu, 1 rank x 32"]
         found = shown(tables(spec, planned_there), "costs")
         assert found["handwritten", "BatchNorm"]["run on"] == "[1] [2]"

@@ -125,9 +125,11 @@ def test_latex_is_balanced_and_escaped(doc: Document) -> None:
     assert re.findall(r"(?<!\\)[#%]", body) == []
     assert "Two sources of the same classes: 100% made up" in source.partition("\n")[0]
     begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", source) for word in ("begin", "end"))
-    assert sorted(begun) == sorted(ended) and begun.count("table") == len(SHEETS)
-    for table in re.findall(r"\\begin{tabular}{(\w+)}(.*?)\\end{tabular}", source, re.DOTALL):
-        rows = [line for line in table[1].splitlines() if line.endswith("\\\\")]
+    assert sorted(begun) == sorted(ended) and source.count("\\caption{") == len(SHEETS) == source.count("\\label{tab:")
+    found = re.findall(r"\\begin{(?:tabular|longtable)}{@{}(\w+)@{}}(.*?)\\end{(?:tab|longtab)", source, re.DOTALL)
+    assert len(found) >= len(SHEETS)
+    for table in found:
+        rows = [line for line in table[1].splitlines() if line.endswith("\\\\") and "\\caption" not in line]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(table[0])}
     bare = re.sub(r"\\[{}]", "", source)
     assert bare.count("{") == bare.count("}")
@@ -135,22 +137,44 @@ def test_latex_is_balanced_and_escaped(doc: Document) -> None:
 
 def test_text_of_others_in_latex() -> None:
     assert escaped("a\\b_{c} 50% #1 & $x^2$ ~[2]\x1b[0m") == (
-        r"a\textbackslash{}b\_\{c\} 50\% \#1 \& \$x\textasciicircum{}2\$ \textasciitilde{}{[}2{]} {[}0m"
+        r"a\textbackslash{}b\_\{c\} 50\% \#1 \& \$x\textasciicircum{}2\$ \textasciitilde{}{[}2{]}"
+        r"\textbackslash{}x1b{[}0m"
     )
+    assert escaped("--data.val '' a,,b") == r"-{}-data.val \textquotesingle{}\textquotesingle{} a,{},b"
+    assert escaped("σ ≤ é 路") == r"{[}U+03C3{]} $\leq$ é {[}U+8DEF{]}"
     assert escaped("-0.4 ± 0.1 [-1], p-value") == r"$-$0.4 $\pm$ 0.1 {[}$-$1{]}, p-value"
 
 
-def test_latex_compiles(doc: Document, tmp_path: Path) -> None:
-    """With a table that is longer than a page."""
+def _compiled(sheets: Sequence[Sheet], folder: Path) -> str:
+    """What LaTeX says of the sheets, which it must print whole: nothing beside the page or below it."""
     if not shutil.which("pdflatex") or subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode:
         pytest.skip("pdflatex with booktabs is not installed")
-    long = Sheet("long", "Long", "100 rows", ["a", "b"], 1, [fields(str(n), "–") for n in range(100)], [Note("end")])
-    sheets = to_latex(doc.title, doc.name, [*doc.sheets, long])
-    (tmp_path / "all.tex").write_text(f"{PREAMBLE}{sheets}\\end{{document}}\n", encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    (folder / "all.tex").write_text(f"{PREAMBLE}{to_latex('t', 'n', sheets)}\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "Float too large" not in done.stdout
+    assert "Float too large" not in done.stdout and "Overfull \\hbox" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def test_latex_compiles(doc: Document, tmp_path: Path) -> None:
+    """With a table that is longer than a page, names and notes wider than one, and text that T1 fonts do not have."""
+    long = Sheet("long", "Long", "100 rows", ["a", "b"], 1, [fields(str(n), "–") for n in range(100)], [Note("end")])
+    names = ["A_normaliser.with+quite_a_long_name-of_its_own", "SparseSwitchNorm − BatchNorm", "x" * 64]
+    sets = ["imagenet-with-symmetric-noise-0.4-on-every-label", "b"]
+    rows = [fields(one, norm, *["+1.5 ± 0.7 (3), p 0.031 DIVERGED 1/3 MISSING"] * 5) for one in sets for norm in names]
+    odd = [Note("σ ≤ 0 ╰─ 路径 ⚡ é – ‘x’ --data.val `''` " + "x" * 90 + "/a/b_c" * 40, "FAILED A/b/0:", verbatim=True)]
+    wide = Sheet("wide", "Wide", "wide", ["trained on", "difference", *(f"set{n}" for n in range(5))], 2, rows, odd)
+    _compiled([*doc.sheets, long, wide], tmp_path)
+
+
+def test_latex_prints_every_note(tmp_path: Path) -> None:
+    notes = [Note(f"n{number}: an illegal memory access was encountered " * 3, "FAILED") for number in range(70)]
+    _compiled([Sheet("m", "t", "c", ["a", "b"], 1, [fields("x", "y")] * 12, notes)], tmp_path)
+    if not shutil.which("pdftotext"):
+        pytest.skip("pdftotext is not installed")
+    text = subprocess.run(["pdftotext", "all.pdf", "-"], cwd=tmp_path, capture_output=True, text=True).stdout
+    assert [f"n{number}:" in text for number in range(70)] == [True] * 70
 
 
 def test_wide_tables_stand_in_blocks_on_a_terminal() -> None:

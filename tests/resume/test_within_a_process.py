@@ -15,17 +15,16 @@ POINTS = [
     "batch 0 3",
     "batch 0 5",  # an epoch's last batch
     "validation 0",
-    "batch 1 0",
     "batch 1 2",
     "batch 1 5",
-    "validation 1",
     "save 1",
     "save 3",  # in front of a validation
     "save 4",  # after an epoch
-    "save 5",
     "save 8",  # the last one
     "end",
 ]
+MORE_POINTS = ["batch 1 0", "validation 1", "save 5"]  # the same places in the other epoch
+SLOW = [pytest.param(point, marks=pytest.mark.slow) for point in MORE_POINTS]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def undisturbed(shards, tmp_path_factory) -> Left:
     return what_is_left(run)
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [*POINTS, *SLOW])
 def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(shards, tmp_path, undisturbed, point):
     run: Path = tmp_path / "run"
     with pytest.raises(Killed):

@@ -81,23 +81,40 @@ def test_each_process_starts_up_anew(clock: Clock) -> None:
     assert third.seconds == 50 + 4 + 60 + 150 + 5
 
 
-def test_the_end_of_the_start_up_waits_for_the_device(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no GPU here: what stands in for one is still at the first steps for 30 s when the fifth was queued."""
-    waited_for = []
+@pytest.fixture
+def gpu(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """None is here: what stands in for one has 30 s of work queued whenever it is waited for, told in `asked`."""
+    asked: list[torch.device] = []
 
     def synchronise(device: torch.device) -> None:
-        waited_for.append(device)
+        asked.append(device)
         clock.now += 30.0
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronise)
-    gpu: Any = SimpleNamespace(device=torch.device("cuda", 1))
+    return SimpleNamespace(device=torch.device("cuda", 1), asked=asked)
+
+
+def test_start_up_and_end_wait_for_the_device(clock: Clock, gpu: Any) -> None:
     meter = CostMeter()
     meter.on_train_start(TRAINER, gpu)
     clock.steps(meter, *[0.25] * 7, module=gpu)
-    assert waited_for == [gpu.device]  # once: to wait for each step would slow them down
+    assert gpu.asked == [gpu.device]  # once: to wait for each step would slow them down
     assert meter.seconds_per_step == pytest.approx(0.25)
     meter.on_train_end(TRAINER, gpu)
-    assert meter.seconds == 30 + 7 * 0.25
+    assert meter.seconds == 30 + 7 * 0.25 + 30
+
+
+def test_steps_that_are_queued_before_a_validation_are_training(clock: Clock, gpu: Any) -> None:
+    training, validating = CostMeter(), ValidationCost()
+    training.on_train_start(TRAINER, gpu)
+    clock.steps(training, 0.25, 0.25, module=gpu)
+    training.on_validation_start(TRAINER, gpu)
+    assert training.seconds == 0.5 + 30
+    validating.on_validation_start(TRAINER, gpu)
+    clock.now += 2.0
+    validating.on_validation_batch_end(TRAINER, gpu, None, SimpleNamespace(valid=torch.ones(8)), 0)
+    validating.on_validation_end(TRAINER, gpu)
+    assert validating.seconds == 2.0
 
 
 def test_a_checkpoint_of_a_former_version_tells_of_no_steps(clock: Clock) -> None:
