@@ -20,7 +20,7 @@ _DIGITS = 8  # of a hash, where it is shown
 _TRAINING = ("digest", "labels", "n held out", "class map")
 _VALIDATION = ("digest", "labels", "n", "class map", "moments recalibrated on digest", "moments recalibrated on n")
 _HASHES = ("digest", "class map", "moments recalibrated on digest")
-_UNKNOWN = dict.fromkeys(_VALIDATION)
+_UNKNOWN: Json = {"n": None}
 
 
 def basis(fit: Json, *results: Json) -> Basis:
@@ -28,25 +28,24 @@ def basis(fit: Json, *results: Json) -> Basis:
 
     A result over a part of its set has no n to compare: its mark says so already.
     """
-    train, held_out = fit.get("train") or {}, fit.get("held_out", _UNKNOWN)
-    facts = [
+    train, held_out, noise = fit.get("train") or _UNKNOWN, fit.get("held_out", _UNKNOWN), fit.get("noise")
+    column = train.get("labels")
+    facts: Basis = (
         train.get("digest"),
-        _labels(train.get("labels"), (fit.get("noise") or {}).get("made")),
+        _labels(column, noise["made"]) if noise and noise.get("made") else column,
         held_out.get("n") if held_out else 0,  # null is that nothing is held out
         fit.get("classes_digest"),
-    ]
+    )
     for result in results:
         images = result.get("recalibrated") or _UNKNOWN
         n = result.get("n") if covers_set(result) else None
-        facts += (result.get("digest"), result.get("labels"), n, result.get("classes_digest"))
-        facts += (images.get("digest"), images.get("samples"))
-    return tuple(facts)
+        of_set = result.get("digest"), result.get("labels"), n, result.get("classes_digest")
+        facts += (*of_set, images.get("digest"), images.get("samples"))
+    return facts
 
 
-def _labels(column: str | None, made: Mapping[str, Any] | None) -> str | None:
-    """The labels that train; of a file that noise is made by what it holds, as its name says nothing."""
-    if column is None or made is None:
-        return column
+def _labels(column: str, made: Mapping[str, Any]) -> str:
+    """The labels that train, with noise that was made; of its file what that holds, as the name says nothing."""
     held = {
         name: {"sha256": value["sha256"]} if isinstance(value, dict) and "sha256" in value else value
         for name, value in made.items()
