@@ -5,6 +5,7 @@ Any number of runners share a matrix, in processes, on machines: each takes the 
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -130,11 +131,13 @@ class Runner:
 
     def left_to_others(self, held: Sequence[PlannedCell]) -> list[str]:
         """A line for each cell that other runners hold."""
-        holders = [self.leases.holder(item.cell.id) for item in held]
-        return [
-            f"{item.cell}: left to {holder.told() if holder else 'another runner'}"
-            for item, holder in zip(held, holders, strict=True)
-        ]
+        lines = []
+        for item in held:
+            holder = None
+            with suppress(OSError):  # nothing is wanted of its folder any more
+                holder = self.leases.holder(item.cell.id)
+            lines.append(f"{item.cell}: left to {holder.told() if holder else 'another runner'}")
+        return lines
 
     def _run(self, item: PlannedCell, lease: Lease) -> Record:
         spec = self.cells.spec

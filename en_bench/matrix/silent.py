@@ -38,6 +38,8 @@ class SilentHolders:
 
     def look(self, held: Sequence[PlannedCell]) -> list[PlannedCell] | None:
         """Those that can be taken by now; None once all others have holders that live."""
+        if not held:
+            return None
         free: list[PlannedCell] = []
         ids = {item.cell.id for item in held}
 

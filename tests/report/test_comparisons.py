@@ -361,6 +361,9 @@ def test_a_network_without_running_moments_has_nothing_to_adapt(paper_spec: Spec
     assert build_table(paper_spec, found).entries["photos", "ExemplarNorm", "web_images (adapted)"].best
     adapted = [row for row in rows(paper_spec, found, "cells") if row["adapted"] == "1" and row["norm"] == "SwitchNorm"]
     assert len(adapted) == 6 and {row["top1"] for row in adapted} == {""}
+    of_gap = {row["norm"]: row["missing"] for row in rows(paper_spec, found, "gaps") if row["adapted"] == "1"}
+    gap = shown(tables(paper_spec, found), "gaps")["photos", "SwitchNorm"]["web_images (adapted)"]
+    assert (of_gap["SwitchNorm"], gap) == ("0", "–"), "nor is there a gap that would be missing"
     lacking = [without(item, {}) for item in paper]
     entry = build_table(paper_spec, lacking).entries["photos", "SwitchNorm", "web_images (adapted)"]
     assert not build_table(paper_spec, lacking).entries["photos", "ExemplarNorm", "web_images (adapted)"].best

@@ -184,6 +184,20 @@ def test_a_folder_that_cannot_be_read_leaves_what_was_seen_and_is_looked_at_agai
     assert list(others.look(tally.waiting).held) == [first, second]
 
 
+def test_a_cell_whose_folder_refuses_hides_no_other(tally: Tally) -> None:
+    """As another user's may; a file in its place refuses root too."""
+    cells = [item.cell.id for item in tally.waiting[:4]]
+    for cell in cells[:3]:
+        assert LEASES.take(cell) is not None
+    (RESULTS.leases / cells[1] / "1.json").unlink()
+    (RESULTS.leases / cells[1]).rmdir()
+    (RESULTS.leases / cells[1]).write_text("no folder")
+    RESULTS.save(record(tally.waiting[3]))
+    view = tally.view()
+    assert (view.done, view.waiting) == (1, 5)
+    assert [row.cell for row in view.elsewhere] == [str(tally.waiting[number].cell) for number in (0, 2)]
+
+
 @pytest.mark.parametrize(
     ("command", "seconds_left", "silent", "left", "validating"),
     [
