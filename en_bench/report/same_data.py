@@ -32,7 +32,7 @@ def basis(fit: Json, *results: Json) -> Basis:
     column = train.get("labels")
     facts: Basis = (
         train.get("digest"),
-        _labels(column, noise["made"]) if noise and noise.get("made") else column,
+        _labels(column, noise["made"]) if column and noise and noise.get("made") else column,
         held_out.get("n") if held_out else 0,  # null is that nothing is held out
         fit.get("classes_digest"),
     )
