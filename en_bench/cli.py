@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -110,6 +111,8 @@ def _run(arguments: list[str]) -> int:
 def entry() -> None:
     """The console script."""
     end_with_parent()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # ± where a terminal knows ASCII alone becomes ?
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -23,6 +23,12 @@ _COUNTED = {  # of a validation
     "digest": str,
     "classes_digest": str,
 }
+_RECALIBRATED = {  # of the images that running moments were recalibrated on
+    "recalibrated_set": ("set", str),
+    "recalibrated_digest": ("digest", str),
+    "recalibrated_samples": ("samples", int),
+}
+_TRAINED_ON = {"train_set": ("set", str), "train_digest": ("digest", str), "train_n": ("n", int)}
 _OWN = {  # columns of what a training says of its own accuracies
     "last_epoch_top1": ("last", "top1", float),
     "oracle_top1": ("best", "top1", float),
@@ -58,27 +64,34 @@ def cells_frame(table: Table) -> Frame:
         reason = item.record.reason if item.record is not None else None
         commit, cost = fit.get("commit") or {}, fit.get("cost") or {}
         own = (fit.get("accuracies") or {}) if item.fresh else {}
+        train = fit.get("train") or {}
         of_training = [
             *(None if (value := cost.get(name)) is None else kind(value) for name, kind in COSTS.items()),
             *((own.get(name) or {}).get(key) for name, key, _ in _OWN.values()),
+            *(train.get(key) for key, _ in _TRAINED_ON.values()),
             *(trained_labels(fit), label_rate(fit, "changed"), label_rate(fit, "wrong")),
             *(fit.get("epochs"), fit.get("device"), commit.get("sha"), commit.get("dirty"), reason),
         ]
         for column in table.columns.values():
             result = column.result(item) or {"metrics": {}}
             variant = result.get("variant")
+            images = result.get("recalibrated") or {}
             if (key := repr(variant)) not in told:
                 told[key] = variant_told(variant)
             rows.append(
                 [
                     *(item.cell.id, item.state.value, item.cell.train, item.cell.norm, item.cell.seed),
                     *(column.label, int(column.adapted), *(result.get(key) for key in _COUNTED)),
+                    *(images.get(key) for key, _ in _RECALIBRATED.values()),
                     *(told[key], *(_number(result["metrics"], name) for name in metrics)),
                     *of_training,
                 ]
             )
-    of_results = {**_CELL, **_COUNTED, "variant": str}
-    of_trainings = {**COSTS, **{name: kind for name, (_, _, kind) in _OWN.items()}, **_LABELS, **_TRAINED}
+    recalibrated, own_scores, trained_on = (
+        {name: kind for name, (*_, kind) in columns.items()} for columns in (_RECALIBRATED, _OWN, _TRAINED_ON)
+    )
+    of_results = {**_CELL, **_COUNTED, **recalibrated, "variant": str}
+    of_trainings = {**COSTS, **own_scores, **trained_on, **_LABELS, **_TRAINED}
     others = of_results.keys() | of_trainings.keys()
     of_metrics = {f"metric {name}" if name in others else name: float for name in metrics}
     return Frame("cells", {**of_results, **of_metrics, **of_trainings}, rows)

@@ -18,7 +18,11 @@ def to_parquet(frame: Frame) -> bytes:
     kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in frame.columns.items()])
     columns = list(zip(*frame.rows, strict=True)) or [()] * len(frame.columns)
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    texts = [kind is str for kind in frame.columns.values()]
+    arrays = [
+        pa.array([None if value is None else str(value) for value in values] if text else values, field.type)
+        for values, text, field in zip(columns, texts, schema, strict=True)
+    ]
     stream = io.BytesIO()
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), stream)
     return stream.getvalue()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from en_bench.accuracies import LABELS
 from en_bench.matrix.paired import SEEDS
 from en_bench.matrix.reported import DIVERGES, Reported
-from en_bench.report.entries import METRICS, PART, Entry
+from en_bench.report.entries import METRICS, MIXED, PART, Entry
 from en_bench.report.scores import SUMMARY, summary
 from en_bench.report.sheet import Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Column, Table, entry_of, trained_entry
@@ -37,10 +37,11 @@ class Beside:
 
     @property
     def difference(self) -> float | None:
-        """Measured mean minus reported value; None unless there are both, of the whole set and no training diverged."""
+        """Measured mean minus reported value; None unless there are both, of the whole set and of the same data as
+        their rivals, and no training diverged."""
         if self.reported is None or self.reported.value is None:
             return None
-        if self.entry.summary is None or self.entry.partial or self.entry.diverged:
+        if self.entry.summary is None or not self.entry.comparable or self.entry.diverged:
             return None
         return self.entry.summary.mean - self.reported.value
 
@@ -53,8 +54,9 @@ class Beside:
         """
         if self.reported is None:
             return ""
-        if self.entry.partial or not self.entry.values:
-            return f"not compared: {PART if self.entry.partial else 'nothing measured'}"
+        if not self.entry.comparable or not self.entry.values:
+            marks = [mark for mark in self.entry.holding() if mark in (PART, MIXED)]
+            return f"not compared: {' '.join(marks) or 'nothing measured'}"
         diverged, trainings = self.entry.diverged, len(self.entry.values)
         if self.reported.value is None and diverged in (0, trainings):
             return self._weakened("equal" if diverged else "differs")
@@ -102,8 +104,11 @@ def beside(table: Table) -> list[Beside]:
             group = table.group(train, norm)
             if reported is None or reported.selection == "last":
                 entry = entry_of(group, Column(target), metric)
+                rival = table.entries[train, norm, target]
             else:
                 entry = trained_entry(group, reported.selection)
+                rival = table.accuracies.get((train, norm, reported.selection), entry)
+            entry = replace(entry, mixed=rival.mixed)
             found.append(Beside(train, norm, target, metric, entry, reported))
     return found
 

@@ -42,8 +42,10 @@ class Pair:
 
     @property
     def left_out(self) -> str:
-        """Why there is no rank: who has no number over the whole set. Empty where there is one."""
-        without = [f"{norm} {_why(entry)}" for norm, entry in self.entries.items() if not entry.values or entry.partial]
+        """Why there is no rank: who has no number over the whole set or of the same data; empty where there is one."""
+        without = [
+            f"{norm} {_why(entry)}" for norm, entry in self.entries.items() if not (entry.values and entry.comparable)
+        ]
         return ", ".join(without) or ("" if self.seeds else "no seed that all have")
 
     @property

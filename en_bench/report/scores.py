@@ -16,17 +16,18 @@ from en_bench.report.tables import Key, Table
 _HOLES = (State.MISSING, State.FAILED, State.STALE)
 SUMMARY: Mapping[str, type] = {
     **dict.fromkeys(("mean", "sd", "half_width_95"), float),
-    **dict.fromkeys(("seeds", "diverged", "part", *(state.value for state in _HOLES)), int),
+    **dict.fromkeys(("mixed", "seeds", "diverged", "part", *(state.value for state in _HOLES)), int),
 }
-"""Columns of an entry: the last ones count seeds, `seeds` those that the mean is of, `diverged` those that are no
-number, `part` those that validated on a part of the set, then those without a result."""
+"""Columns of an entry. `mixed` is 1 where it and its rivals do not all rest on the same data. The last ones count
+seeds: `seeds` those that the mean is of, `diverged` those that are no number, `part` those that validated on a part of
+the set, then those without a result."""
 
 
 def summary(entry: Entry) -> list[Any]:
     """The values of SUMMARY."""
     found = entry.summary
     numbers = [None, None, None] if found is None else map(computed, (found.mean, found.sd, found.half_width))
-    counts = [0 if found is None else found.n, entry.diverged, entry.parts]
+    counts = [int(entry.mixed), 0 if found is None else found.n, entry.diverged, entry.parts]
     return [*numbers, *counts, *(entry.holes[state] for state in _HOLES)]
 
 
@@ -55,11 +56,12 @@ def matrix_sheet(table: Table) -> Sheet:
         notes=[
             *recalibrated,
             *_shared(table),
+            *_open(table),
             *(Note(value, key) for key, value in table.notes),
             *(Note(line, "FAILED", verbatim=True) for line in table.failures),
         ],
         best=f"{side} mean among the normalisers trained on the same set, over the seeds that all of them have, none "
-        "of them diverged; by the mean alone, intervals may overlap"
+        "of them diverged; several where it is equal; by the mean alone, intervals may overlap"
         if table.has_best
         else "",
     )
@@ -69,6 +71,12 @@ def _shared(table: Table) -> list[Note]:
     """Where the best is not that of the shown means."""
     told = [f"{train} → {name}: {told_seeds(seeds)}" for (train, name), seeds in table.best_over.items()]
     return [Note("; ".join(told), "best over the seeds that all rivals have")] if told else []
+
+
+def _open(table: Table) -> list[Note]:
+    """Where none is the best, as one that might be has no number."""
+    told = [f"{train} → {name} ({', '.join(norms)})" for (train, name), norms in table.no_best.items()]
+    return [Note("; ".join(told), "no best as long as a normaliser has no number")] if told else []
 
 
 def _field(entry: Entry, table: Table) -> Field:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from math import inf
 
+from en_bench.printable import printable
 from en_bench.report.sheet import Sheet, column_blocks
 
 _BETWEEN = "  "
@@ -23,11 +24,11 @@ def to_text(title: str, sheets: Sequence[Sheet], width: int | None = None) -> st
 def _sheet(sheet: Sheet, width: int | None) -> str:
     rows = [list(sheet.head)]
     for number, row in enumerate(sheet.rows):
-        texts = [field.text + (" *" if field.best else "") for field in row]
+        texts = [printable(field.text) + (" *" if field.best else "") for field in row]
         if not sheet.starts_group(number) and sheet.stub > 1:
             texts[0] = ""
         rows.append(texts)
-    notes = ([f"* {sheet.best}"] if sheet.best else []) + [note.line for note in sheet.notes]
+    notes = ([f"* {sheet.best}"] if sheet.best else []) + [printable(note.line) for note in sheet.notes]
     lines = [*_wrapped(sheet.caption, width), "", *_aligned(rows, sheet.stub, width), *([""] if notes else [])]
     return "\n".join([*lines, *(line for note in notes for line in _wrapped(note, width))]) + "\n"
 

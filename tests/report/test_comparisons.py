@@ -358,9 +358,14 @@ def test_a_network_without_running_moments_has_nothing_to_adapt(paper_spec: Spec
     found = [without(item, nothing) for item in paper]
     assert shown(tables(paper_spec, found), "matrix")["photos", "SwitchNorm"]["web_images (adapted)"] == "–"
     assert build_table(paper_spec, found).entries["photos", "SwitchNorm", "web_images (adapted)"].holes.total() == 0
+    assert build_table(paper_spec, found).entries["photos", "ExemplarNorm", "web_images (adapted)"].best
     adapted = [row for row in rows(paper_spec, found, "cells") if row["adapted"] == "1" and row["norm"] == "SwitchNorm"]
     assert len(adapted) == 6 and {row["top1"] for row in adapted} == {""}
+    of_gap = {row["norm"]: row["missing"] for row in rows(paper_spec, found, "gaps") if row["adapted"] == "1"}
+    gap = shown(tables(paper_spec, found), "gaps")["photos", "SwitchNorm"]["web_images (adapted)"]
+    assert (of_gap["SwitchNorm"], gap) == ("0", "–"), "nor is there a gap that would be missing"
     lacking = [without(item, {}) for item in paper]
     entry = build_table(paper_spec, lacking).entries["photos", "SwitchNorm", "web_images (adapted)"]
+    assert not build_table(paper_spec, lacking).entries["photos", "ExemplarNorm", "web_images (adapted)"].best
     assert entry.holes == {State.MISSING: 3}
     assert shown(tables(paper_spec, lacking), "matrix")["photos", "SwitchNorm"]["web_images (adapted)"] == "MISSING"

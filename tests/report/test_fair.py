@@ -16,6 +16,7 @@ from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
 from en_bench.report.comparisons import against_baseline, all_pairs, tallies
+from en_bench.report.differences import show_p
 from en_bench.report.page import write_report
 from en_bench.report.plots import dots_svg
 from en_bench.report.tables import build_table
@@ -118,6 +119,59 @@ def test_a_diverged_seed_that_others_lack_still_ranks_last(tmp_path: Path) -> No
     assert {norm for (_, norm, _), entry in build_table(spec, planned).entries.items() if entry.best} == {"C"}
     ranks = shown(tables(spec, planned), "ranks")
     assert [ranks[norm,]["own validation set"] for norm in "ABC"] == ["3.00 (2)", "2.00 (2)", "1.00 (2)"]
+
+
+def test_a_diverged_seed_that_others_lack_bars_the_test_too(tmp_path: Path) -> None:
+    """A has the higher numbers, and would win; it also has the training that came to nothing."""
+    spec = specified(tmp_path, validate="own", norms={name: {"norm": name} for name in "AB"})
+    planned = made(spec, everywhere(spec, A=[0.9, 0.91, 0.92, 0.9, NAN], B=[0.5, 0.51, 0.5, 0.52, None]))
+    found = shown(tables(spec, planned), "differences")["a", "B − A"]["own"]
+    assert found == "-40.0 ± 2.6 (4) DIVERGED MISSING"
+    assert {(row["outcome"], row["p_holm"]) for row in rows(spec, planned, "differences")} == {("diverged", "")}
+
+
+def test_no_best_while_a_normaliser_has_nothing(tmp_path: Path) -> None:
+    """With its first seeds there is none either, so that the star does not come, go and come back."""
+    spec = specified(tmp_path, validate="own")
+    numbers = {"A": [0.5] * 5, "B": [0.6] * 5}
+    for seeds, best in ((0, False), (1, False), (2, False), (3, True)):
+        values = everywhere(spec, **numbers, C=[*[0.55] * seeds, *[None] * (5 - seeds)])
+        table = build_table(spec, made(spec, values))
+        assert table.has_best is best and bool(table.no_best) is (seeds == 0)
+    planned = made(spec, everywhere(spec, **numbers, C=[None] * 5))
+    assert "no best as long as a normaliser has no number: a → own (C); b → own (C)" in text(spec, planned)
+
+
+def test_equal_means_share_the_star(tmp_path: Path) -> None:
+    """Of values that are the same in another order, and of one that float32 rounds otherwise."""
+    spec = specified(tmp_path, validate="own")
+    values = everywhere(spec, A=[0.5, 0.6, 0.7], B=[0.7, 0.5, 0.6], C=[0.5, 0.6, 0.7 + 1e-8])
+    entries = build_table(spec, made(spec, values)).entries
+    assert [norm for norm in "ABC" if entries["a", norm, "own"].best] == ["A", "B", "C"]
+    values = everywhere(spec, A=[0.5, 0.6, 0.7], B=[0.7, 0.5, 0.6], C=[0.5, 0.6, 0.7 + 1e-5])
+    entries = build_table(spec, made(spec, values)).entries
+    assert [norm for norm in "ABC" if entries["a", norm, "own"].best] == ["C"]
+    lower = build_table(replace(spec, metric="nll"), made(replace(spec, metric="nll"), values)).entries
+    assert [norm for norm in "ABC" if lower["a", norm, "own"].best] == ["A", "B"]
+
+
+def test_rounding_hides_neither_who_won_nor_on_which_side_of_the_level_p_is(tmp_path: Path) -> None:
+    spec = specified(tmp_path, validate="own", norms={name: {"norm": name} for name in "AB"})
+    values = everywhere(spec, A=[0.5, 0.6, 0.7, None, None], B=[0.5004, 0.60041, 0.70039, None, None])
+    values["b", "B", "own"] = [0.4996, 0.59959, 0.69961, None, None]
+    found = shown(tables(spec, made(spec, values)), "differences")
+    assert found["a", "B − A"]["own"] == "+0.04 ± 0.00 (3), p <0.001 MISSING"
+    assert found["b", "B − A"]["own"] == "-0.04 ± 0.00 (3), p <0.001 MISSING"
+    values["b", "B", "own"] = [0.4996, 0.6002, 0.6999, None, None]
+    assert shown(tables(spec, made(spec, values)), "differences")["b", "B − A"]["own"].startswith("0.0 ± 0.1 (3), p 0.")
+    assert [show_p(p) for p in (0.0499, 0.05004, 0.05, 0.0494, 0.0009, 0.04999996)] == [
+        "0.0499",
+        "0.05004",
+        "0.050",
+        "0.049",
+        "<0.001",
+        "0.04999996",
+    ]
 
 
 def test_published_best_epochs_stand_beside_measured_best_epochs(tmp_path: Path) -> None:

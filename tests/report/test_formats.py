@@ -1,5 +1,9 @@
 """All tables of the made-up matrix in all formats, to the character."""
 
+import csv
+import io
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,9 +19,11 @@ from en_bench.errors import InputError
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
+from en_bench.report.csv_files import to_csv
 from en_bench.report.document import FRAMES, SHEETS, Document
 from en_bench.report.files import printed, write_tables
 from en_bench.report.latex import escaped, to_latex
+from en_bench.report.markdown import to_markdown
 from en_bench.report.parquet import to_parquet
 from en_bench.report.sheet import Field, Frame, Note, Sheet, fields
 from en_bench.report.text import to_text
@@ -175,6 +181,56 @@ def test_latex_prints_every_note(tmp_path: Path) -> None:
         pytest.skip("pdftotext is not installed")
     text = subprocess.run(["pdftotext", "all.pdf", "-"], cwd=tmp_path, capture_output=True, text=True).stdout
     assert [f"n{number}:" in text for number in range(70)] == [True] * 70
+
+
+HOSTILE = '=HYPERLINK("http://x")\x1b[2J\n\n# Heading <img src=x onerror=alert(1)> **b** [a](b) `c` &lt;'
+
+
+def test_text_of_others_is_text_in_every_format() -> None:
+    sheet = Sheet("s", "t", "c", ["a"], 1, [fields(HOSTILE)], [Note(HOSTILE, "device"), Note(HOSTILE, "FAILED", True)])
+    line = HOSTILE.replace("\x1b", "\\x1b").replace("\n\n", " ")
+    assert to_text("t", [sheet]) == f"t\nc\n\na\n{line}\n\ndevice: {line}\nFAILED {line}\n"
+    marked = to_markdown("t", [sheet]).splitlines()
+    escaped_line = (
+        r'=HYPERLINK("http://x")\\x1b\[2J # Heading \<img src=x onerror=alert(1)> \*\*b\*\* \[a\](b) \`c\` \&lt;'
+    )
+    assert marked[-4:] == [
+        f"| {escaped_line} |",
+        "",
+        f"- device: {escaped_line}",
+        f"- FAILED `{line.replace('`', chr(39))}`",
+    ]
+    written = to_csv(Frame("f", {"text": str, "n": float}, [[HOSTILE, -0.5], ["-1", None], ["a-b", 1.0]]))
+    assert list(csv.reader(io.StringIO(written))) == [["text", "n"], [f"'{line}", "-0.5"], ["'-1", ""], ["a-b", "1.0"]]
+
+
+def test_the_command_on_a_terminal_of_another_encoding_and_with_an_odd_record(tmp_path: Path) -> None:
+    records = Results(tmp_path / "paper").records
+    shutil.copytree(EXPECTED.parent / "records", records)
+    odd = min(records.iterdir())
+    raw = json.loads(odd.read_text())
+    raw["fit"]["cost"]["seconds"] = 10**400
+    odd.write_text(json.dumps(raw))
+    argv = [sys.executable, "-m", "en_bench", "matrix", "report", str(EXPECTED.parent / "paper.yaml")]
+    done = subprocess.run(
+        [*argv, "--results", str(tmp_path)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"76.9 ? 0.2 (3)" in done.stdout and done.stdout.isascii()
+    (warning,) = done.stderr.decode().splitlines()
+    assert odd.name in warning and "'cost.seconds' is no number, or too large a one" in warning
+    assert "76.9 ± 0.2 (3)" in (tmp_path / "paper" / "tables" / "matrix.txt").read_text(encoding="utf-8")
+
+
+def test_facts_of_another_type_are_shown_as_text() -> None:
+    odd = Frame("f", {"device": str}, [[["a", 1]], [None], ["b"]])
+    assert to_csv(odd) == 'device\n"[\'a\', 1]"\n""\nb\n'
+    found = pyarrow.parquet.read_table(pyarrow.BufferReader(to_parquet(odd))).to_pydict()
+    assert found == {"device": ["['a', 1]", None, "b"]}
 
 
 def test_wide_tables_stand_in_blocks_on_a_terminal() -> None:
