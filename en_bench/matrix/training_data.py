@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from en_bench.noise.base import labels_told
+from en_bench.noise.in_words import labels_told
 
 FACTS = ("digest", "labels", "n held out", "class map")
 

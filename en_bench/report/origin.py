@@ -9,7 +9,7 @@ from typing import Any
 from en_bench.matrix.plan import PlannedCell, State, count_states
 from en_bench.matrix.records import Json, covers_set
 from en_bench.matrix.spec import Spec
-from en_bench.noise.base import labels_told
+from en_bench.noise.in_words import labels_told
 from en_bench.report.entries import MIXED, NOTHING, PART
 from en_bench.report.same_data import short_hash
 
