@@ -152,7 +152,7 @@ class Runner:
 
 def look_for_freed(tally: Tally, silent: SilentHolders) -> bool:
     """Has cells wait whose holders have left them, or count as dead; False once all holders live."""
-    free = silent.look(tally.held)
+    free = silent.look(tally.held) if tally.held else None
     if free is None:
         return False
     tally.retry(free)

@@ -101,7 +101,7 @@ class LocalLauncher:
             if obeyed:
                 stopping.wait({str(item.cell): tally.row(item) for item in self._running()})
             else:
-                if not tally.waiting and self._free():
+                if not tally.waiting and self._running() and self._free():
                     look_for_freed(tally, silent)
                 self._assign(tally, tied, selector)
                 if tally.waiting and self._given_up and not self._running():
@@ -140,7 +140,6 @@ class LocalLauncher:
                 self._stop(at_once=True)
             for member in self._crew:
                 self._say_lines(member, stopping=True)  # who waits for room to print does not end
-                member.answers()
             time.sleep(_SECONDS_TO_POLL)
         for member in self._crew:
             member.close(0.0)
