@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -112,6 +113,8 @@ def entry() -> None:
     """The console script."""
     open_standard_streams()
     end_with_parent()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # ± where a terminal knows ASCII alone becomes ?
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

@@ -44,6 +44,14 @@ def is_running(process: object) -> bool:
     return now == started and _state(number) != "Z"
 
 
+def is_at_work(process: object) -> bool:
+    """Whether the process, on this machine, is seen to run, and is not stopped: by Ctrl-Z, or as a suspended job.
+
+    False where that cannot be seen: not Linux, or /proc hides the processes of other users.
+    """
+    return is_running(process) and isinstance(process, list) and _state(process[0]) not in ("", "T", "t")
+
+
 def _fields(process: int) -> list[str]:
     """Of /proc/N/stat from the state on: what comes before it may hold any character."""
     return _read(f"/proc/{process}/stat").rpartition(")")[2].split()

@@ -5,6 +5,7 @@ Any number of runners share a matrix, in processes, on machines: each takes the 
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -57,8 +58,11 @@ class Runner:
             tell(line)
         return 1 if tally.failed else 0
 
-    def run_leased(self, lease: Lease) -> int:
-        """Run the cell of a lease that is held already. Returns 0, or 1 if it failed; an interrupt passes through."""
+    def run_leased(self, lease: Lease, why_not: Callable[[PlannedCell], str | None] = lambda item: None) -> int:
+        """Run the cell of a lease that is held already. Returns 0, or 1 if it failed; an interrupt passes through.
+
+        It fails, and is not run, where `why_not` gives a reason.
+        """
         spec, results = self.cells.spec, self.cells.results
         records, _ = results.load()
         (item,) = select(plan(spec, records, self.cells.digests), (), spec, lease.cell)
@@ -69,7 +73,8 @@ class Runner:
         tally.begin(item, "here")
         began = time.monotonic()
         with lease:
-            record = self._run(item, lease)
+            reason = why_not(item)
+            record = self._run(item, lease) if reason is None else self.cells.record(item.cell, lease.number, reason)
         if (line := tally.settle(item, Settled(record, time.monotonic() - began))) is not None:
             tell(line)
         return 1 if tally.failed else 0
@@ -79,7 +84,7 @@ class Runner:
         stopped = StoppedCells(self.cells.standing)
         while more_to_do(tally, silent):
             if not tally.waiting:
-                time.sleep(silent.seconds)
+                silent.wait()
                 continue
             item = tally.waiting[0]
             tally.begin(item, "here")
@@ -136,11 +141,13 @@ class Runner:
 
     def left_to_others(self, held: Sequence[PlannedCell]) -> list[str]:
         """A line for each cell that other runners hold."""
-        holders = [self.leases.holder(item.cell.id) for item in held]
-        return [
-            f"{item.cell}: left to {holder.told() if holder else 'another runner'}"
-            for item, holder in zip(held, holders, strict=True)
-        ]
+        lines = []
+        for item in held:
+            holder = None
+            with suppress(OSError):  # nothing is wanted of its folder any more
+                holder = self.leases.holder(item.cell.id)
+            lines.append(f"{item.cell}: left to {holder.told() if holder else 'another runner'}")
+        return lines
 
     def _run(self, item: PlannedCell, lease: Lease) -> Record:
         spec = self.cells.spec

@@ -34,7 +34,7 @@ class Row:
     """A cell that runs: `where` is its slot, GPU, job or machine, `seconds` how long it has been running, if known.
 
     `progress` is what its commands told last; `at_work` is False between two of them, when that does not go on.
-    `goes_on` is where a training that was stopped before begins.
+    `goes_on` is where a training that was stopped before begins, `silent` how many seconds ago it told something.
     """
 
     cell: str
@@ -43,6 +43,7 @@ class Row:
     progress: Progress | None
     at_work: bool = True
     goes_on: Reached | None = None
+    silent: float = 0.0
 
     def columns(self, metric: str) -> tuple[str, ...]:
         """Cell, where, epoch, images/s, score, time left, and the time so far."""
@@ -78,9 +79,8 @@ class Row:
         if not self.at_work:
             return f"{epoch} ...", _UNKNOWN, told, _UNKNOWN
         rate = _UNKNOWN if progress.images_per_second is None else f"{progress.images_per_second:.0f}"
-        silent = time.time() - progress.time
-        if silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs
-            return epoch, rate, told, f"silent {duration(silent)}"
+        if self.silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs
+            return epoch, rate, told, f"silent {duration(self.silent)}"
         return epoch, rate, told, _UNKNOWN if progress.seconds_left is None else duration(progress.seconds_left)
 
 
