@@ -22,6 +22,7 @@ from en_bench.matrix.local import crew
 from en_bench.matrix.overlays import Config, merge, read_yaml
 from en_bench.matrix.run import INTERRUPTED
 from en_bench.matrix.verbs import add_verbs
+from en_bench.standard_streams import open_standard_streams
 from en_bench.stop import STOPPED, asked_to_stop, stoppable
 from en_bench.tied import end_with_parent
 
@@ -133,6 +134,7 @@ def digest(name: object) -> str:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     end_with_parent()
     crew.PROGRAM = (sys.executable, __file__)
     main = argparse.ArgumentParser()
