@@ -23,7 +23,7 @@ from typing import Any
 from en_bench.files import create, write_json
 from en_bench.lease_guard import LEASE, LeaseLost, numbers, require
 from en_bench.matrix.file_clock import FileClock
-from en_bench.matrix.processes import is_at_work, is_running, this_machine, this_process
+from en_bench.matrix.processes import Condition, condition, this_machine, this_process
 
 FORMAT, VERSION = "en_bench.lease", 1
 BEAT_SECONDS, EXPIRES_SECONDS = 15.0, 120.0
@@ -67,11 +67,9 @@ def lives(found: Found) -> bool:
     A process that is seen to run lives however old its last sign seems: clocks step, and laptops wake up.
     """
     if found.holder.get("machine") == this_machine():
-        process = found.holder.get("process")
-        if not is_running(process):
-            return False
-        if is_at_work(process):
-            return True
+        process = condition(found.holder.get("process"))
+        if process in (Condition.GONE, Condition.RUNS):
+            return process is Condition.RUNS
     return found.silence <= found.expires_seconds  # else it was stopped, or cut off from the folder
 
 

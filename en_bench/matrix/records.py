@@ -1,19 +1,21 @@
 """Records: what is known of a cell, one JSON file each."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
+import orjson
+
 from en_bench.errors import InputError
+from en_bench.matrix.training_data import training_data
 from en_bench.printable import printable
 
 FORMAT, VERSION = "en_bench.record", 1
 
-_SURROGATE = b"\\ud"
 _MOST_AT_ONCE = 2**16  # bytes of a file that are read at once: few records are longer
 
 Json = Mapping[str, Any]
@@ -70,6 +72,11 @@ class Record:
     generation: int = 1
     adapted: Mapping[str, Json] = field(default_factory=dict)
     no_moments: Mapping[str, Json] = field(default_factory=dict)
+
+    @cached_property
+    def training_data(self) -> tuple[object, ...]:
+        """As `training_data` has it of `fit`: tables ask for it once for each of their columns."""
+        return training_data(self.fit)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -228,13 +235,10 @@ def _bytes_of(path: Path) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file; InputError (without the file's name) if there is none."""
     try:
-        content = _bytes_of(path)
-        value = json.loads(content.decode())
-        if _SURROGATE in content:
-            json.dumps(value, ensure_ascii=False).encode()  # half a character could be written nowhere
+        value = orjson.loads(_bytes_of(path))
     except FileNotFoundError:
         raise InputError("the file is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"not readable as JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError("not a JSON mapping")

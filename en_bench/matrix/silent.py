@@ -9,7 +9,7 @@ from en_bench.duration import duration
 from en_bench.matrix.glances import Glances, Rounds
 from en_bench.matrix.lease import Found, Leases
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.processes import is_at_work, this_machine
+from en_bench.matrix.processes import Condition, condition, this_machine
 
 _BEATS_MISSED = 2
 
@@ -78,7 +78,8 @@ class SilentHolders:
         """Whether it has given no sign of life since the first look."""
         if holder.holder.get("kind") != "local":
             return False
-        if holder.holder.get("machine") == this_machine() and is_at_work(holder.holder.get("process")):
+        here = holder.holder.get("machine") == this_machine()
+        if here and condition(holder.holder.get("process")) is Condition.RUNS:
             return False
         beat = self._leases.beat_seconds
         missing = holder.silence > _BEATS_MISSED * beat

@@ -28,6 +28,7 @@ _RECALIBRATED = {  # of the images that running moments were recalibrated on
     "recalibrated_digest": ("digest", str),
     "recalibrated_samples": ("samples", int),
 }
+_IMAGES = [key for key, _ in _RECALIBRATED.values()]
 _TRAINED_ON = {"train_set": ("set", str), "train_digest": ("digest", str), "train_n": ("n", int)}
 _OWN = {  # columns of what a training says of its own accuracies
     "last_epoch_top1": ("last", "top1", float),
@@ -81,8 +82,8 @@ def cells_frame(table: Table) -> Frame:
             rows.append(
                 [
                     *(item.cell.id, item.state.value, item.cell.train, item.cell.norm, item.cell.seed),
-                    *(column.label, int(column.adapted), *(result.get(key) for key in _COUNTED)),
-                    *(images.get(key) for key, _ in _RECALIBRATED.values()),
+                    *(column.label, int(column.adapted), *map(result.get, _COUNTED)),
+                    *map(images.get, _IMAGES),
                     *(told[key], *(_number(result["metrics"], name) for name in metrics)),
                     *of_training,
                 ]

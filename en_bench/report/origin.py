@@ -84,7 +84,7 @@ def _distinct(made: Iterable[Json], facts: Sequence[str]) -> list[Json]:
     found: dict[str, Json] = {}
     last: list[Any] = []
     for one in made:
-        told = [one.get(fact) for fact in facts]
+        told = list(map(one.get, facts))
         if told != last:  # mostly they are equal, and to compare is less than to write
             last = told
             found.setdefault(repr(told), one)

@@ -9,49 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
-from typing import Any
 
 from en_bench.matrix.records import Json, covers_set
-from en_bench.noise.base import labels_told
+from en_bench.matrix.training_data import FACTS
 from en_bench.report.entries import Basis, Entry
 from en_bench.report.shared_seeds import told_seeds
 
 _DIGITS = 8  # of a hash, where it is shown
-_TRAINING = ("digest", "labels", "n held out", "class map")
 _VALIDATION = ("digest", "labels", "n", "class map", "moments recalibrated on digest", "moments recalibrated on n")
 _HASHES = ("digest", "class map", "moments recalibrated on digest")
-_UNKNOWN = dict.fromkeys(_VALIDATION)
 
 
-def basis(fit: Json, *results: Json) -> Basis:
-    """What a training and its `results` rest on: the facts of _TRAINING, then those of _VALIDATION for each result.
+def basis(trained: Basis, *results: Json) -> Basis:
+    """What a number rests on: `trained` of its training, then the facts of _VALIDATION for each of its `results`.
 
     A result over a part of its set has no n to compare: its mark says so already.
     """
-    train, held_out = fit.get("train") or {}, fit.get("held_out", _UNKNOWN)
-    facts = [
-        train.get("digest"),
-        _labels(train.get("labels"), (fit.get("noise") or {}).get("made")),
-        held_out.get("n") if held_out else 0,  # null is that nothing is held out
-        fit.get("classes_digest"),
-    ]
+    facts = list(trained)
     for result in results:
-        images = result.get("recalibrated") or _UNKNOWN
         n = result.get("n") if covers_set(result) else None
         facts += (result.get("digest"), result.get("labels"), n, result.get("classes_digest"))
-        facts += (images.get("digest"), images.get("samples"))
+        images = result.get("recalibrated")
+        facts += (images.get("digest"), images.get("samples")) if images else (None, None)
     return tuple(facts)
-
-
-def _labels(column: str | None, made: Mapping[str, Any] | None) -> str | None:
-    """The labels that train; of a file that noise is made by what it holds, as its name says nothing."""
-    if column is None or made is None:
-        return column
-    held = {
-        name: {"sha256": value["sha256"]} if isinstance(value, dict) and "sha256" in value else value
-        for name, value in made.items()
-    }
-    return labels_told(column, held)
 
 
 def differs(bases: Iterable[Basis]) -> bool:
@@ -82,10 +62,10 @@ def told_mixed(places: Iterable[tuple[str, str, Mapping[str, Entry]]]) -> Iterat
         for norm, entry in rivals.items():
             if entry.mixed:
                 for seed, facts in entry.data.items():
-                    trained.setdefault(train, {}).setdefault(norm, {})[seed] = facts[: len(_TRAINING)]
-                    measured.setdefault(place, {}).setdefault(norm, {})[seed] = facts[len(_TRAINING) :]
+                    trained.setdefault(train, {}).setdefault(norm, {})[seed] = facts[: len(FACTS)]
+                    measured.setdefault(place, {}).setdefault(norm, {})[seed] = facts[len(FACTS) :]
     for train, by_norm in trained.items():
-        if told := _told(_TRAINING, by_norm):
+        if told := _told(FACTS, by_norm):
             yield f"trained on {train}: {told}"
     for place, by_norm in measured.items():
         if told := _told(_VALIDATION, by_norm):

@@ -159,7 +159,7 @@ def measured(column: Column, metric: str, item: PlannedCell) -> Measured | None:
     result = column.result(item)
     if item.record is None or result is None or metric not in result["metrics"]:
         return None
-    return Measured(result["metrics"][metric], covers_set(result), basis(item.record.fit, result))
+    return Measured(result["metrics"][metric], covers_set(result), basis(item.record.training_data, result))
 
 
 def _columns(spec: Spec) -> Mapping[str, Column]:
@@ -211,11 +211,12 @@ def trained_entry(group: Sequence[PlannedCell], name: str) -> Entry:
 
 def _trained(name: str, item: PlannedCell) -> Measured | None:
     """Of the accuracies that a training says of itself, like its costs, if it has a number in the matrix."""
-    fit = item.record.fit if item.record is not None and item.fresh else {}
-    found = (fit.get("accuracies") or {}).get(name)
+    if item.record is None or not item.fresh:
+        return None
+    found = (item.record.fit.get("accuracies") or {}).get(name)
     if not found:
         return None
-    return Measured(found["top1"], covers_set(found), basis(fit, fit["val"]))
+    return Measured(found["top1"], covers_set(found), basis(item.record.training_data, item.record.fit["val"]))
 
 
 def _best(rivals: Mapping[str, Entry], metric: Metric) -> frozenset[str]:

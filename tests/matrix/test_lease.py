@@ -18,7 +18,7 @@ from en_bench import files
 from en_bench.files import write_json
 from en_bench.lease_guard import LEASE, LeaseLost
 from en_bench.matrix.lease import Lease, Leases
-from en_bench.matrix.processes import is_at_work, is_running, this_machine, this_process
+from en_bench.matrix.processes import Condition, condition, this_machine, this_process
 
 CELL = "0123456789abcdef"
 
@@ -305,11 +305,13 @@ def test_a_process_that_proc_hides_lives(monkeypatch: pytest.MonkeyPatch) -> Non
         raise PermissionError
 
     mine = this_process()
-    assert is_running(mine) and not is_running([mine[0], "1"])
+    another = [mine[0], "1"]
+    assert (condition(mine), condition(another)) == (Condition.RUNS, Condition.GONE)
+    assert condition([]) is condition(None) is Condition.HIDDEN
     monkeypatch.setattr(os, "kill", refuse)  # it is another user's
-    assert is_running(mine) and not is_running([mine[0], "1"])
+    assert (condition(mine), condition(another)) == (Condition.RUNS, Condition.GONE)
     monkeypatch.setattr("en_bench.matrix.processes._read", lambda path: "")  # mounted with hidepid
-    assert is_running(mine) and not is_at_work(mine)
+    assert condition(mine) is Condition.HIDDEN
 
 
 def test_where_proc_hides_a_process_silence_decides(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:

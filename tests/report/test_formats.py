@@ -209,7 +209,7 @@ def test_the_command_on_a_terminal_of_another_encoding_and_with_an_odd_record(tm
     shutil.copytree(EXPECTED.parent / "records", records)
     odd = min(records.iterdir())
     raw = json.loads(odd.read_text())
-    raw["fit"]["cost"]["seconds"] = 10**400
+    raw["fit"]["cost"]["seconds"] = 10**17
     odd.write_text(json.dumps(raw))
     argv = [sys.executable, "-m", "en_bench", "matrix", "report", str(EXPECTED.parent / "paper.yaml")]
     done = subprocess.run(

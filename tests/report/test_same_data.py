@@ -11,6 +11,7 @@ from en_bench.matrix.paired import MIXED as CAUSE
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
+from en_bench.matrix.training_data import training_data
 from en_bench.report.comparisons import all_pairs, tallies
 from en_bench.report.files import write_tables
 from en_bench.report.page import write_report
@@ -163,15 +164,18 @@ def test_made_noise_is_compared_by_what_its_file_holds() -> None:
         made = {"kind": "matrix", "seed": 0, "matrix": {"file": name, "sha256": holds * 32}}
         return {"train": {"labels": "given"}, "noise": {"made": made}}
 
-    assert not differs([basis(trained("one.json", "a1")), basis(trained("copy.json", "a1"))])
-    assert differs([basis(trained("one.json", "a1")), basis(trained("one.json", "b2"))])
+    assert not differs(
+        [basis(training_data(trained("one.json", "a1"))), basis(training_data(trained("copy.json", "a1")))]
+    )
+    assert differs([basis(training_data(trained("one.json", "a1"))), basis(training_data(trained("one.json", "b2")))])
 
 
 def test_records_without_the_facts_or_with_odd_ones() -> None:
     known, odd = {"held_out": None, "train": {"digest": "a"}}, {"held_out": None, "train": {"digest": ["a"]}}
-    assert not differs([basis({}), basis(known), basis({"held_out": {"n": 5}})][:2])
-    assert not differs([]) and differs([basis(known), basis(odd)])
-    assert not differs([basis({}, {"n": 5}), basis({}, {"n": 9, "whole_set": False})]), "PART says that"
+    assert not differs([training_data({}), training_data(known)])
+    assert differs([training_data(known), training_data({"held_out": {"n": 5}})]), "none are held out, or five"
+    assert not differs([]) and differs([training_data(known), training_data(odd)])
+    assert not differs([basis((), {"n": 5}), basis((), {"n": 9, "whole_set": False})]), "PART says that"
 
 
 def test_a_gap_rests_on_both_sets(two: Spec, alike: list[PlannedCell]) -> None:
