@@ -15,11 +15,16 @@ from types import FrameType
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
 from en_bench.resume.interrupt import NOTICED, TERMINAL
-from en_bench.stop import STOPPED, StopAsked, asked_to_stop
+from en_bench.stop import STOPPED, StopAsked, asked_to_stop, end_notice, leave_closed_terminal
 from en_bench.tied import tie
 
 Execute = Callable[[list[str]], None]
 """Runs the arguments of one `en-bench` command in this process; raises where it fails."""
+
+
+class CommandStopped(StopAsked):
+    """A signal that somebody has sent to a command has ended it, and has asked nothing of this process."""
+
 
 _LONGEST_REASON = 300
 _SECONDS_TO_STOP = 30.0
@@ -45,7 +50,7 @@ def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
                 traceback.print_exc(file=stream)
             name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             reason = one_line(f"{name}{error}")
-        if interrupted.is_set() or asked_to_stop() is not None:
+        if interrupted.is_set() or end_notice() is not None:
             raise KeyboardInterrupt
     return reason
 
@@ -53,6 +58,7 @@ def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
 def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) -> str | None:
     """Run a command in a process of its own, as `run_here` does in this one. If this process is killed, it ends too.
 
+    Raises CommandStopped where a signal to the command alone has stopped it.
     `starter` are words before the command, such as `srun` with its options: then what they start ends with the job.
     """
     with log.open("ab") as stream, tie() if not starter else nullcontext() as tied:
@@ -76,7 +82,7 @@ def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) ->
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     if code == STOPPED:
-        raise StopAsked("a signal to the command")
+        raise CommandStopped("a signal to the command")
     return _exit_reason(code, log)
 
 
@@ -117,6 +123,7 @@ def _output_to(log: Path) -> Iterator[None]:
             for number, handle in zip((1, 2), kept, strict=True):
                 os.dup2(handle, number)
                 os.close(handle)
+            leave_closed_terminal()
 
 
 def _flush() -> None:
@@ -128,7 +135,8 @@ def _flush() -> None:
 def _noticing_interrupt() -> Iterator[threading.Event]:
     """Yield an event that is set by an interrupt: Lightning answers one with SystemExit and ignores all further."""
     interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a script
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield interrupted
         return
 

@@ -18,10 +18,11 @@ from en_bench.matrix.local.live import now_and_then, tell
 from en_bench.matrix.local.others import Others
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell, plan, plan_cell
-from en_bench.matrix.process import one_line
+from en_bench.matrix.process import CommandStopped, one_line
 from en_bench.matrix.records import Record
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import Spec
+from en_bench.matrix.stopped_cells import StoppedCells, told_of_stopped
 from en_bench.matrix.training import unmark_started
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
@@ -80,13 +81,22 @@ class Runner:
 
     def _run_all(self, tally: Tally) -> None:
         silent = SilentHolders(self.leases, tell)
+        stopped = StoppedCells(self.cells.standing)
         while more_to_do(tally, silent):
             if not tally.waiting:
                 silent.wait()
                 continue
             item = tally.waiting[0]
             tally.begin(item, "here")
-            settled = self.settle(item)
+            try:
+                settled = self.settle(item)
+            except CommandStopped:
+                reason = stopped.stopped(item)
+                if reason is None:
+                    tell(told_of_stopped(item, "command"))
+                    tally.wait(item)
+                    continue
+                settled = self.fail(item, reason)
             if settled is None:
                 tally.leave(item)
             elif (line := tally.settle(item, settled)) is not None:
@@ -147,15 +157,20 @@ class Runner:
         return self.cells.run(fresh, lease.number)
 
 
-def more_to_do(tally: Tally, silent: SilentHolders) -> bool:
-    """Whether cells wait, as others have left them, say, or may do so once their silent holders count as dead."""
-    if tally.waiting or tally.another_round():
-        return True
-    free = silent.look(tally.held)
+def look_for_freed(tally: Tally, silent: SilentHolders) -> bool:
+    """Has cells wait whose holders have left them, or count as dead; False once all holders live."""
+    free = silent.look(tally.held) if tally.held else None
     if free is None:
         return False
     tally.retry(free)
     return True
+
+
+def more_to_do(tally: Tally, silent: SilentHolders) -> bool:
+    """Whether cells wait, as others have left them, say, or may do so once their silent holders count as dead."""
+    if tally.waiting or tally.another_round():
+        return True
+    return look_for_freed(tally, silent)
 
 
 def select(

@@ -17,7 +17,8 @@ TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 """The descriptor that the user reads: another than that of errors where output goes to a log."""
 
 NOTICED: ContextVar[threading.Event | None] = ContextVar("NOTICED", default=None)
-"""Set by a SIGINT that came before the training: what was imported or made then may have swallowed its exception."""
+"""Set by a SIGINT: one before the training, whose exception may have been swallowed by what was imported or made then,
+or one in it, which an error may keep from taking effect."""
 
 TOLD = "stopping after this step, or after the validation if one is running; Ctrl-C again stops at once"
 """What the user is told then."""
@@ -26,7 +27,8 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupt:
-    """While it is entered, a first SIGINT, SIGUSR1 or SIGTERM is noticed only: `obey`, or the end, gives it its effect.
+    """While it is entered, a first SIGINT or signal that asks for a stop is noticed only: `obey`, or the end, gives it
+    its effect.
 
     A second SIGINT takes effect at once; further ones of the others change nothing. Signals without a handler (none of
     ours, or ignored) keep their effect, as all do in another thread than the main one.
@@ -35,11 +37,12 @@ class Interrupt:
     def __init__(self) -> None:
         self.by: int | None = None  # the signal that asked, until it was obeyed
         self._before: dict[int, Handler] = {}
+        self._noticed: threading.Event | None = None
 
     def __enter__(self) -> Interrupt:
         self.by = asked_to_stop()  # where an exception cannot be raised, as in a destructor, Python only prints it
-        noticed = NOTICED.get()
-        if self.by is None and noticed is not None and noticed.is_set():
+        self._noticed = NOTICED.get()
+        if self.by is None and self._noticed is not None and self._noticed.is_set():
             self.by = signal.SIGINT
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -76,6 +79,8 @@ class Interrupt:
         first, self.by = self.by is None, self.by or number
         notice_stop(number)
         if number == signal.SIGINT:
+            if self._noticed is not None:
+                self._noticed.set()
             signal.signal(signal.SIGINT, self._before[number])
         if first:
             with suppress(OSError):  # nobody reads it: the Ctrl-C that ends this has ended `tee`, too

@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
 from en_bench.matrix import cell_run, process
 from en_bench.matrix.cell_run import CellRun
@@ -338,34 +337,6 @@ def test_a_plan_that_is_old_by_the_time_a_process_starts_fails_its_cells(
     out = capsys.readouterr().out
     assert "taken up again" not in out and "Traceback" not in out
     assert started.exists()
-
-
-ONE_GPU_IS_BROKEN = """
-import json, os, sys, time
-if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
-    sys.exit("no such device")
-print(json.dumps({"ready": True}), flush=True)
-for line in sys.stdin:
-    try:
-        time.sleep(60)
-    except KeyboardInterrupt:
-        open(os.environ["FAKE_PLACES"], "a").write("interrupted")
-        break
-"""
-
-
-def test_a_slot_in_which_nothing_starts_ends_the_run_and_others_save_their_step(
-    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_PLACES", str(tmp_path / "places"))
-    monkeypatch.setattr(crew, "PROGRAM", (sys.executable, "-c", ONE_GPU_IS_BROKEN))
-    gpus = ("0", "1")
-    launcher = LocalLauncher(
-        runner(spec_file), make_slots(None, gpus), [], lambda own: slot_environment(own, gpus, None)
-    )
-    with pytest.raises(InputError, match=r"cannot start: the last one ended with exit code 1: no such device$"):
-        launcher.run(planned(spec_file))
-    assert (tmp_path / "places").read_text() == "interrupted"
 
 
 def test_a_run_leaves_the_environment_as_it_was(spec_file: Path) -> None:
