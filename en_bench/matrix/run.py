@@ -4,7 +4,7 @@ Any number of runners share a matrix, in processes, on machines: each takes the 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -34,15 +34,17 @@ class Runner:
     cells: CellRun
     leases: Leases
 
-    def run(self, *only: str, cell_id: str | None = None) -> int:
-        """Run what is missing of the cells whose "norm/train/seed" matches one of `only` (default: all), or of one.
+    def run(self, *only: str, without: Collection[str] = ()) -> int:
+        """Run what is missing of the cells whose "norm/train/seed" matches one of `only` (default: all), but not those
+        whose ids are in `without`.
 
         Cells whose holders have become silent are waited for until they are taken over. Returns 0, also where living
         runners hold cells yet, 1 if a cell failed, 130 if interrupted.
         """
         spec = self.cells.spec
         records, _ = self.cells.results.load()
-        planned = select(plan(spec, records, self.cells.digests), only, spec, cell_id)
+        chosen = select(plan(spec, records, self.cells.digests), only, spec)
+        planned = [item for item in chosen if item.cell.id not in without]
         others = Others(self.leases, self.cells.results)
         tally = Tally(spec, self.cells.results, planned, others=others, reached=self.cells.reached)
         tell(tally.head())
