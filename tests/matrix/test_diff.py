@@ -100,8 +100,6 @@ def test_what_differs_is_named_with_how_much(a: Path, tmp_path: Path, capsys: py
     assert diff(a, b, "--tolerance", 1000) == 1
     told = " ".join(capsys.readouterr().out.split())
     assert " fit epochs 100 | 90 -10 " in told, "a tolerance is for what is measured"
-        "a tolerance is for what is measured"
-    )
 
 
 @pytest.mark.parametrize(("tolerance", "equal"), [(0.0, False), (0.0099, False), (0.0101, True)])
