@@ -15,16 +15,16 @@ from en_bench.matrix.closest import did_you_mean_pattern
 from en_bench.matrix.lease import Lease, Leases
 from en_bench.matrix.local.live import now_and_then, tell
 from en_bench.matrix.local.others import Others
+from en_bench.matrix.local.stopping import Stopping
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell, plan, plan_cell
-from en_bench.matrix.process import one_line
+from en_bench.matrix.process import CutShort, one_line
 from en_bench.matrix.records import Record
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import Spec
 from en_bench.matrix.training import unmark_started
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
-STOPPED = "interrupted: finished cells are kept, the same command continues"
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,11 @@ class Runner:
         try:
             with now_and_then(tally.view):
                 self._run_all(tally)
-        except KeyboardInterrupt:
-            tell(STOPPED)
+        except KeyboardInterrupt as interrupt:
+            stopping = Stopping(self.cells.results, spec.metric, tell)
+            for item in tally.running():
+                (stopping.cut_short if isinstance(interrupt, CutShort) else stopping.saved)(item)
+            stopping.end()
             return INTERRUPTED
         for line in self.left_to_others(tally.held):
             tell(line)

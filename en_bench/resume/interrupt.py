@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -16,8 +17,21 @@ from en_bench.stop import STOP_SIGNALS, StopAsked, asked_to_stop, notice_stop
 TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 """The descriptor that the user reads: another than that of errors where output goes to a log."""
 
-NOTICED: ContextVar[threading.Event | None] = ContextVar("NOTICED", default=None)
-"""Set by a SIGINT that came before the training: what was imported or made then may have swallowed its exception."""
+
+@dataclass
+class Noticed:
+    """What a command that runs within another program could not make known by its exception.
+
+    `interrupted` says that there was a SIGINT, also before the training: what was imported or made then may have
+    swallowed its exception. `unsaved` says that a second one has cut the training short.
+    """
+
+    interrupted: bool = False
+    unsaved: bool = False
+
+
+NOTICED: ContextVar[Noticed | None] = ContextVar("NOTICED", default=None)
+"""Of the program around the command, if there is one."""
 
 TOLD = "stopping after this step, or after the validation if one is running; Ctrl-C again stops at once"
 """What the user is told then."""
@@ -39,7 +53,7 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         self.by = asked_to_stop()  # where an exception cannot be raised, as in a destructor, Python only prints it
         noticed = NOTICED.get()
-        if self.by is None and noticed is not None and noticed.is_set():
+        if self.by is None and noticed is not None and noticed.interrupted:
             self.by = signal.SIGINT
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -50,11 +64,14 @@ class Interrupt:
                     signal.signal(number, self._notice)
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, before in self._before.items():
             # Whoever handles what ended the training may have a handler of its own by now.
             if signal.getsignal(number) == self._notice:
                 signal.signal(number, before)
+        noticed = NOTICED.get()
+        if noticed is not None and self.by is not None and kind is not None and issubclass(kind, KeyboardInterrupt):
+            noticed.unsaved = True
         try:
             if kind is None:  # an error says more than that there was an interrupt, too
                 self.obey()
