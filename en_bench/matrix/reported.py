@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 from en_bench.accuracies import LABELS
 from en_bench.errors import InputError
 from en_bench.matrix.closest import did_you_mean, did_you_mean_file
-from en_bench.matrix.metrics import METRICS, from_printed
+from en_bench.matrix.metrics import FRACTION, LARGEST, METRICS, NATS, PERCENT, from_printed, units_of
 from en_bench.matrix.overlays import check_plain, read_yaml
 
-_KEYS = ("source", "metric", "selection", "tolerance", "unknown_labels", "values")
+_KEYS = ("source", "metric", "unit", "selection", "tolerance", "unknown_labels", "values")
 _VALUE_KEYS = ("value", "tolerance")
 
 
@@ -49,10 +49,11 @@ def parse_reported(raw: object, path: Path, labels: Labels, metric: str) -> tupl
     """The published numbers of a specification at `path`, in the order in which they stand.
 
     `raw` is a file's name (relative to the specification), a mapping, or a list of these. Each holds `source`, the
-    `metric` (default: `metric`), the `selection` of the epoch (default: the last), a default `tolerance` and `values`
-    by training set, validation set and normaliser, in the unit that people print: per cent, or nats for nll. A value is
-    a number, `{value: 76.4, tolerance: 0.3}`, or null where none could be read at the source. Labels that the matrix
-    does not have are an error, unless the entry says `unknown_labels: ignore`.
+    `metric` (default: `metric`), the `unit` (default: per cent, or nats for nll; to be said where a value of at most 1
+    could be a fraction as well), the `selection` of the epoch (default: the last), a default `tolerance` and `values`
+    by training set, validation set and normaliser, all in that unit. A value is a number,
+    `{value: 76.4, tolerance: 0.3}`, or null where none could be read at the source. Labels that the matrix does not
+    have are an error, unless the entry says `unknown_labels: ignore`.
 
     Raises InputError, with file and key.
     """
@@ -107,14 +108,14 @@ def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: st
     ignore = entry.get("unknown_labels", "error")
     if ignore not in ("error", "ignore"):
         raise InputError(f"{where}: unknown_labels: {ignore!r} is neither 'error' nor 'ignore'")
-    default = _tolerance(entry.get("tolerance"), metric, f"{where}: tolerance")
     if not isinstance(entry.get("values"), dict) or not entry["values"]:
         raise InputError(f"{where}: values: expected 'training set: {{validation set: {{normaliser: value}}}}'")
     leaves = list(_leaves(entry["values"], where))
-    _check_per_cent([printed for *_, printed in leaves], metric, f"{where}: values")
+    unit = _unit(entry.get("unit"), metric, _numbers([printed for *_, printed in leaves]), where)
+    default = _tolerance(entry.get("tolerance"), unit, f"{where}: tolerance")
     for train, target, norm, printed in leaves:
         at = f"{where}: values: {train}: {target}: {norm}"
-        value, tolerance = _value(printed, metric, default, at)
+        value, tolerance = _value(printed, metric, unit, default, at)
         unknown = _unknown(labels, train, target, norm)
         if unknown is not None and ignore == "error":
             raise InputError(f"{at}: {unknown}; 'unknown_labels: ignore' leaves such values out")
@@ -122,15 +123,33 @@ def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: st
             yield Reported(norm, train, target, value, tolerance, source, metric, selection)
 
 
-def _check_per_cent(values: Iterable[object], metric: str, where: str) -> None:
-    """A source prints all its accuracies in one unit, and none has but chance level or a failure throughout."""
-    printed = (value.get("value") if isinstance(value, dict) else value for value in values)
-    largest = max((number for value in printed if (number := _number(value)) is not None), default=0.0)
-    if metric in ("top1", "top5") and 0 < largest <= 1:
+def _unit(given: object, metric: str, numbers: Sequence[float], where: str) -> str:
+    """The unit of all values of an entry: what it says, else the usual one where no other can be meant."""
+    units = units_of(metric)
+    if given is not None and given not in units:
+        raise InputError(f"{where}: unit: {given!r}: {metric} is written in {' or '.join(units)}")
+    small, large = [n for n in numbers if 0 < n <= 1], [n for n in numbers if n > 1]
+    which = f"'unit: {PERCENT}' or 'unit: {FRACTION}'"
+    if given is None and units[0] == PERCENT and small and large:
         raise InputError(
-            f"{where}: {metric} is given in per cent as printed, and none here is above 1: write {100 * largest:g} for "
-            f"{largest:g}, or, where it is per cent indeed, list the source's other values too"
+            f"{where}: values: {small[0]:g} beside {large[0]:g}: if both are per cent say 'unit: {PERCENT}', else "
+            f"write all values in one unit, {100 * small[0]:g} for {small[0]:g}"
         )
+    if given is None and units[0] == PERCENT and small:
+        raise InputError(
+            f"{where}: values: {small[0]:g} may be {metric} in per cent or a fraction: say which it is ({which})"
+        )
+    if given == FRACTION and large:
+        raise InputError(
+            f"{where}: values: {large[0]:g} is no fraction, which 'unit: {FRACTION}' says that it is: write all values "
+            f"in one unit, and say which it is ({which})"
+        )
+    return units[0] if given is None else str(given)
+
+
+def _numbers(values: Sequence[object]) -> list[float]:
+    printed = (value.get("value") if isinstance(value, dict) else value for value in values)
+    return [number for value in printed if (number := _number(value)) is not None]
 
 
 def _leaves(values: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, object]]:
@@ -152,32 +171,39 @@ def _unknown(labels: Labels, train: str, target: str, norm: str) -> str | None:
     return None
 
 
-def _value(printed: object, metric: str, default: float | None, where: str) -> tuple[float | None, float | None]:
+def _value(
+    printed: object, metric: str, unit: str, default: float | None, where: str
+) -> tuple[float | None, float | None]:
     """Value and tolerance of one cell, in the unit that is measured."""
     if isinstance(printed, dict):
         for key in printed:
             if key not in _VALUE_KEYS:
                 raise InputError(f"{where}: unknown key {key!r}; the keys are {', '.join(_VALUE_KEYS)}")
         if "tolerance" in printed:
-            default = _tolerance(printed["tolerance"], metric, f"{where}: tolerance")
+            default = _tolerance(printed["tolerance"], unit, f"{where}: tolerance")
         printed = printed.get("value")
     if printed is None:
         return None, default
     number = _number(printed)
-    if number is None or number < 0 or (metric != "nll" and number > 100):
-        unit = "nats" if metric == "nll" else "per cent"
-        raise InputError(f"{where}: {printed!r} is no value of {metric} in {unit}; leave it empty where none was read")
-    return from_printed(metric, number), default
+    if number is None or not 0 <= number <= LARGEST[unit]:
+        raise InputError(
+            f"{where}: {printed!r} is no value of {metric} in {_told(unit)}; leave it empty where none was read"
+        )
+    return from_printed(unit, number), default
 
 
-def _tolerance(printed: object, metric: str, where: str) -> float | None:
+def _tolerance(printed: object, unit: str, where: str) -> float | None:
     if printed is None:
         return None
     number = _number(printed)
-    if number is None or number < 0 or (metric != "nll" and number > 100):
-        most = "0 or more" if metric == "nll" else "0 to 100"
+    if number is None or not 0 <= number <= LARGEST[unit]:
+        most = "0 or more" if unit == NATS else f"0 to {LARGEST[unit]:g}"
         raise InputError(f"{where}: {printed!r} is no tolerance: use a number of {most}, in the unit of the values")
-    return from_printed(metric, number)
+    return from_printed(unit, number)
+
+
+def _told(unit: str) -> str:
+    return {PERCENT: "per cent", FRACTION: "fractions"}.get(unit, unit)
 
 
 def _number(printed: object) -> float | None:
