@@ -37,9 +37,10 @@ class Difference:
     a: Any
     b: Any
 
-    def __str__(self) -> str:
-        by = f" ({self.b - self.a:+.3g})" if _is_number(self.a) and _is_number(self.b) else ""
-        return f"{' '.join(self.where)}: {_shown(self.a)} | {_shown(self.b)}{by}"
+    def row(self) -> tuple[str, str, str, str]:
+        """What differs, both values, and by how much (nothing where one is no number), as people read them."""
+        by = f"{self.b - self.a:+.3g}" if _is_number(self.a) and _is_number(self.b) else ""
+        return " ".join(self.where), _shown(self.a), _shown(self.b), by
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from en_bench.errors import InputError
 from en_bench.matrix.collection import collection_paused
 from en_bench.matrix.diff import Verdict, compare, counted, same
+from en_bench.matrix.diff_lines import aligned, cell_lines
 from en_bench.matrix.opened import RESULTS, require_results, results_of
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.process import Execute
@@ -52,19 +53,15 @@ def diff_verb(args: argparse.Namespace, execute: Execute) -> int:
     for letter, (results, _), before, kept in zip("AB", sides, loaded, records, strict=True):
         apart = f", and {len(before) - len(kept)} of no cell of the specification" if len(before) > len(kept) else ""
         print(f"{letter}: {results.folder}, {counted_as(len(kept), 'record')}{apart}")
-    for fact in _ORIGINS:
-        a, b = (_origins(side, fact) for side in records)
-        if a != b:
-            print(f"{fact}: {a or 'none'} | {b or 'none'}")
+    origins = [(fact, *(_origins(side, fact) for side in records)) for fact in _ORIGINS]
+    for line in aligned([(f"{fact}:", a or "none", b or "none", "") for fact, a, b in origins if a != b]):
+        print(line)
     found = compare(records[0], records[1], args.tolerance)
-    width, names = max(map(len, Verdict)), max((len(compared.name) for compared in found), default=0)
-    for compared in found:
-        print(f"{compared.verdict:<{width}}  {compared.name:<{names}}  {compared.id}")
-        for difference in compared.differences:
-            print(f"{'':<{width}}    {difference}")
+    for line in cell_lines(found):
+        print(line)
     missing = [name for cell_id, name in wanted.items() if not any(cell_id in side for side in records)]
     for name in missing:
-        print(f"{'missing':<{width}}  {name}")
+        print(f"{'missing':<{max(map(len, Verdict))}}  {name}")
     print(counted(found) + (f", missing in both {len(missing)}" if wanted else ""))
     if not found:
         print("nothing was compared: neither side has a record of these cells")

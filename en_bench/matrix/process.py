@@ -14,7 +14,7 @@ from types import FrameType
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
-from en_bench.resume.interrupt import NOTICED, TERMINAL
+from en_bench.resume.interrupt import NOTICED, TERMINAL, Noticed
 from en_bench.stop import STOPPED, StopAsked, asked_to_stop, end_notice, leave_closed_terminal
 from en_bench.tied import tie
 
@@ -31,12 +31,17 @@ _SECONDS_TO_STOP = 30.0
 _SECONDS_TO_SAVE = 600.0  # a validation may have to end first; whoever asked has means to end it sooner
 
 
+class CutShort(KeyboardInterrupt):
+    """A second interrupt has ended a command at once: what it did since its last checkpoint is lost."""
+
+
 def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
     """Run a command in this warm process. Returns None, or the reason of its failure in one line.
 
-    Raises KeyboardInterrupt after an interrupt, also where the command turned it into something else, and LeaseLost.
+    Raises KeyboardInterrupt after an interrupt, also where the command turned it into something else, CutShort after a
+    second one in a training, and LeaseLost.
     """
-    with _output_to(log), _noticing_interrupt() as interrupted:
+    with _output_to(log), _noticing_interrupt() as noticed:
         try:
             execute(list(argv))
             reason = None
@@ -50,13 +55,19 @@ def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
                 traceback.print_exc(file=stream)
             name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             reason = one_line(f"{name}{error}")
-        if interrupted.is_set() or end_notice() is not None:
+        except KeyboardInterrupt:
+            if not noticed.unsaved:
+                raise
+        if noticed.unsaved:
+            raise CutShort
+        if noticed.interrupted or end_notice() is not None:
             raise KeyboardInterrupt
     return reason
 
 
 def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) -> str | None:
     """Run a command in a process of its own, as `run_here` does in this one. If this process is killed, it ends too.
+    A second interrupt kills it: CutShort.
 
     Raises CommandStopped where a signal to the command alone has stopped it.
     `starter` are words before the command, such as `srun` with its options: then what they start ends with the job.
@@ -74,7 +85,10 @@ def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) ->
         try:
             code = child.wait()
         except BaseException:
-            _stop(child)
+            try:
+                _stop(child)
+            except KeyboardInterrupt:
+                raise CutShort from None
             raise
         finally:
             # Ranks that it has left behind; all of them, where a second interrupt has cut _stop short.
@@ -132,22 +146,22 @@ def _flush() -> None:
 
 
 @contextlib.contextmanager
-def _noticing_interrupt() -> Iterator[threading.Event]:
-    """Yield an event that is set by an interrupt: Lightning answers one with SystemExit and ignores all further."""
-    interrupted = threading.Event()
+def _noticing_interrupt() -> Iterator[Noticed]:
+    """Yield what notices an interrupt: Lightning answers one with SystemExit and ignores all further."""
+    noticed = Noticed()
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a script
     if ignored or threading.current_thread() is not threading.main_thread():
-        yield interrupted
+        yield noticed
         return
 
     def notice(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
+        noticed.interrupted = True
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, notice)
-    token = NOTICED.set(interrupted)
+    token = NOTICED.set(noticed)
     try:
-        yield interrupted
+        yield noticed
     finally:
         NOTICED.reset(token)
         signal.signal(signal.SIGINT, before)

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any
 from en_bench.accuracies import LABELS
 from en_bench.errors import InputError
 from en_bench.matrix.closest import did_you_mean, did_you_mean_file
-from en_bench.matrix.metrics import METRICS, from_printed
+from en_bench.matrix.metrics import FRACTION, LARGEST, METRICS, NATS, PERCENT, from_printed, units_of
 from en_bench.matrix.overlays import check_plain, read_yaml
 
-_KEYS = ("source", "metric", "selection", "tolerance", "unknown_labels", "values")
+_KEYS = ("source", "metric", "unit", "selection", "tolerance", "unknown_labels", "values")
 _VALUE_KEYS = ("value", "tolerance")
 
 DIVERGES = "diverges"
@@ -28,9 +28,9 @@ class Reported:
 
     `value` and `tolerance` are in the unit of what is measured, fractions or nats. `value` is None where the source
     says that the training diverges. `tolerance` is how far a measured mean may lie from the value, chosen by who wrote
-    the specification; None where nobody chose one. `printed` is the value as it was published, in the unit that people
-    print and with all its digits (`77.0`), or DIVERGES. `selection` says which epoch the source reports: `last`, `best`
-    or `selected`, as `en_bench.accuracies.LABELS`.
+    the specification; None where nobody chose one. `printed` is the value as it was published, in the unit that tables
+    show and with all its digits (`77.0`; a fraction in per cent), or DIVERGES. `selection` says which epoch the source
+    reports: `last`, `best` or `selected`, as `en_bench.accuracies.LABELS`.
     """
 
     norm: str
@@ -57,11 +57,11 @@ def parse_reported(raw: object, path: Path, labels: Labels, metric: str) -> tupl
     """The published numbers of a specification at `path`, in the order in which they stand.
 
     `raw` is a file's name (relative to the specification), a mapping, or a list of these. Each holds `source`, the
-    `metric` (default: `metric`), the `selection` of the epoch (default: the last), a default `tolerance` and `values`
-    by training set, validation set and normaliser, in the unit that people print: per cent, or nats for nll. A value is
-    a number (in quotes where it ends in a zero after the point: '76.40'), DIVERGES, `{value: 76.4, tolerance: 0.3}`, or
-    null where none could be read at the source. Labels that the matrix does not have are an error, unless the entry
-    says `unknown_labels: ignore`.
+    `metric` (default: `metric`), the `unit` (default: per cent, or nats for nll; to be said where a value of at most 1
+    could be a fraction as well), the `selection` of the epoch (default: the last), a default `tolerance` and `values`
+    by training set, validation set and normaliser, all in that unit. A value is a number (in quotes where it ends in a
+    zero after the point: '76.40'), DIVERGES, `{value: 76.4, tolerance: 0.3}`, or null where none could be read at the
+    source. Labels that the matrix does not have are an error, unless the entry says `unknown_labels: ignore`.
 
     Raises InputError, with file and key.
     """
@@ -116,33 +116,53 @@ def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: st
     ignore = entry.get("unknown_labels", "error")
     if ignore not in ("error", "ignore"):
         raise InputError(f"{where}: unknown_labels: {ignore!r} is neither 'error' nor 'ignore'")
-    default = _tolerance(entry.get("tolerance"), metric, f"{where}: tolerance")
     if not isinstance(entry.get("values"), dict) or not entry["values"]:
         raise InputError(f"{where}: values: expected 'training set: {{validation set: {{normaliser: value}}}}'")
     leaves = list(_leaves(entry["values"], where))
-    _check_per_cent([printed for *_, printed in leaves], metric, f"{where}: values")
+    unit = _unit(entry.get("unit"), metric, _numbers([printed for *_, printed in leaves]), where)
+    default = _tolerance(entry.get("tolerance"), unit, f"{where}: tolerance")
     for train, target, norm, leaf in leaves:
         at = f"{where}: values: {train}: {target}: {norm}"
-        printed, tolerance = _printed(leaf, metric, default, at)
+        printed, tolerance = _printed(leaf, metric, unit, default, at)
         unknown = _unknown(labels, train, target, norm)
         if unknown is not None and ignore == "error":
             raise InputError(f"{at}: {unknown}; 'unknown_labels: ignore' leaves such values out")
         if unknown is None and printed is not None:
-            value, tolerance = (
-                (None, None) if printed == DIVERGES else (from_printed(metric, float(printed)), tolerance)
-            )
+            if printed == DIVERGES:
+                value, tolerance = None, None
+            else:
+                value = from_printed(unit, float(printed))
+                printed = _shown(printed, unit)
             yield Reported(norm, train, target, value, tolerance, source, metric, printed, selection)
 
 
-def _check_per_cent(values: Iterable[object], metric: str, where: str) -> None:
-    """A source prints all its accuracies in one unit, and none has but chance level or a failure throughout."""
-    printed = (value.get("value") if isinstance(value, dict) else value for value in values)
-    largest = max((number for value in printed if (number := _number(_unquoted(value))) is not None), default=0.0)
-    if metric in ("top1", "top5") and 0 < largest <= 1:
+def _unit(given: object, metric: str, numbers: Sequence[float], where: str) -> str:
+    """The unit of all values of an entry: what it says, else the usual one where no other can be meant."""
+    units = units_of(metric)
+    if given is not None and given not in units:
+        raise InputError(f"{where}: unit: {given!r}: {metric} is written in {' or '.join(units)}")
+    small, large = [n for n in numbers if 0 < n <= 1], [n for n in numbers if n > 1]
+    which = f"'unit: {PERCENT}' or 'unit: {FRACTION}'"
+    if given is None and units[0] == PERCENT and small and large:
         raise InputError(
-            f"{where}: {metric} is given in per cent as printed, and none here is above 1: write {100 * largest:g} for "
-            f"{largest:g}, or, where it is per cent indeed, list the source's other values too"
+            f"{where}: values: {small[0]:g} beside {large[0]:g}: if both are per cent say 'unit: {PERCENT}', else "
+            f"write all values in one unit, {100 * small[0]:g} for {small[0]:g}"
         )
+    if given is None and units[0] == PERCENT and small:
+        raise InputError(
+            f"{where}: values: {small[0]:g} may be {metric} in per cent or a fraction: say which it is ({which})"
+        )
+    if given == FRACTION and large:
+        raise InputError(
+            f"{where}: values: {large[0]:g} is no fraction, which 'unit: {FRACTION}' says that it is: write all values "
+            f"in one unit, and say which it is ({which})"
+        )
+    return units[0] if given is None else str(given)
+
+
+def _numbers(values: Sequence[object]) -> list[float]:
+    printed = (value.get("value") if isinstance(value, dict) else value for value in values)
+    return [number for value in printed if (number := _number(_unquoted(value))) is not None]
 
 
 def _leaves(values: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, object]]:
@@ -164,25 +184,31 @@ def _unknown(labels: Labels, train: str, target: str, norm: str) -> str | None:
     return None
 
 
-def _printed(leaf: object, metric: str, default: float | None, where: str) -> tuple[str | None, float | None]:
+def _printed(
+    leaf: object, metric: str, unit: str, default: float | None, where: str
+) -> tuple[str | None, float | None]:
     """What was published of one cell, None where nothing was read, and the tolerance in the unit that is measured."""
     if isinstance(leaf, dict):
         for key in leaf:
             if key not in _VALUE_KEYS:
                 raise InputError(f"{where}: unknown key {key!r}; the keys are {', '.join(_VALUE_KEYS)}")
         if "tolerance" in leaf:
-            default = _tolerance(leaf["tolerance"], metric, f"{where}: tolerance")
+            default = _tolerance(leaf["tolerance"], unit, f"{where}: tolerance")
         leaf = leaf.get("value")
     if leaf is None or leaf == DIVERGES:
         return leaf, default
     number = _number(_unquoted(leaf))
-    if number is None or number < 0 or (metric != "nll" and number > 100):
-        unit = "nats" if metric == "nll" else "per cent"
+    if number is None or not 0 <= number <= LARGEST[unit]:
         raise InputError(
-            f"{where}: {leaf!r} is no value of {metric} in {unit}; write '{DIVERGES}' where the source says so, and "
-            "leave it empty where none was read"
+            f"{where}: {leaf!r} is no value of {metric} in {_told(unit)}; write '{DIVERGES}' where the source says so, "
+            "and leave it empty where none was read"
         )
     return leaf if isinstance(leaf, str) else f"{Decimal(repr(leaf)):f}", default
+
+
+def _shown(printed: str, unit: str) -> str:
+    """In the unit that tables show, with all its digits: a fraction in per cent."""
+    return f"{Decimal(printed).scaleb(2):f}" if unit == FRACTION else printed
 
 
 def _unquoted(printed: object) -> object:
@@ -190,14 +216,18 @@ def _unquoted(printed: object) -> object:
     return float(printed) if isinstance(printed, str) and re.fullmatch(r"\d+(\.\d+)?", printed, re.ASCII) else printed
 
 
-def _tolerance(printed: object, metric: str, where: str) -> float | None:
+def _tolerance(printed: object, unit: str, where: str) -> float | None:
     if printed is None:
         return None
     number = _number(printed)
-    if number is None or number < 0 or (metric != "nll" and number > 100):
-        most = "0 or more" if metric == "nll" else "0 to 100"
+    if number is None or not 0 <= number <= LARGEST[unit]:
+        most = "0 or more" if unit == NATS else f"0 to {LARGEST[unit]:g}"
         raise InputError(f"{where}: {printed!r} is no tolerance: use a number of {most}, in the unit of the values")
-    return from_printed(metric, number)
+    return from_printed(unit, number)
+
+
+def _told(unit: str) -> str:
+    return {PERCENT: "per cent", FRACTION: "fractions"}.get(unit, unit)
 
 
 def _number(printed: object) -> float | None:

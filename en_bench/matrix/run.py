@@ -4,7 +4,7 @@ Any number of runners share a matrix, in processes, on machines: each takes the 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,9 +16,10 @@ from en_bench.matrix.closest import did_you_mean_pattern
 from en_bench.matrix.lease import Lease, Leases
 from en_bench.matrix.local.live import now_and_then, tell
 from en_bench.matrix.local.others import Others
+from en_bench.matrix.local.stopping import Stopping
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell, plan, plan_cell
-from en_bench.matrix.process import CommandStopped, one_line
+from en_bench.matrix.process import CommandStopped, CutShort, one_line
 from en_bench.matrix.records import Record
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import Spec
@@ -26,7 +27,6 @@ from en_bench.matrix.stopped_cells import StoppedCells, told_of_stopped
 from en_bench.matrix.training import unmark_started
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
-STOPPED = "interrupted: finished cells are kept, the same command continues"
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,28 @@ class Runner:
     cells: CellRun
     leases: Leases
 
-    def run(self, *only: str, cell_id: str | None = None) -> int:
-        """Run what is missing of the cells whose "norm/train/seed" matches one of `only` (default: all), or of one.
+    def run(self, *only: str, without: Collection[str] = ()) -> int:
+        """Run what is missing of the cells whose "norm/train/seed" matches one of `only` (default: all), but not those
+        whose ids are in `without`.
 
         Cells whose holders have become silent are waited for until they are taken over. Returns 0, also where living
         runners hold cells yet, 1 if a cell failed, 130 if interrupted.
         """
         spec = self.cells.spec
         records, _ = self.cells.results.load()
-        planned = select(plan(spec, records, self.cells.digests), only, spec, cell_id)
+        chosen = select(plan(spec, records, self.cells.digests), only, spec)
+        planned = [item for item in chosen if item.cell.id not in without]
         others = Others(self.leases, self.cells.results)
         tally = Tally(spec, self.cells.results, planned, others=others, reached=self.cells.reached)
         tell(tally.head())
         try:
             with now_and_then(tally.view):
                 self._run_all(tally)
-        except KeyboardInterrupt:
-            tell(STOPPED)
+        except KeyboardInterrupt as interrupt:
+            stopping = Stopping(self.cells.results, spec.metric, tell)
+            for item in tally.running():
+                (stopping.cut_short if isinstance(interrupt, CutShort) else stopping.saved)(item)
+            stopping.end()
             return INTERRUPTED
         for line in self.left_to_others(tally.held):
             tell(line)

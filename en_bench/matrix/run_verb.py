@@ -13,11 +13,12 @@ from functools import partial
 from en_bench.errors import InputError
 from en_bench.matrix.cell_run import CellRun
 from en_bench.matrix.commands import cell_commands
+from en_bench.matrix.data_here import DataHere, data_here
 from en_bench.matrix.local.devices import choose_gpus, default_threads, make_slots, slot_environment
 from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.local.live import is_terminal, tell
 from en_bench.matrix.local.worker import serve
-from en_bench.matrix.opened import OpenedMatrix, missing_data, open_matrix, require_data, results_of, warn
+from en_bench.matrix.opened import OpenedMatrix, missing_data, open_matrix, results_of, warn
 from en_bench.matrix.options import check_options
 from en_bench.matrix.plan import PlannedCell, plan
 from en_bench.matrix.process import Execute
@@ -27,6 +28,7 @@ from en_bench.matrix.slurm.job import run_job
 from en_bench.matrix.slurm.launcher import launch, print_scripts, watch
 from en_bench.matrix.slurm.leases import leases_of
 from en_bench.matrix.slurm.options import parse_flags
+from en_bench.plural import counted
 
 _OF_THIS_MACHINE = {  # options that jobs have no use for, and what to give in their place
     "slots": "give --slurm at_once=N",
@@ -37,7 +39,7 @@ _OF_THIS_MACHINE = {  # options that jobs have no use for, and what to give in t
 
 
 def run_verb(args: argparse.Namespace, execute: Execute) -> int:
-    """Returns 0, 1 if a cell failed, 130 if interrupted."""
+    """Returns 0, 1 if a cell failed or was left out for want of data, 130 if interrupted."""
     if args.slurm_job is not None:
         return run_job(lambda: _cells(open_matrix(args), args, execute), args.slurm_job)
     matrix = open_matrix(args)
@@ -49,24 +51,23 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
             print_scripts(matrix, args.only, flags)
         _print_commands(matrix, args.only)
         return 0
-    if args.launcher == "slurm":
-        # A folder of the nodes alone is none here.
-        if (missing := missing_data(matrix)) is not None:
-            warn(missing)
-    else:
-        require_data(matrix)
     runner = Runner(_cells(matrix, args, execute), leases_of(matrix.results))
     if args.worker:
         return serve(runner, plan(matrix.spec, matrix.results.load()[0], matrix.digests))
     planned = matrix.planned()  # warns of files that are no records before anything runs
+    chosen = select(planned, args.only, matrix.spec)
     if args.launcher == "slurm":
-        chosen = select(planned, args.only, matrix.spec)
+        _warn_of_data_of_nodes(matrix, chosen)
         launch(matrix, chosen, flags)
         if not args.wait:
             return 0
         code = watch(matrix, chosen)
     else:
-        code = _launch(args, matrix, runner, planned)
+        here = data_here(matrix, chosen)
+        here.require_some()
+        if not here.waiting and (missing := missing_data(matrix)) is not None:
+            warn(missing)  # whether the data have changed since cannot be seen
+        code = _launch(args, matrix, runner, chosen, here)
     if code != INTERRUPTED:
         planned = matrix.as_recorded()
         page = write_page(matrix, planned)  # first: the reader of what is printed may have left
@@ -94,17 +95,38 @@ def _cells(matrix: OpenedMatrix, args: argparse.Namespace, execute: Execute) -> 
     return CellRun(matrix.spec, execute, matrix.results, matrix.digests, matrix.data_root, args.isolate)
 
 
-def _launch(args: argparse.Namespace, matrix: OpenedMatrix, runner: Runner, planned: list[PlannedCell]) -> int:
+def _warn_of_data_of_nodes(matrix: OpenedMatrix, chosen: Sequence[PlannedCell]) -> None:
+    """Data that only the nodes see are none here, and no reason to refuse anything."""
+    try:
+        told = data_here(matrix, chosen).told_of_jobs()
+    except InputError as error:
+        told = str(error)
+    if told is not None:
+        warn(told)
+
+
+def _launch(
+    args: argparse.Namespace, matrix: OpenedMatrix, runner: Runner, chosen: Sequence[PlannedCell], here: DataHere
+) -> int:
+    """Runs the cells that can begin with the data that are here."""
+    if (told := here.told()) is not None:
+        warn(told)
+    left_out = {item.cell.id for item in here.left_out}
     gpus = choose_gpus(args.gpus)
     slots = make_slots(args.slots, gpus)
     threads = args.threads or default_threads(len(slots))
     if len(slots) == 1 and not is_terminal(sys.stdout):
         # Nothing is to be drawn meanwhile: this process can do the work itself. It has not imported torch yet.
         with _environment(slot_environment(slots, gpus, threads)):
-            return runner.run(*args.only)
-    chosen = select(planned, args.only, matrix.spec)
-    environment = partial(slot_environment, gpus=gpus, threads=threads)
-    return LocalLauncher(runner, slots, _worker_arguments(args), environment).run(chosen)
+            code = runner.run(*args.only, without=left_out)
+    else:
+        environment = partial(slot_environment, gpus=gpus, threads=threads)
+        launcher = LocalLauncher(runner, slots, _worker_arguments(args), environment)
+        code = launcher.run([item for item in chosen if item.cell.id not in left_out])
+    if left_out and code != INTERRUPTED:
+        print(f"{counted(len(left_out), 'cell')} left out for want of data", flush=True)
+        return 1
+    return code
 
 
 @contextmanager

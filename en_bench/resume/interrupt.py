@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -16,9 +17,22 @@ from en_bench.stop import STOP_SIGNALS, StopAsked, asked_to_stop, notice_stop
 TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 """The descriptor that the user reads: another than that of errors where output goes to a log."""
 
-NOTICED: ContextVar[threading.Event | None] = ContextVar("NOTICED", default=None)
-"""Set by a SIGINT: one before the training, whose exception may have been swallowed by what was imported or made then,
-or one in it, which an error may keep from taking effect."""
+
+@dataclass
+class Noticed:
+    """What a command that runs within another program could not make known by its exception.
+
+    `interrupted` says that there was a SIGINT: one before the training, whose exception may have been swallowed by what
+    was imported or made then, or one in it, which an error may keep from taking effect. `unsaved` says that a second
+    one, or an error, has ended the training before it had saved its step.
+    """
+
+    interrupted: bool = False
+    unsaved: bool = False
+
+
+NOTICED: ContextVar[Noticed | None] = ContextVar("NOTICED", default=None)
+"""Of the program around the command, if there is one."""
 
 TOLD = "stopping after this step, or after the validation if one is running; Ctrl-C again stops at once"
 """What the user is told then."""
@@ -37,12 +51,12 @@ class Interrupt:
     def __init__(self) -> None:
         self.by: int | None = None  # the signal that asked, until it was obeyed
         self._before: dict[int, Handler] = {}
-        self._noticed: threading.Event | None = None
+        self._noticed: Noticed | None = None
 
     def __enter__(self) -> Interrupt:
         self.by = asked_to_stop()  # where an exception cannot be raised, as in a destructor, Python only prints it
         self._noticed = NOTICED.get()
-        if self.by is None and self._noticed is not None and self._noticed.is_set():
+        if self.by is None and self._noticed is not None and self._noticed.interrupted:
             self.by = signal.SIGINT
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -58,6 +72,8 @@ class Interrupt:
             # Whoever handles what ended the training may have a handler of its own by now.
             if signal.getsignal(number) == self._notice:
                 signal.signal(number, before)
+        if self._noticed is not None and self.by is not None and kind is not None:
+            self._noticed.unsaved = True
         try:
             if kind is None:  # an error says more than that there was an interrupt, too
                 self.obey()
@@ -80,7 +96,7 @@ class Interrupt:
         notice_stop(number)
         if number == signal.SIGINT:
             if self._noticed is not None:
-                self._noticed.set()
+                self._noticed.interrupted = True
             signal.signal(signal.SIGINT, self._before[number])
         if first:
             with suppress(OSError):  # nobody reads it: the Ctrl-C that ends this has ended `tee`, too

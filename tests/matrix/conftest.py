@@ -25,11 +25,16 @@ FILES = {
 
 @pytest.fixture
 def spec_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A specification with its overlays in `experiments`, a folder below the current one."""
+    """A specification with its overlays in `experiments`, a folder below the current one, and its sets in `data`: of
+    each no more than a manifest, which is none, but has the digest that `fake_execute` writes."""
     for name, text in FILES.items():
         path = tmp_path / "experiments" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
+    for name in ("handwritten/train", "handwritten/val", "typeset/train", "typeset/val"):
+        folder = tmp_path / "data" / "digits" / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(f"digits/{name}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EN_BENCH_SHARDS", raising=False)
     return Path("experiments/digits.yaml")

@@ -24,7 +24,7 @@ from en_bench.matrix.local import crew
 from en_bench.matrix.local.devices import make_slots, slot_environment
 from en_bench.matrix.local.launcher import LocalLauncher
 from en_bench.matrix.plan import PlannedCell, plan
-from en_bench.matrix.process import run_here, run_isolated
+from en_bench.matrix.process import CutShort, run_here, run_isolated
 from en_bench.matrix.records import Record
 from en_bench.matrix.results import Results
 from en_bench.matrix.run import INTERRUPTED, Runner
@@ -298,6 +298,27 @@ def test_an_isolated_command_has_the_time_to_end_its_validation(
     with pytest.raises(KeyboardInterrupt):
         run_isolated(["fit", str(saved)], tmp_path / "log")
     assert saved.read_text() == str(int(signal.SIGINT))
+
+
+def test_a_second_interrupt_kills_an_isolated_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "command"
+    script.write_text(
+        f"#!{sys.executable}\nimport signal, sys, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: open(sys.argv[-1], 'w').write('asked'))\n"
+        "open(sys.argv[-1], 'w').close()\nwhile True:\n    time.sleep(60)\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    asked = tmp_path / "asked"
+
+    def interrupt() -> None:
+        for content in ("", "asked"):
+            until(lambda content=content: asked.exists() and asked.read_text() == content)  # type: ignore[misc]
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(CutShort):
+        run_isolated(["fit", str(asked)], tmp_path / "log")
 
 
 def test_what_a_command_leaves_running_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,28 +75,61 @@ def test_labels_that_the_matrix_lacks_can_be_left_out_on_demand_only(spec_file: 
 
 
 @pytest.mark.parametrize(
-    ("metric", "values", "words"),
+    ("keys", "values", "words"),
     [
-        ("top1", "{BatchNorm: 0.764}", "top1 is given in per cent .* write 76.4 for 0.764"),
-        ("top5", "{BatchNorm: {value: 1}, ExemplarNorm: null}", "write 100 for 1"),
-        ("top1", "{BatchNorm: '0.760', ExemplarNorm: diverges}", "write 76 for 0.76"),
-        ("nll", "{BatchNorm: -3}", "-3 is no value of nll in nats"),
+        ("metric: top1", "{BatchNorm: '0.760', ExemplarNorm: diverges}", "0.76 may be top1 in per cent or a fraction"),
+        (
+            "metric: top1",
+            "{BatchNorm: 0.764}",
+            r"0.764 may be top1 in per cent or a fraction: say which it is \('unit: p",
+        ),
+        ("metric: top5", "{BatchNorm: {value: 1}, ExemplarNorm: null}", "1 may be top5 in per cent or a fraction"),
+        ("metric: ece", "{BatchNorm: 0.9}", "0.9 may be ece in per cent or a fraction"),
+        ("metric: top1", "{BatchNorm: 76.4, ExemplarNorm: 0.771}", "0.771 beside 76.4: if both .* 77.1 for 0.771$"),
+        (
+            "unit: fraction",
+            "{BatchNorm: 76.4, ExemplarNorm: 0.771}",
+            "76.4 is no fraction, .*: write all values in one ",
+        ),
+        ("metric: nll\nunit: percent", "{BatchNorm: 0.9}", "unit: 'percent': nll is written in nats$"),
+        ("unit: nats", "{BatchNorm: 76.4}", "unit: 'nats': top1 is written in percent or fraction$"),
+        ("unit: [1]", "{BatchNorm: 76.4}", r"unit: \[1\]: top1 is written in percent or fraction$"),
+        ("metric: nll", "{BatchNorm: -3}", "-3 is no value of nll in nats"),
+        ("unit: fraction\ntolerance: 1.5", "{BatchNorm: 0.7}", "1.5 is no tolerance: use a number of 0 to 1, in the"),
     ],
 )
-def test_values_in_another_unit_are_refused(spec_file: Path, metric: str, values: str, words: str) -> None:
-    text = f"source: a\nmetric: {metric}\nvalues: {{handwritten: {{handwritten: {values}}}}}\n"
-    with pytest.raises(InputError, match=words):
+def test_values_of_a_doubtful_or_another_unit_are_refused(spec_file: Path, keys: str, values: str, words: str) -> None:
+    text = f"source: a\n{keys}\nvalues: {{handwritten: {{handwritten: {values}}}}}\n"
+    with pytest.raises(InputError, match=words) as error:
         load_spec(with_reported(spec_file, "reported/readme.yaml", text))
+    assert str(error.value).startswith("experiments/reported/readme.yaml: ")
 
 
-def test_chance_level_beside_other_values_and_small_calibration_errors_are_none(spec_file: Path) -> None:
+def test_the_unit_can_be_said(spec_file: Path) -> None:
+    """To the last digit: they stand so in files for programs."""
     entries = (
-        "{source: a, values: {handwritten: {typeset: {BatchNorm: 76.4, ExemplarNorm: 0.1}}}}",
-        "{source: a, metric: ece, values: {handwritten: {typeset: {BatchNorm: 0.9, ExemplarNorm: 99.9}}}}",
+        "{source: a, unit: percent, values: {handwritten: {typeset: {BatchNorm: 76.4, ExemplarNorm: 0.1}}}}",
+        "{source: b, unit: percent, values: {handwritten: {typeset: {BatchNorm: 0.9}}}}",
+        "{source: c, unit: fraction, tolerance: 0.003, values: {handwritten: {typeset: {BatchNorm: 0.764}}}}",
+        "{source: d, metric: ece, unit: fraction, values: {handwritten: {typeset: {BatchNorm: 0.009}}}}",
+        "{source: e, metric: nll, unit: nats, tolerance: 2, values: {handwritten: {typeset: {BatchNorm: 0.9}}}}",
+        "{source: f, values: {handwritten: {typeset: {BatchNorm: 0}}}}",
+        "{source: g, unit: fraction, values: {handwritten: {typeset: {BatchNorm: '0.760', ExemplarNorm: 0.7}}}}",
     )
     spec = load_spec(with_reported(spec_file, f"[{', '.join(entries)}]"))
-    # To the last digit: they stand so in files for programs.
-    assert [one.value for one in spec.reported] == [0.764, 0.001, 0.009, 0.999]
+    told = [(one.value, one.tolerance) for one in spec.reported]
+    assert told == [
+        (0.764, None),
+        (0.001, None),
+        (0.009, None),
+        (0.764, 0.003),
+        (0.009, None),
+        (0.9, 2),
+        (0, None),
+        (0.76, None),
+        (0.7, None),
+    ]
+    assert [one.printed for one in spec.reported[3:]] == ["76.4", "0.9", "0.9", "0", "76.0", "70"], "as tables show it"
 
 
 def test_they_are_no_part_of_a_cells_identity(spec_file: Path) -> None:

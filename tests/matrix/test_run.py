@@ -11,10 +11,14 @@ import pytest
 
 from en_bench.errors import InputError
 from en_bench.matrix.cell_run import needs_own_process
+from en_bench.matrix.local.stopping import SAVED, UNSAVED
 from en_bench.matrix.overlays import Config
 from en_bench.matrix.plan import manifest_digests
+from en_bench.matrix.process import Execute
 from en_bench.matrix.results import Results
 from en_bench.matrix.run import INTERRUPTED
+from en_bench.resume.interrupt import Interrupt
+from tests.matrix import fake_execute
 from tests.matrix.running import RESULTS, run, runner, start, states, verbs
 
 
@@ -138,7 +142,7 @@ def test_interrupt_stops_cleanly(spec_file: Path) -> None:
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == INTERRUPTED
-    assert out.splitlines()[-1] == "interrupted: finished cells are kept, the same command continues"
+    assert out.splitlines()[-1] == SAVED
     assert "Traceback" not in out + err
 
 
@@ -154,6 +158,56 @@ def test_interrupt_that_a_command_turns_into_an_exit_is_still_one(spec_file: Pat
     assert runner(spec_file, as_lightning_does).run() == INTERRUPTED
     assert signal.getsignal(signal.SIGINT) is before
     assert Results(RESULTS).load() == ({}, [])
+
+
+def fit_two_steps(interrupts: int) -> Execute:
+    """A training that is interrupted in its first step, so often, and saves nothing."""
+
+    def execute(argv: list[str]) -> None:
+        with Interrupt() as interrupt:
+            for _ in range(interrupts):
+                signal.raise_signal(signal.SIGINT)
+            interrupt.obey()
+
+    return execute
+
+
+def test_what_an_interrupt_has_cost_is_told(spec_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of a training in this process that has ended its step, of one that a second Ctrl-C has cut short, and of a
+    validation."""
+    cell = "BatchNorm/typeset/0"
+    assert runner(spec_file, fit_two_steps(1)).run(cell) == INTERRUPTED
+    assert capfd.readouterr().out.splitlines()[1:] == [SAVED]
+    assert runner(spec_file, fit_two_steps(2)).run(cell) == INTERRUPTED
+    lost = f"{cell} ended unsaved: there is no checkpoint yet, its training begins anew"
+    assert capfd.readouterr().out.splitlines()[1:] == [lost, UNSAVED]
+
+    def interrupt_validation(argv: list[str]) -> None:
+        fake_execute.execute(argv)
+        if argv[0] == "validate":
+            signal.raise_signal(signal.SIGINT)
+
+    assert runner(spec_file, interrupt_validation).run(cell) == INTERRUPTED
+    whole = f"{cell}: its training is whole, the validation under way begins anew"
+    assert capfd.readouterr().out.splitlines()[-2:] == [whole, SAVED]
+
+
+def test_an_error_after_an_interrupt_is_no_failure_of_the_cell(
+    spec_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Who has asked for a stop is told that nothing was saved; the next run tries the step again."""
+
+    def execute(argv: list[str]) -> None:
+        with Interrupt():
+            signal.raise_signal(signal.SIGINT)
+            raise RuntimeError("the step has failed")
+
+    cell = "BatchNorm/typeset/0"
+    assert runner(spec_file, execute).run(cell) == INTERRUPTED
+    assert not Results(RESULTS).load()[0]
+    lost = f"{cell} ended unsaved: there is no checkpoint yet, its training begins anew"
+    assert capfd.readouterr().out.splitlines()[1:] == [lost, UNSAVED]
+    assert "RuntimeError: the step has failed" in next(RESULTS.glob("runs/*/log.txt")).read_text()
 
 
 def test_output_goes_to_the_log_and_only_lines_to_the_terminal(spec_file: Path) -> None:

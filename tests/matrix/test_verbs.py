@@ -126,7 +126,8 @@ def test_plan_lists_cells_and_totals(spec: str, capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[1:] == ["BatchNorm/handwritten/0", "missing", "unknown"]
     assert lines[8] == "2 normalisers x 2 training sets x 2 seeds = 8 trainings, each validated on 2 sets"
-    assert lines[9].startswith("the whole: 8 cells; 4 not counted: samples of digits/handwritten/train, ")
+    assert lines[9:11] == ["the whole: 8 cells; 8 not counted", "the rest: 8 cells; 8 not counted"]
+    assert lines[11].startswith("not counted: all 8 cells: samples of digits/handwritten/train, ")
     assert lines[-1] == "done 0, missing 8, failed 0"
 
 

@@ -17,6 +17,9 @@ from en_bench.matrix.spec import Spec
 if TYPE_CHECKING:
     from en_bench.data.manifest import Manifest
 
+PREPARE = "prepare the data (data_scripts; README, Data sets), or say where they lie (--data-root)"
+"""What to do about sets that are not here."""
+
 _DEFAULT_LABELS = "given"  # of ShardDataModule, which needs torch. A test compares.
 
 
@@ -51,10 +54,20 @@ class Amount:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Why something cannot be told, in one line, and whether nothing tells what a step takes, which can be measured."""
+    """Why something cannot be told, in one line, and whether nothing tells what a step takes, which can be measured.
+
+    `lacking` are sets of which nothing tells the number of their samples, where that is why.
+    """
 
     reason: str
     no_rate: bool = False
+    lacking: tuple[str, ...] = ()
+
+
+def no_samples(names: Sequence[str]) -> Unknown:
+    """Where nothing tells how many samples sets have."""
+    told = f"samples of {', '.join(names)} unknown: no manifest here, and no record has counted them: {PREPARE}"
+    return Unknown(told, lacking=tuple(names))
 
 
 def set_sizes(shards: Place, records: Sequence[Record]) -> Sizes:
@@ -123,10 +136,7 @@ def amount_of(cell: Cell, spec: Spec, ranks: int, sizes: Sizes) -> Amount | Unkn
     known = {name: n for name, n in found.items() if n is not None}
     missing = [name for name, n in counts.items() if n is None]
     if missing or labelled is None:
-        return Unknown(
-            f"samples of {', '.join(missing)} unknown: no manifest here, and no record has counted them: prepare the "
-            "data (data_scripts; README, Data sets), or say where they lie (--data-root)"
-        )
+        return no_samples(missing)
     held_out = round(labelled * float(data.get("held_out") or 0))
     batch = shape_of(cell.config).batch * ranks
     samples = labelled - held_out

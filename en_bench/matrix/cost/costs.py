@@ -6,7 +6,7 @@ import heapq
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -135,7 +135,8 @@ def cost_of(
         if rate is None:
             # Where data are missing, too, they come first: nothing could be measured without.
             much = amount(item.cell, shape.ranks or 1)
-            cells.append(Unknown(much.reason if isinstance(much, Unknown) else known.why_not(), no_rate=True))
+            why = much if isinstance(much, Unknown) else Unknown(known.why_not())
+            cells.append(replace(why, no_rate=True))
             continue
         much = amount(item.cell, rate.ranks)
         cells.append(much if isinstance(much, Unknown) else _cell_cost(shape, rate, much, rest(item)))

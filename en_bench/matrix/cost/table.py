@@ -9,6 +9,7 @@ from typing import Any
 from en_bench.duration import duration
 from en_bench.matrix.cost.amount import Unknown
 from en_bench.matrix.cost.costs import FORWARD_SHARE, CellCost, Cost, Disk, Seconds
+from en_bench.matrix.cost.not_counted import not_counted_lines
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.spec import Spec
 from en_bench.plural import counted
@@ -50,6 +51,7 @@ def summary_lines(
     yield f"the whole: {_hours(cost, [True] * len(planned))}"
     to_do = [item.state is not State.DONE for item in planned]
     yield f"the rest: {_hours(cost, to_do, rest=True)}"
+    yield from not_counted_lines(cost)
     if any(cell.rest.total for cell in cost.known()):
         yield _wall(cost, slots)
     yield _disk(disk, len(planned), folder)
@@ -136,8 +138,8 @@ def _hours(cost: Cost, chosen: Sequence[bool], rest: bool = False) -> str:
     if known:
         told += f", {duration(total.total)}, of it {duration(total.validating)} validating"
         told += f"; {devices / 3600:.1f} device hours" if any(cell.ranks > 1 for cell in known) else ""
-    missed = Counter(cell.reason for cell in cells if isinstance(cell, Unknown))
-    return told + "".join(f"; {n} not counted: {reason}" for reason, n in missed.items())
+    missed = len(cells) - len(known)
+    return told + (f"; {missed} not counted" if missed else "")
 
 
 def _wall(cost: Cost, slots: int) -> str:

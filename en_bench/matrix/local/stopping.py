@@ -50,14 +50,18 @@ class Stopping:
             self.say(f"{duration(now - self._began)} after the request, waits for {told}; {AGAIN}")
 
     def saved(self, item: PlannedCell) -> None:
-        """The process of a cell has ended as it was asked to."""
+        """What a cell was at has ended as it was asked to."""
         if (self.results.run(item.cell.id) / FIT).exists():
             self._again.append(f"{item.cell}: its training is whole, the validation under way begins anew")
 
     def lose(self, item: PlannedCell, row: Row) -> None:
         """The process of a cell ended before it had saved: killed by a second request, or by others."""
         if row.progress is not None:  # else it had begun nothing
-            self._lost.append(f"{item.cell} ended unsaved: {self._what_is_lost(item)}")
+            self.cut_short(item)
+
+    def cut_short(self, item: PlannedCell) -> None:
+        """A command of a cell was at work, and ended before it had saved."""
+        self._lost.append(f"{item.cell} ended unsaved: {self._what_is_lost(item)}")
 
     def end(self) -> None:
         """The last lines."""

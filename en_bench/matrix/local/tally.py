@@ -199,6 +199,10 @@ class Tally:
             stopping=stopping,
         )
 
+    def running(self) -> list[PlannedCell]:
+        """The cells that run here."""
+        return [each.item for each in self._running.values()]
+
     def row(self, item: PlannedCell) -> Row:
         """How far a cell that runs is."""
         each = self._running[item.cell.id]

@@ -25,7 +25,7 @@ def save_manifests() -> dict[str, str]:
     digests = {}
     for name, n in SIZES.items():
         folder = Path("data") / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         shard = replace(MANIFEST.shards[0], samples=n)
         digests[name] = save_manifest(replace(MANIFEST, folder=folder, count=n, shards=(shard,))).digest
     return digests
