@@ -76,7 +76,7 @@ def plan_verb(args: argparse.Namespace, execute: Execute) -> int:
     given = in_order(in_spec, in_flags)
     planned = select(everything, args.only, matrix.spec)
     busy = at_work(matrix, planned)
-    reached = trainings_reached(matrix, planned, busy)
+    reached = trainings_reached(matrix, everything, busy)
     cost = matrix_cost(matrix, everything, planned, given, reached, args.device)
     failed = 0
     if args.probe and (unknown := not_known(cost)):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -17,12 +18,16 @@ from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
 from en_bench.files import replacing
 from en_bench.lease_guard import require_lease
-from en_bench.resume.reached import Reached, add_reached
+from en_bench.provenance import device_name
+from en_bench.resume.reached import Pace, Reached, add_reached, reached_of
 from en_bench.tasks.metrics import WIDE
+from en_bench.telemetry.cost import CostMeter
 from en_bench.telemetry.metrics_file import MetricsFile
+from en_bench.telemetry.validation_cost import ValidationCost
 
 CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
 _METRICS, _VALUES, _REACHED = "en_bench_metrics", "en_bench_last_values", "en_bench_reached"
+_Kind = TypeVar("_Kind")
 _FIRST_LOOK = 10  # steps after which the pace of a training is known well enough
 
 
@@ -68,7 +73,7 @@ class RunCheckpoint(Checkpoint):
             checkpoint[_METRICS] = logger.mark()
         checkpoint[_VALUES] = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if trainer.state.fn == "fit":
-            checkpoint[_REACHED] = _reached(trainer)
+            checkpoint[_REACHED] = asdict(_reached(trainer))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._metrics, self._values = checkpoint.get(_METRICS), checkpoint.get(_VALUES, {})
@@ -126,7 +131,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with replacing(target) as file:
             torch.save(checkpoint, file)
             if reached is not None:
-                add_reached(file, Reached(**reached))
+                add_reached(file, reached_of(reached))
 
 
 def last_checkpoint(run: str | os.PathLike[str]) -> Path:
@@ -138,12 +143,28 @@ def _metrics_files(trainer: Trainer) -> list[MetricsFile]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
 
 
-def _reached(trainer: Trainer) -> dict[str, int | None]:
+def _reached(trainer: Trainer) -> Reached:
     epochs = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None
     steps, epoch = trainer.estimated_stepping_batches, trainer.current_epoch + 1
-    return {
-        "epoch": epoch if epochs is None else min(epoch, epochs),
-        "epochs": epochs,
-        "step": trainer.global_step,
-        "steps": None if math.isinf(steps) else int(steps),
-    }
+    return Reached(
+        epoch=epoch if epochs is None else min(epoch, epochs),
+        epochs=epochs,
+        step=trainer.global_step,
+        steps=None if math.isinf(steps) else int(steps),
+        pace=_pace(trainer),
+    )
+
+
+def _pace(trainer: Trainer) -> Pace | None:
+    """As the meters among the callbacks have it so far."""
+    steps = [callback.seconds_per_step for callback in _of_kind(trainer, CostMeter)]
+    validations = [callback.images_per_second for callback in _of_kind(trainer, ValidationCost)]
+    if not steps or not steps[0]:
+        return None
+    device = device_name(trainer.strategy.root_device)
+    return Pace(steps[0], next(iter(validations), None), device, trainer.world_size)
+
+
+def _of_kind(trainer: Trainer, kind: type[_Kind]) -> list[_Kind]:
+    callbacks: list[Callback] = vars(trainer)["callbacks"]
+    return [callback for callback in callbacks if isinstance(callback, kind)]

@@ -19,7 +19,7 @@ from en_bench.matrix.results import Results
 from en_bench.matrix.slurm.leases import submitting_holder
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import mark_started
-from en_bench.resume.reached import Reached, add_reached
+from en_bench.resume.reached import Pace, Reached, add_reached
 from tests.conftest import REPO
 from tests.data.flaky_http import FlakyServer
 from tests.matrix.cost.test_amount import save_manifests
@@ -122,6 +122,24 @@ def test_a_training_that_was_cut_off_counts_from_its_checkpoint(
     # A checkpoint that says nothing, put in its place: nothing of the former one is believed.
     (run / "checkpoints" / "last.ckpt").write_bytes(b"weights")
     assert planned(capsys, "--seconds-per-step", "3.84")[0].endswith("  1 min 5 s")
+
+
+def test_an_unfinished_training_tells_its_pace(
+    sets: dict[str, str], spec_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the cells of its shape, also where it is not chosen itself."""
+    cell = plan_cells(load_spec(spec_file))[0]
+    run = Results(Path("results/digits")).run(cell.id)
+    save_at(run / "checkpoints" / "last.ckpt", Reached(1, 2, 7, 14, Pace(3.84, None, "H100", 1)))
+    mark_started(run, cell, manifest_digests(Path("data")))
+    source = "3.84 s  x 6 to 14 steps  (1 unfinished training, H100)"
+    lines = planned(capsys)
+    assert lines[0].endswith("  1 min 5 s, 34.9 s left  (at epoch 1/2)")
+    assert sum(line.endswith(source) for line in lines) == 1
+    assert any(line.startswith("not counted: 4 of 8 cells (ExemplarNorm/*): ") for line in lines)
+    assert any("(1 unfinished training, H100)" in line for line in planned(capsys, "--only", "BatchNorm/typeset/1"))
+    told = "not counted: all 8 cells: nothing measured on a device like --device '*A100*': "
+    assert any(line.startswith(told) for line in planned(capsys, "--device", "*A100*"))
 
 
 def save_at(checkpoint: Path, reached: Reached) -> None:

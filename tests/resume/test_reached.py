@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from en_bench.cli import main
-from en_bench.resume.reached import Reached, add_reached, read_reached
+from en_bench.provenance import device_name
+from en_bench.resume.reached import Pace, Reached, add_reached, read_reached
 from en_bench.stop import STOPPED
 from tests.resume.runs import arguments
 
@@ -27,7 +30,7 @@ def save(path, value, reached=None):
 
 def test_the_checkpoint_stays_readable_in_all_ways(tmp_path):
     value = {"state_dict": {f"w{i}": torch.randn(1000) for i in range(300)}}
-    reached = Reached(12, 90, 700, 5400)
+    reached = Reached(12, 90, 700, 5400, Pace(0.125, None, "H100", 8))
     path = save(tmp_path / "last.ckpt", value, reached)
     assert read_reached(path) == reached
     assert (str(reached), reached.share) == ("epoch 12/90", 700 / 5400)
@@ -42,7 +45,15 @@ def test_a_training_without_an_end_has_no_share(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "member", ["{}", "[]", "null", "no json", '{"epoch": "1", "epochs": 2, "step": 1, "steps": 2}', " " * 5000]
+    "member",
+    [
+        *("{}", "[]", "null", "no json", '{"epoch": "1", "epochs": 2, "step": 1, "steps": 2}', " " * 5000),
+        '{"epoch": 1, "epochs": 2, "step": null, "steps": 2}',
+        '{"epoch": 1, "epochs": 2, "step": 1, "steps": 2, "pace": {"ranks": 1}}',
+        json.dumps(asdict(Reached(1, 2, 1, 2, Pace(-1.0, None, "H100", 1)))),
+        json.dumps(asdict(Reached(1, 2, 1, 2, Pace(1.0, math.inf, "H100", 1)))),
+        json.dumps(asdict(Reached(1, 2, 1, 2, Pace(1.0, None, "H100", 0)))),
+    ],
 )
 def test_what_is_not_ours_says_nothing(tmp_path, member):
     path = save(tmp_path / "last.ckpt", {})
@@ -50,6 +61,13 @@ def test_what_is_not_ours_says_nothing(tmp_path, member):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("last/en_bench_reached.json", member)
     assert read_reached(path) is None
+
+
+def test_a_checkpoint_of_a_former_version_tells_no_pace(tmp_path):
+    path = save(tmp_path / "last.ckpt", {})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("last/en_bench_reached.json", '{"epoch": 1, "epochs": 2, "step": 1, "steps": 2}')
+    assert read_reached(path) == Reached(1, 2, 1, 2)
 
 
 def test_what_cannot_be_read_says_nothing(tmp_path):
@@ -72,7 +90,13 @@ def test_a_training_that_was_stopped_says_where_it_goes_on(shards, tmp_path, poi
     run = tmp_path / "run"
     assert main(arguments(shards, run, kill=point, by="SIGUSR1")) == STOPPED
     last = run / "checkpoints" / "last.ckpt"
-    assert read_reached(last) == Reached(epoch, 2, step, 12)
+    reached = read_reached(last)
+    assert reached is not None and replace(reached, pace=None) == Reached(epoch, 2, step, 12)
+    # The first five steps start up.
+    assert (reached.pace is not None) == (step > 5)
+    if reached.pace is not None:
+        assert reached.pace.device == device_name(torch.device("cpu")) and reached.pace.ranks == 1
+        assert reached.pace.seconds_per_step > 0 and reached.pace.validation_images_per_second > 0
     assert torch.load(last, weights_only=True)["global_step"] == step
     program = (
         "import sys; from pathlib import Path; from en_bench.resume.reached import read_reached as read; "
@@ -81,5 +105,7 @@ def test_a_training_that_was_stopped_says_where_it_goes_on(shards, tmp_path, poi
     done = subprocess.run([sys.executable, "-c", program, str(last)], capture_output=True, text=True, check=True)
     assert done.stdout == f"epoch {epoch}/2 False\n"
     assert main(arguments(shards, run, kill=point, by="SIGUSR1")) == 0
-    assert read_reached(last) == Reached(2, 2, 12, 12)
+    reached = read_reached(last)
+    assert replace(reached, pace=None) == Reached(2, 2, 12, 12)
+    assert reached.pace is not None
     assert json.loads((run / "fit.json").read_text())["steps"] == 12

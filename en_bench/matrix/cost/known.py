@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from en_bench.errors import InputError
 from en_bench.files import write_json
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost.shape import Shape, shape_of
+from en_bench.matrix.plan import Cell
 from en_bench.matrix.records import Json, Record, read_json
 from en_bench.matrix.results import Results
 from en_bench.plural import counted
+from en_bench.resume.reached import Pace
 
 PROBE = "probe.json"
 NO_RATE = "seconds per step unknown: give --seconds-per-step, or measure with --probe"
@@ -56,37 +59,54 @@ class Rate:
     source: str
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Measurements by shape. One of them is called `name`, and `rest` follows: `1 record of other matrices`."""
+
+    name: str
+    rest: str
+    by_shape: Mapping[Shape, list[Measured]]
+
+    def told(self, count: int) -> str:
+        return counted(count, self.name) + self.rest
+
+
 class Known:
-    """What is known of shapes: records of this matrix first, then those of others below the same folder, then probes.
+    """What is known of shapes: records of this matrix first, then its `unfinished` trainings, then records of other
+    matrices below the same folder, then probes.
 
     `device` is a shell pattern that the device's name has to match.
     """
 
-    def __init__(self, results: Results, records: Sequence[Record], device: str = "*") -> None:
+    def __init__(
+        self, results: Results, records: Sequence[Record], device: str = "*", unfinished: Iterable[Measured] = ()
+    ) -> None:
         self._results, self._device = results, device
         self._passed_over: set[str] = set()  # devices that do not match
         own = [measured for record in records if (measured := of_record(record, results)) is not None]
-        self._sources: list[tuple[str, dict[Shape, list[Measured]]]] = [("record", self._by_shape(own))]
-        self._to_read = [("record of other matrices", _of_others), ("probe", _of_probes)]
+        self._sources = [
+            _Source("record", "", self._by_shape(own)),
+            _Source("unfinished training", "", self._by_shape(unfinished)),
+        ]
+        self._to_read = [("record", " of other matrices", _of_others), ("probe", "", _of_probes)]
 
     def rate(self, shape: Shape) -> Rate | None:
         """Medians over the measurements on the device (and number of ranks) that was last used for the shape.
 
         Where some leave start-up out, over those.
         """
-        for kind, by_shape in self._all():
-            if shape in by_shape:
-                newest = max(by_shape[shape], key=lambda found: found.finished)
-                alike = [f for f in by_shape[shape] if (f.device, f.ranks) == (newest.device, newest.ranks)]
+        for source in self._all():
+            if shape in source.by_shape:
+                newest = max(source.by_shape[shape], key=lambda found: found.finished)
+                alike = [f for f in source.by_shape[shape] if (f.device, f.ranks) == (newest.device, newest.ranks)]
                 alike = [found for found in alike if not found.start_up] or alike
                 validations = [found.validation for found in alike if found.validation is not None]
-                number, _, rest = kind.partition(" ")
                 told = ", start-up and compiling included" if alike[0].start_up else ""
                 return Rate(
                     statistics.median(found.step for found in alike),
                     statistics.median(validations) if validations else None,
                     newest.ranks,
-                    f"{counted(len(alike), number)}{' ' + rest if rest else ''}, {newest.device}{told}",
+                    f"{source.told(len(alike))}, {newest.device}{told}",
                 )
         return None
 
@@ -105,20 +125,20 @@ class Known:
         What a loss remembers of samples is not in it.
         """
         parameters = None
-        for _, by_shape in self._all():
-            for found in itertools.chain.from_iterable(by_shape.values()):
+        for source in self._all():
+            for found in itertools.chain.from_iterable(source.by_shape.values()):
                 if found.shape.weights == shape.weights:
                     if found.checkpoint is not None and not found.shape.remembers:
                         return found.checkpoint, True
                     parameters = parameters or found.parameters
         return None if parameters is None else (parameters * _BYTES_PER_PARAMETER, False)
 
-    def _all(self) -> Iterable[tuple[str, dict[Shape, list[Measured]]]]:
+    def _all(self) -> Iterable[_Source]:
         """Other matrices are read only when this one's records do not tell."""
         yield from list(self._sources)
         while self._to_read:
-            kind, read = self._to_read.pop(0)
-            self._sources.append((kind, self._by_shape(read(self._results))))
+            name, rest, read = self._to_read.pop(0)
+            self._sources.append(_Source(name, rest, self._by_shape(read(self._results))))
             yield self._sources[-1]
 
     def _by_shape(self, measured: Iterable[Measured]) -> dict[Shape, list[Measured]]:
@@ -154,6 +174,25 @@ def of_record(record: Record, results: Results) -> Measured | None:
         _size(checkpoint_path(results.run(record.id))),
         str(fit.get("finished", "")),
         step is None,
+    )
+
+
+def of_unfinished(cell: Cell, pace: Pace, results: Results) -> Measured | None:
+    """What the checkpoint of a training tells that has not ended; None if it ran on other ranks than it will."""
+    shape, checkpoint = shape_of(cell.config), checkpoint_path(results.run(cell.id))
+    if shape.ranks not in (None, pace.ranks):
+        return None
+    speed = pace.validation_images_per_second
+    saved = datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC) if checkpoint.is_file() else None
+    return Measured(
+        shape,
+        pace.device,
+        pace.ranks,
+        pace.seconds_per_step,
+        None if speed is None else 1 / speed,
+        None,
+        _size(checkpoint),
+        "" if saved is None else saved.isoformat(timespec="seconds"),
     )
 
 

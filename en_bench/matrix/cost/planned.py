@@ -8,7 +8,7 @@ from en_bench.matrix.cell_run import outstanding
 from en_bench.matrix.commands import checkpoint_path
 from en_bench.matrix.cost.amount import Sizes, Unknown, set_sizes
 from en_bench.matrix.cost.costs import Cost, Disk, Rest, Saving, cost_of, disk_of
-from en_bench.matrix.cost.known import Known
+from en_bench.matrix.cost.known import Known, of_unfinished
 from en_bench.matrix.lease import Found
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import Cell, PlannedCell, State
@@ -29,10 +29,13 @@ def matrix_cost(
 ) -> Cost:
     """What the `planned` cells cost, and what is left of them.
 
-    Known is what the records of `everything` tell, then those of other matrices, then probes, of devices whose name
-    matches a pattern; `given` seconds per step come before all. `reached` is how far trainings are, by the cell's id.
+    Known is what the records of `everything` tell, then its unfinished trainings, then records of other matrices, then
+    probes, of devices whose name matches a pattern; `given` seconds per step come before all. `reached` is how far
+    trainings are, by the cell's id.
     """
-    known = Known(matrix.results, _records(everything), device)
+    paces = ((item.cell, found.pace) for item in everything if (found := reached.get(item.cell.id)) is not None)
+    measured = (of_unfinished(cell, pace, matrix.results) for cell, pace in paces if pace is not None)
+    known = Known(matrix.results, _records(everything), device, filter(None, measured))
 
     def rest(item: PlannedCell) -> Rest:
         return _rest(matrix, item, reached.get(item.cell.id))
@@ -93,9 +96,10 @@ def _reached(matrix: OpenedMatrix, item: PlannedCell, at_work: bool) -> Reached 
     saved = None if item.state is State.DONE else trained_so_far(run, item.cell, matrix.digests)
     progress = read_progress(run) if at_work and saved is not None else None
     # Of a process that was killed it tells of steps that are lost.
+    pace = None if saved is None else saved.pace
     if progress is None or progress.command != "fit":
         return saved
-    return Reached(progress.epoch or 1, progress.epochs, progress.step, progress.steps)
+    return Reached(progress.epoch or 1, progress.epochs, progress.step, progress.steps, pace)
 
 
 def at_work(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> dict[str, str]:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from en_bench.matrix.cost import known as cost_known
-from en_bench.matrix.cost.known import PROBE, Known, Measured, keep_probe, read_probes
+from en_bench.matrix.cost.known import PROBE, Known, Measured, Rate, keep_probe, of_unfinished, read_probes
 from en_bench.matrix.cost.shape import shape_of
 from en_bench.matrix.plan import Cell, plan_cells
 from en_bench.matrix.records import Record
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
+from en_bench.resume.reached import Pace
 from tests.matrix.test_plan import record_of
 
 
@@ -113,6 +114,40 @@ def test_other_matrices_tell_where_this_one_does_not(
     assert rate is not None and (rate.step, rate.source) == (1.5, "2 records of other matrices, H100")
     own = Known(results, [costed(spec, cell, 256.0)]).rate(shape)
     assert own is not None and own.source == "1 record, H100"
+
+
+def test_unfinished_trainings_tell_where_no_record_of_this_matrix_does(spec: Spec, results: Results) -> None:
+    cells = plan_cells(spec)
+    shape = shape_of(cells[0].config)
+    paces = [Pace(0.5, 50.0, "H100", 1), Pace(1.5, None, "H100", 1), Pace(9.0, None, "H100", 2)]
+    found = [of_unfinished(cell, pace, results) for cell, pace in zip(cells[:2] + cells[4:5], paces, strict=True)]
+    assert found[2] is None, "it ran on two ranks, and will on one"
+    unfinished = [one for one in found if one is not None]
+    rate = Known(results, [], unfinished=unfinished).rate(shape)
+    assert rate == Rate(1.0, 0.02, 1, "2 unfinished trainings, H100")
+    other = Results(Path("results/other"))
+    other.save(costed(spec, cells[0], 128.0))
+    rate = Known(results, [], unfinished=unfinished[:1]).rate(shape)
+    assert rate is not None and rate.source == "1 unfinished training, H100"
+    rate = Known(results, [costed(spec, cells[0], 64.0)], unfinished=unfinished).rate(shape)
+    assert rate is not None and (rate.step, rate.source) == (2.0, "1 record, H100")
+    known = Known(results, [], "*A100*", unfinished)
+    assert known.rate(shape) is None and known.why_not().endswith("there is H100")
+
+
+def test_of_unfinished_trainings_the_device_counts_that_saved_last(spec: Spec, results: Results) -> None:
+    cells = plan_cells(spec)[:2]
+    for age, cell in enumerate(cells):
+        checkpoint = results.run(cell.id) / "checkpoints" / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.write_bytes(b"x" * 12_345)
+        os.utime(checkpoint, (1000 - age, 1000 - age))
+    paces = [Pace(0.5, None, "H100", 1), Pace(1.5, None, "A100", 1)]
+    found = [of_unfinished(cell, pace, results) for cell, pace in zip(cells, paces, strict=True)]
+    known = Known(results, [], unfinished=filter(None, found))
+    rate = known.rate(shape_of(cells[0].config))
+    assert rate is not None and (rate.step, rate.source) == (0.5, "1 unfinished training, H100")
+    assert known.checkpoint_bytes(shape_of(cells[0].config)) == (12_345, True)
 
 
 def test_probes_come_last_are_kept_once_and_survive_what_is_broken(cell: Cell, results: Results) -> None:
