@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from en_bench.arguments import Parser
 from en_bench.errors import InputError
-from en_bench.stop import STOPPED, asked_to_stop, stoppable
+from en_bench.standard_streams import open_standard_streams
+from en_bench.stop import STOPPED, asked_to_stop, stoppable, told_of_stop
 from en_bench.tied import end_with_parent
 
 TRAINING_VERBS = {
@@ -55,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Runs `en-bench ARGV` and returns its exit code.
 
-    0, 1 (bad input, failed cells), 2 (wrong usage), 75 (stopped by SIGUSR1 or SIGTERM: the same command continues) or
-    130 (interrupted).
+    0, 1 (bad input, failed cells), 2 (wrong usage), 75 (stopped by SIGUSR1, SIGTERM or SIGHUP: the same command
+    continues) or 130 (interrupted).
     """
     arguments = list(argv)
     stops = arguments[:2] == ["matrix", "run"] and "--slurm-job" not in arguments  # a job sees to its signals itself
@@ -66,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         code = _run(arguments)
         asked = asked_to_stop()
     if code and asked is not None:
-        print(f"en-bench: stopped by {asked.name}", file=sys.stderr)
+        print(told_of_stop(asked), file=sys.stderr)
         return STOPPED
     return code
 
@@ -109,7 +111,10 @@ def _run(arguments: list[str]) -> int:
 
 def entry() -> None:
     """The console script."""
+    open_standard_streams()
     end_with_parent()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # ± where a terminal knows ASCII alone becomes ?
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

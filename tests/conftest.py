@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from en_bench.data.images import ImageEncoder
-from en_bench.data.sources import Source
-from en_bench.data.writer import write_split
+from tests.images import make_split
+from tests.scheduling import pytest_xdist_make_scheduler  # noqa: F401
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -30,50 +26,6 @@ os.environ.setdefault("EN_BENCH_NORMS", "eager")
 # A shell that starts the suite in the background lets it, and all that it starts, ignore interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def coloured_png(label: int, seed: int, size: int = 32) -> bytes:
-    """A noisy image whose brightness tells its class of three, so that a few steps learn something."""
-    noise = np.random.default_rng(seed).integers(0, 60, (size, size, 3))
-    image = Image.fromarray((noise + 60 * label).astype(np.uint8))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def make_split(
-    folder: Path,
-    count: int,
-    *,
-    seed: int = 0,
-    classes: Sequence[str] = ("dark", "grey", "bright"),
-    shards: int | None = None,
-    dataset: str = "toy",
-    size: int = 32,
-) -> Path:
-    """A split of `count` images, `size` pixels square, in shards of about 25 unless their number is given."""
-    samples = [
-        Source(
-            key=f"toy-{seed}-{i:04d}",
-            labels={"given": i % len(classes)},
-            load=lambda i=i: coloured_png(i % len(classes), seed * 100_000 + i, size),  # type: ignore[misc]
-            origin=f"toy {i}",
-        )
-        for i in range(count)
-    ]
-    encoder = ImageEncoder(encoding="png")
-    write_split(
-        folder,
-        samples,
-        dataset=dataset,
-        split=folder.name,
-        classes=classes,
-        encode=encoder,
-        image=encoder.describe(),
-        source={"made": "toy"},
-        shards=shards or -(-count // 25),
-    )
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.epoch_scores import EpochScores
 from en_bench.telemetry.unreadable import NAME
-from tests.conftest import make_split
+from tests.images import make_split
 from tests.test_cli import EXPERIMENTS, fit_arguments, validate_arguments
 from tests.test_exact_ranks import DDP
 from tests.test_unreadable import spoil

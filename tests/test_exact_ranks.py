@@ -10,7 +10,7 @@ import pytest
 from en_bench.cli import main
 from en_bench.data.manifest import load_manifest
 from en_bench.data.shuffle import shuffle_of
-from tests.conftest import make_split
+from tests.images import make_split
 from tests.test_cli import fit_arguments, validate_arguments
 from tests.test_unreadable import spoil
 

@@ -10,7 +10,8 @@ import yaml
 from en_bench.cli import main
 from en_bench.matrix.plan import plan_cells
 from en_bench.matrix.spec import load_spec
-from tests.conftest import REPO, make_split
+from tests.conftest import REPO
+from tests.images import make_split
 from tests.test_recipes import RECIPES
 
 EXPERIMENTS = REPO / "experiments"

@@ -19,7 +19,8 @@ from en_bench.matrix.overlays import Config, merge, read_yaml
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.tasks.effective_batch import EffectiveBatch
 from en_bench.tasks.schedules import Length
-from tests.conftest import REPO, make_split
+from tests.conftest import REPO
+from tests.images import make_split
 
 EXPERIMENTS = REPO / "experiments"
 

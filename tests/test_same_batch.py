@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from en_bench.cli import main
-from tests.conftest import REPO, make_split
+from tests.conftest import REPO
+from tests.images import make_split
 
 EXPERIMENTS = REPO / "experiments"
 

@@ -19,8 +19,8 @@ from en_bench.errors import InputError
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.telemetry.console import ConsoleLines
 from en_bench.telemetry.unreadable import NAME, Sample, Unreadable, _read, _write
-from tests.conftest import make_split
 from tests.data.opened import open_dataset
+from tests.images import make_split
 
 
 def spoil(folder: Path, rows: list[int]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from en_bench.data.manifest import Manifest
 from en_bench.data.targets import Targets
 from en_bench.dynamics.files import FOLDER, dynamics_facts, files_of, ratio_columns, read_dynamics
 from en_bench.errors import InputError
-from en_bench.noise.base import labels_told
+from en_bench.noise.in_words import labels_told
 
 _OTHER_SET = "give --data.root and --data.train of the set that was trained on"
 _COLUMNS = ("row", "target", "predicted", "loss", "margin")

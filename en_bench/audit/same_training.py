@@ -7,7 +7,7 @@ from typing import Any
 from en_bench.data.manifest import Manifest, require_same_classes
 from en_bench.data.module import ShardDataModule
 from en_bench.errors import InputError
-from en_bench.noise.base import told_json
+from en_bench.noise.in_words import told_json
 
 
 def check_same_set(saved: dict[str, Any], manifest: Manifest, data: ShardDataModule) -> None:

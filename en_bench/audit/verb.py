@@ -24,7 +24,7 @@ from en_bench.data.module import ShardDataModule
 from en_bench.data.sheet import MOST
 from en_bench.errors import InputError
 from en_bench.files import write_bytes, write_json, write_text
-from en_bench.noise.base import labels_told
+from en_bench.noise.in_words import labels_told
 from en_bench.one_process import OneProcessCLI, restored, run_verb_of_a_run
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.trainer import EnBenchTrainer

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from en_bench.benchmark.data_recipe import Recipe, Stage
-from en_bench.data.decoding import ImageFile
+from en_bench.data.decoding import ImageFile, Pixels
 from en_bench.data.draws import draws
 from en_bench.data.manifest import load_manifest
 from en_bench.data.reader import ShardReader
 from en_bench.data.transforms import Transform
-from en_bench.data.views import Pixels, View, render
+from en_bench.data.views import View, render
 
 Read = Callable[[int], Iterator[int]]  # from an epoch to the sizes of its batches
 SEED = 0

@@ -15,12 +15,12 @@ from en_bench.benchmark.data_material import Material
 from en_bench.benchmark.data_recipe import Stage
 from en_bench.benchmark.data_settings import Settings
 from en_bench.benchmark.prepare_quality import Floats, psnr
-from en_bench.data.decoding import ImageFile, decode
+from en_bench.data.decoding import ImageFile, Pixels, decode
 from en_bench.data.draws import draws
 from en_bench.data.manifest import load_manifest
 from en_bench.data.reader import ShardReader
 from en_bench.data.transforms import Transform
-from en_bench.data.views import Pixels, View, render
+from en_bench.data.views import View, render
 
 OURS, PILLOW = "ours", "Pillow"
 IMAGES = 250  # at most, of each split

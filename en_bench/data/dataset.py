@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from en_bench.data.decoded_cache import DecodedCache
-from en_bench.data.decoding import ImageFile
+from en_bench.data.decoding import ImageFile, Pixels
 from en_bench.data.draws import draws
 from en_bench.data.images import UnreadableImage
 from en_bench.data.index import Index
@@ -21,7 +21,7 @@ from en_bench.data.reader import ShardReader
 from en_bench.data.samplers import PADDING, Request
 from en_bench.data.targets import NO_PART, Targets
 from en_bench.data.transforms import Transform
-from en_bench.data.views import Pixels, render
+from en_bench.data.views import render
 from en_bench.errors import InputError
 
 

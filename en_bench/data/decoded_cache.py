@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from en_bench.data.views import Pixels
+    from en_bench.data.decoding import Pixels
 
 _UNDECIDED, _TOO_LARGE = 0, -1  # in place of a height
 _SHAPE = 2 * np.dtype(np.int64).itemsize

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from en_bench.data.images import TURNS, UnreadableImage, to_plain_mode
-from en_bench.data.views import Pixels
 from en_bench.errors import message_of
+
+Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 
 # Pillow opens far more, among them EPS, which would start Ghostscript on a stranger's file.
 _FORMATS = ("JPEG", "PNG", "WEBP")

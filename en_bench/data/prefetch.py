@@ -217,7 +217,7 @@ def _lines(parent: int) -> Iterator[str]:
 
 def main() -> None:
     """Fetches ahead until stdin ends, or at once not, if another process does it already."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # ends with its parent, which may take its time
     with os.fdopen(int(sys.argv[1])) as file:
         settings = json.load(file)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from en_bench.data.shuffle import Shuffle
-from en_bench.noise.base import told_json
+from en_bench.noise.in_words import told_json
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, float32
 
-from en_bench.data.views import Pixels, View
+from en_bench.data.decoding import Pixels
+from en_bench.data.views import View
 from en_bench.errors import InputError
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+from en_bench.data.decoding import Pixels
 
 
 class View(NamedTuple):

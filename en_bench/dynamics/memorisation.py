@@ -13,7 +13,7 @@ from torch import Tensor
 from en_bench.data.dataset import Batch
 from en_bench.data.module import ShardDataModule
 from en_bench.dynamics.measures import predictions, samples_of
-from en_bench.noise.base import labels_told
+from en_bench.noise.in_words import labels_told
 from en_bench.tasks.metrics import WIDE
 
 OUTCOMES = ("wrong_as_given", "wrong_as_clean", "wrong_as_neither", "right_learnt", "right_missed", "unknown")

@@ -35,6 +35,7 @@ from en_bench.matrix.records import (
 )
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
+from en_bench.matrix.stopped_cells import Standing
 from en_bench.matrix.training import (
     FIT,
     LOG,
@@ -126,6 +127,11 @@ class CellRun:
     def reached(self, item: PlannedCell) -> Reached | None:
         """How far the training of a cell is that was cut off and goes on in its next run."""
         return trained_so_far(self.results.run(item.cell.id), item.cell, self.digests)
+
+    def standing(self, item: PlannedCell) -> Standing:
+        """How far a cell is that is not done."""
+        work = outstanding(self.spec, item, self.results, self.digests)
+        return Standing(work.fit + len(work.labels) + len(work.adapted), self.reached(item))
 
     def _train(self, cell: Cell, run: Path) -> str | None:
         """Train a cell in a folder made clear for it; the reason why that failed, if it did."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from en_bench.matrix.overlays import settings
-from en_bench.matrix.records import Record
+from en_bench.matrix.records import Json, Record, covers_set
 
 _APART = frozenset(  # time, cost, host and places; and the configuration, which is compared as what makes a cell's id
     {"command", "config", "cost", "device", "versions", "commit", "finished", "checkpoint", "ranks"}
@@ -103,12 +103,15 @@ def _by_id(cell_id: str, a: Record, b: Record, tolerance: float) -> Compared:
 
 
 def _results(record: Record) -> dict[str, Any]:
+    def whole(results: Mapping[str, Json]) -> dict[str, Any]:  # said by all, whichever version wrote them
+        return {label: {**result, "whole_set": covers_set(result)} for label, result in results.items()}
+
     return {
         "status": record.status,
         "reason": record.reason,
         "fit": record.fit,
-        "validate": record.validate,
-        "adapted": record.adapted,
+        "validate": whole(record.validate),
+        "adapted": whole(record.adapted),
         "no_moments": record.no_moments,
         "targets": record.targets,
     }

@@ -23,10 +23,11 @@ from typing import Any
 from en_bench.files import create, write_json
 from en_bench.lease_guard import LEASE, LeaseLost, numbers, require
 from en_bench.matrix.file_clock import FileClock
-from en_bench.matrix.processes import is_running, this_machine, this_process
+from en_bench.matrix.processes import Condition, condition, this_machine, this_process
 
 FORMAT, VERSION = "en_bench.lease", 1
 BEAT_SECONDS, EXPIRES_SECONDS = 15.0, 120.0
+_GIVEN_BACK = 0  # the date of a lease of which no more could be written
 _LOOKS, _SECONDS_BETWEEN_LOOKS = 3, 0.05
 
 Holder = Mapping[str, Any]
@@ -35,7 +36,10 @@ Holder = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Found:
-    """A lease as its file tells it. `silence` is how many seconds ago its holder last gave a sign of life."""
+    """A lease as its file tells it, if it is `readable`.
+
+    `silence` is how many seconds ago its holder last gave a sign of life.
+    """
 
     cell: str
     number: int
@@ -43,6 +47,7 @@ class Found:
     released: bool
     silence: float
     expires_seconds: float
+    readable: bool = True
 
     def told(self) -> str:
         """By whom, in a few words."""
@@ -57,11 +62,15 @@ Judge = Callable[[Found], bool]
 
 
 def lives(found: Found) -> bool:
-    """Judges a holder of kind `local`."""
-    if found.silence > found.expires_seconds:
-        return False  # stopped, or cut off from the folder
-    here = found.holder.get("machine") == this_machine()
-    return not here or is_running(found.holder.get("process"))
+    """Judges a holder of kind `local`.
+
+    A process that is seen to run lives however old its last sign seems: clocks step, and laptops wake up.
+    """
+    if found.holder.get("machine") == this_machine():
+        process = condition(found.holder.get("process"))
+        if process in (Condition.GONE, Condition.RUNS):
+            return process is Condition.RUNS
+    return found.silence <= found.expires_seconds  # else it was stopped, or cut off from the folder
 
 
 @dataclass(frozen=True)
@@ -75,10 +84,10 @@ class Leases:
     judges: Mapping[str, Judge] = field(default_factory=dict)
     beat_seconds: float = BEAT_SECONDS
     expires_seconds: float = EXPIRES_SECONDS
-    _clock: FileClock = field(init=False, repr=False, compare=False)
+    clock: FileClock = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_clock", FileClock(self.folder))
+        object.__setattr__(self, "clock", FileClock(self.folder))
 
     def find(self, cell: str) -> Found | None:
         """The last lease of a cell, which may have been given back."""
@@ -88,12 +97,18 @@ class Leases:
     def holder(self, cell: str) -> Found | None:
         """The lease of a cell that somebody alive holds; None if it can be taken."""
         found = self.find(cell)
-        return found if found is not None and not found.released and self._lives(found) else None
+        return found if found is not None and self.is_held(found) else None
+
+    def is_held(self, found: Found) -> bool:
+        """Whether a lease was not given back, and its holder lives."""
+        kind = str(found.holder.get("kind"))
+        judge = lives if kind == "local" else self.judges.get(kind)
+        return not found.released and (judge is None or judge(found))
 
     def take(self, cell: str, after: int = 0, holder: Holder | None = None) -> Lease | None:
         """The next lease of a cell, with a number above `after`; None if somebody holds it or was faster."""
         found = self.find(cell)
-        if found is not None and not found.released and self._lives(found):
+        if found is not None and self.is_held(found):
             return None
         number = max(0 if found is None else found.number, after) + 1
         return self._create(Lease(self, cell, number, {**(local_holder() if holder is None else holder)}))
@@ -132,13 +147,8 @@ class Leases:
         """Removes what was left by processes that were killed while they wrote."""
         for name in os.listdir(cell):
             with contextlib.suppress(OSError):
-                if name.startswith(".") and self._clock.now() - (cell / name).stat().st_mtime > self.expires_seconds:
+                if name.startswith(".") and self.clock.now() - (cell / name).stat().st_mtime > self.expires_seconds:
                     (cell / name).unlink()
-
-    def _lives(self, found: Found) -> bool:
-        kind = str(found.holder.get("kind"))
-        judge = lives if kind == "local" else self.judges.get(kind)
-        return judge is None or judge(found)
 
     def _last(self, cell: str) -> tuple[Found, dict[str, Any] | None] | None:
         """The last lease of a cell, and what its file says if that can be read."""
@@ -151,14 +161,19 @@ class Leases:
             path = self.folder / cell / f"{number}.json"
             raw = self._raw(cell, number)
             with contextlib.suppress(FileNotFoundError):  # removed since the folder was listed: by a higher one
-                return self._found(cell, number, raw, self._clock.now() - path.stat().st_mtime), raw
+                dated = path.stat().st_mtime
+                if dated == _GIVEN_BACK and raw is not None:
+                    raw["released"] = True
+                return self._found(cell, number, raw, self.clock.now() - dated), raw
         # The client of a shared folder lists it from memory, for up to a minute: somebody has the higher one.
         return self._found(cell, number, None, 0.0), None
 
     def _found(self, cell: str, number: int, raw: Mapping[str, Any] | None, silence: float) -> Found:
         if raw is None:  # another user's, or half written, where files cannot be linked: silence decides
             told = f"somebody (unreadable: {self.folder / cell / f'{number}.json'})"
-            return Found(cell, number, {"kind": "local", "told": told}, False, silence, self.expires_seconds)
+            return Found(
+                cell, number, {"kind": "local", "told": told}, False, silence, self.expires_seconds, readable=False
+            )
         expires = float(raw.get("expires_seconds", self.expires_seconds))
         return Found(cell, number, raw["holder"], bool(raw.get("released")), silence, expires)
 
@@ -227,9 +242,9 @@ class Lease:
             self.rewrite()
         except LeaseLost:
             return
-        except OSError:  # a full disk: silent for longer than any lease lasts, which needs no room
+        except OSError:  # a full disk: a date needs no room
             with contextlib.suppress(OSError):
-                os.utime(self.path, (0, 0))
+                os.utime(self.path, (_GIVEN_BACK, _GIVEN_BACK))
 
     def __enter__(self) -> Lease:
         self._before = os.environ.get(LEASE)

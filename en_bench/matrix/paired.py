@@ -22,6 +22,7 @@ ROUNDING = 2.0**-22
 
 FEW = f"fewer than {SEEDS} equal seeds"
 PARTIAL = "a part of the validation set only"
+MIXED = "results rest on different data"
 DIVERGED = "a seed diverged"
 CONSTANT = "the differences of all seeds are equal"
 
@@ -45,20 +46,18 @@ class Paired:
     untested: NDArray[np.str_]
 
 
-def paired_t(a: Floats, b: Floats, both: NDArray[np.bool_], whole: NDArray[np.bool_]) -> Paired:
-    """The paired t test of `a` and `b` (..., seeds) over the seeds where `both` have a value.
+def paired_t(a: Floats, b: Floats, barred: NDArray[np.str_]) -> Paired:
+    """The paired t test of `a` and `b` (..., seeds) over the seeds where both have a number.
 
-    `whole` (...) says whether all values are over whole validation sets: there is no test otherwise, nor where the
-    differences of all seeds are equal up to ROUNDING, whose t has no meaning. A value that is not finite is of a
-    training that diverged: mean and interval are of the other seeds, and there is no test, as those are no sample of
-    all trainings.
+    They are -inf at a seed without a value, and NaN at one of a training that diverged: mean and interval are of the
+    other seeds, and there is no test, as those are no sample of all trainings, whether or not the other side has that
+    seed. `barred` (...) says why else values must not be tested (PARTIAL, MIXED), and is empty where they may. There is
+    no test either where the differences of all seeds are equal up to ROUNDING, whose t has no meaning.
     """
     from scipy.special import stdtr, stdtrit
 
-    with np.errstate(invalid="ignore"):
-        finite = both & np.isfinite(a - b)
-    diverged = (both & ~finite).any(-1)
-    both = finite
+    diverged = (np.isnan(a) | np.isnan(b)).any(-1)
+    both = np.isfinite(a) & np.isfinite(b)
     n = both.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = np.where(both, a - b, 0.0)
@@ -70,8 +69,9 @@ def paired_t(a: Floats, b: Floats, both: NDArray[np.bool_], whole: NDArray[np.bo
         size = np.max(np.where(both, np.maximum(np.abs(a), np.abs(b)), 0.0), axis=-1, initial=0.0)
         constant = sd <= ROUNDING * size
         p = 2 * stdtr(np.maximum(n - 1, 1), -np.abs(mean / error))
-    causes = [(diverged, DIVERGED), (n < SEEDS, FEW), (~whole, PARTIAL), (constant, CONSTANT)]
-    untested = np.select([found for found, _ in causes], [cause for _, cause in causes], "")
+    allowed = barred == ""
+    causes = [np.asarray(DIVERGED), np.asarray(FEW), barred, np.asarray(CONSTANT)]
+    untested = np.select([diverged, n < SEEDS, ~allowed, constant], causes, "")
     return Paired(n, mean, half_width, np.where(untested == "", p, np.nan), untested)
 
 

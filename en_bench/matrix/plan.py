@@ -176,7 +176,9 @@ def plan_cell(
     """
     if record is None:
         return PlannedCell(cell, State.MISSING, None, frozenset())
-    present = {label for label in targets if label in record.validate and record.targets.get(label) == targets[label]}
+    # Without its training, which a damaged fit.json loses, a result counts for nothing.
+    measured = record.validate if record.fit else {}
+    present = {label for label in targets if label in measured and record.targets.get(label) == targets[label]}
     fresh = present - {label for label in present if is_stale(record.validate[label], digests)}
     stale_set = partial(is_stale, digests=digests)
     present_adapted = adapted.keys() & present & (record.adapted.keys() | record.no_moments.keys())

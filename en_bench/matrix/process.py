@@ -15,26 +15,31 @@ from types import FrameType
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
 from en_bench.resume.interrupt import NOTICED, TERMINAL, Noticed
-from en_bench.stop import STOPPED, StopAsked, asked_to_stop
+from en_bench.stop import STOPPED, StopAsked, asked_to_stop, end_notice, leave_closed_terminal
 from en_bench.tied import tie
 
 Execute = Callable[[list[str]], None]
 """Runs the arguments of one `en-bench` command in this process; raises where it fails."""
+
+
+class CommandStopped(StopAsked):
+    """A signal that somebody has sent to a command has ended it, and has asked nothing of this process."""
+
+
+class CutShort(KeyboardInterrupt):
+    """A command that was asked to stop has ended before it had saved what it did since its last checkpoint."""
+
 
 _LONGEST_REASON = 300
 _SECONDS_TO_STOP = 30.0
 _SECONDS_TO_SAVE = 600.0  # a validation may have to end first; whoever asked has means to end it sooner
 
 
-class CutShort(KeyboardInterrupt):
-    """A second interrupt has ended a command at once: what it did since its last checkpoint is lost."""
-
-
 def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
     """Run a command in this warm process. Returns None, or the reason of its failure in one line.
 
-    Raises KeyboardInterrupt after an interrupt, also where the command turned it into something else, CutShort after a
-    second one in a training, and LeaseLost.
+    Raises KeyboardInterrupt after an interrupt, also where the command turned it into something else, CutShort where a
+    training did not come to save its step, and LeaseLost.
     """
     with _output_to(log), _noticing_interrupt() as noticed:
         try:
@@ -55,15 +60,16 @@ def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
                 raise
         if noticed.unsaved:
             raise CutShort
-        if noticed.interrupted or asked_to_stop() is not None:
+        if noticed.interrupted or end_notice() is not None:
             raise KeyboardInterrupt
     return reason
 
 
 def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) -> str | None:
     """Run a command in a process of its own, as `run_here` does in this one. If this process is killed, it ends too.
-    A second interrupt kills it: CutShort.
 
+    Raises CommandStopped where a signal to the command alone has stopped it, and CutShort where a second interrupt has
+    killed it.
     `starter` are words before the command, such as `srun` with its options: then what they start ends with the job.
     """
     with log.open("ab") as stream, tie() if not starter else nullcontext() as tied:
@@ -90,7 +96,7 @@ def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) ->
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     if code == STOPPED:
-        raise StopAsked("a signal to the command")
+        raise CommandStopped("a signal to the command")
     return _exit_reason(code, log)
 
 
@@ -131,6 +137,7 @@ def _output_to(log: Path) -> Iterator[None]:
             for number, handle in zip((1, 2), kept, strict=True):
                 os.dup2(handle, number)
                 os.close(handle)
+            leave_closed_terminal()
 
 
 def _flush() -> None:
@@ -140,9 +147,10 @@ def _flush() -> None:
 
 @contextlib.contextmanager
 def _noticing_interrupt() -> Iterator[Noticed]:
-    """Yield what notices an interrupt: Lightning answers one with SystemExit and ignores all further."""
+    """Yield an event that is set by an interrupt: Lightning answers one with SystemExit and ignores all further."""
     noticed = Noticed()
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a script
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield noticed
         return
 

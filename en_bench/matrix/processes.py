@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from enum import Enum
 from functools import cache
 from pathlib import Path
+
+_STARTED = 19  # of the fields of /proc/N/stat from the state on
 
 
 @cache
@@ -27,21 +30,32 @@ def this_process() -> list[int | str]:
     return [os.getpid(), _started(os.getpid())]
 
 
-def is_running(process: object) -> bool:
-    """Whether the process that `this_process` told of, on this machine, still runs."""
+class Condition(Enum):
+    """What can be seen of a process."""
+
+    RUNS = "it runs, or waits for something"
+    STOPPED = "it was stopped: by Ctrl-Z, or as a suspended job"
+    GONE = "it has ended"
+    HIDDEN = "it may run: this is not Linux, /proc hides the processes of other users, or nothing says which it is"
+
+
+def condition(process: object) -> Condition:
+    """How the process is, on this machine, that `this_process` told of."""
     if not isinstance(process, list) or len(process) != 2 or not isinstance(process[0], int):
-        return True  # nothing says that it does not
+        return Condition.HIDDEN
     number, started = process
     try:
         os.kill(number, 0)
     except ProcessLookupError:
-        return False
+        return Condition.GONE
     except PermissionError:
         pass
-    now = _started(number)
-    if not now or not started:  # not Linux, or /proc hides the processes of other users: silence decides
-        return True
-    return now == started and _state(number) != "Z"
+    fields = _fields(number)
+    if len(fields) <= _STARTED or not started:
+        return Condition.HIDDEN
+    if fields[_STARTED] != started or fields[0] == "Z":
+        return Condition.GONE
+    return Condition.STOPPED if fields[0] in ("T", "t") else Condition.RUNS
 
 
 def _fields(process: int) -> list[str]:
@@ -51,12 +65,7 @@ def _fields(process: int) -> list[str]:
 
 def _started(process: int) -> str:
     fields = _fields(process)
-    return fields[19] if len(fields) > 19 else ""
-
-
-def _state(process: int) -> str:
-    fields = _fields(process)
-    return fields[0] if fields else ""
+    return fields[_STARTED] if len(fields) > _STARTED else ""
 
 
 def _read(path: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost, require_lease
+from en_bench.matrix.file_clock import FileClock
 from en_bench.matrix.records import read_json
 
 PROGRESS = "progress.json"
@@ -27,7 +28,7 @@ class Progress:
     those of the others are batches. `images_per_second` is over all ranks, the last that was measured in this phase.
     `scores` are the last ones by name (`top1`, ...; None where a training diverged). `seconds_left` are those of the
     command. What cannot be known, such as the end of a training without a number of epochs, is None. `time` is when
-    this was written, in seconds since 1970, by the process `pid` on `host`.
+    this was written, in seconds since 1970, by the process `pid` on `host` and its clock.
     """
 
     command: str
@@ -75,7 +76,7 @@ def remove_progress(run: Path) -> None:
 def read_progress(run: Path) -> Progress | None:
     """What the command that works in `run` wrote last; None where there is nothing that can be read.
 
-    A command that was killed leaves its file: `time` tells how old it is.
+    A command that was killed leaves its file.
     """
     try:
         raw = read_json(progress_path(run))
@@ -96,6 +97,14 @@ def read_progress(run: Path) -> Progress | None:
         )
     except (InputError, KeyError, TypeError, ValueError):
         return None
+
+
+def seconds_since_written(run: Path, clock: FileClock) -> float:
+    """How long ago the command in `run` has told something, by the clock that dates the files there; 0 if unknown."""
+    try:
+        return max(0.0, clock.now() - progress_path(run).stat().st_mtime)
+    except OSError:
+        return 0.0
 
 
 def _of(raw: Mapping[str, Any], key: str, kind: type) -> Any:

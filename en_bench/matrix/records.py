@@ -1,20 +1,50 @@
 """Records: what is known of a cell, one JSON file each."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
+import orjson
+
 from en_bench.errors import InputError
+from en_bench.matrix.training_data import training_data
+from en_bench.printable import printable
 
 FORMAT, VERSION = "en_bench.record", 1
 
 _MOST_AT_ONCE = 2**16  # bytes of a file that are read at once: few records are longer
 
 Json = Mapping[str, Any]
+
+_LARGEST = 2**53  # of the numbers that tables hold: whole ones up to it are exact as floating point numbers too
+_NUMBER = (int, float)
+_Shape = Mapping[str, "tuple[type, ...] | _Shape"]
+"""The types of facts and, of mappings, of what they hold. Any fact may be null, or absent as in former versions."""
+
+# What reports calculate with, or look into. Text is shown whatever it is, and checking all of it would take a fifth of
+# the time of reading.
+_VARIANT: _Shape = {"sources": (list,)}
+_FIT: _Shape = {
+    "train": {"labels": (str,), "n": (int,), "variant": _VARIANT},
+    "noise": {"made": (dict,), "changed": {"rate": _NUMBER}, "wrong": {"rate": _NUMBER}},
+    "held_out": {"share": _NUMBER, "n": (int,)},
+    "epochs": (int,),
+    "batch": {"accumulated": (int,)},
+    "config": {"trainer": (dict,), "data": (dict,)},
+    "commit": {"dirty": (bool,)},
+    "cost": {
+        "seconds": _NUMBER,
+        "images_per_second": _NUMBER,
+        "parameters": (int,),
+        "flops": _NUMBER,
+        "peak_memory_bytes": (int,),
+    },
+}
+_RESULT: _Shape = {"n": (int,), "unreadable": (int,), "whole_set": (bool,), "variant": _VARIANT}
 
 
 @dataclass(frozen=True)
@@ -42,6 +72,11 @@ class Record:
     generation: int = 1
     adapted: Mapping[str, Json] = field(default_factory=dict)
     no_moments: Mapping[str, Json] = field(default_factory=dict)
+
+    @cached_property
+    def training_data(self) -> tuple[object, ...]:
+        """As `training_data` has it of `fit`: tables ask for it once for each of their columns."""
+        return training_data(self.fit)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -90,7 +125,7 @@ class Record:
             seed=_typed(cell, "seed", int),
             overlays=_mapping(raw, "overlays"),
             log=_typed(raw, "log", str),
-            reason=None if reason is None else str(reason),
+            reason=None if reason is None else printable(str(reason)),
             fit=fit,
             validate=validate,
             targets={label: _mapping(targets, label) for label in targets},
@@ -107,17 +142,23 @@ def check_fit(fit: Json) -> None:
         _typed(_mapping(fit, part), "set", str)
     _check_numbers(_mapping(fit, "metrics"))
     _mapping(fit, "cost")
+    _check_shape(fit, _FIT)
+    made = (fit.get("noise") or {}).get("made")
+    if made is not None:  # what it is called by
+        _typed(made, "kind", str)
+        _typed(made, "seed", int)
     if fit.get("accuracies") is not None:  # records of former versions have none
         accuracies = _mapping(fit, "accuracies")
         for found in (_mapping(accuracies, name) for name in accuracies if accuracies[name] is not None):
             _typed(found, "epoch", int)
-            _check_numbers({"top1": _typed(found, "top1", int | float | None), "held_out": found.get("held_out")})
+            _check_numbers({"top1": found.get("top1", ""), "held_out": found.get("held_out")})
 
 
 def check_validation(result: Json) -> None:
     """Raise InputError unless `result` has what tables are made of."""
     _typed(result, "set", str)
     _typed(result, "n", int)
+    _check_shape(result, _RESULT)
     _check_numbers(_mapping(result, "metrics"))
 
 
@@ -140,9 +181,31 @@ def covers_set(result: Json) -> bool:
 
 def _check_numbers(metrics: Json) -> None:
     for name, value in metrics.items():
+        kind = type(value)
         # null is what a training that diverged has for a number: JSON knows no NaN
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
+        if kind is float or value is None:
+            continue
+        if kind is not int:
             raise InputError(f"the metric {name!r} is {value!r}, not a number")
+        if abs(value) > _LARGEST:
+            raise InputError(f"the metric {name!r} is too large a number")
+
+
+def _check_shape(facts: Json, shape: _Shape, *where: str) -> None:
+    for key, wanted in shape.items():
+        value = facts.get(key)
+        if value is None:
+            continue
+        kind = type(value)
+        if isinstance(wanted, tuple):
+            if kind not in wanted:
+                raise InputError(f"{'.'.join((*where, key))!r} is of the wrong type")
+            if (kind is int or kind is float) and not -_LARGEST <= value <= _LARGEST:
+                raise InputError(f"{'.'.join((*where, key))!r} is no number, or too large a one")
+        elif kind is dict:
+            _check_shape(value, wanted, *where, key)
+        else:
+            raise InputError(f"{'.'.join((*where, key))!r} is of the wrong type")
 
 
 def _mapping(raw: Json, key: str) -> Json:
@@ -172,10 +235,10 @@ def _bytes_of(path: Path) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file; InputError (without the file's name) if there is none."""
     try:
-        value = json.loads(_bytes_of(path).decode())
+        value = orjson.loads(_bytes_of(path))
     except FileNotFoundError:
         raise InputError("the file is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"not readable as JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError("not a JSON mapping")

@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,29 @@ from en_bench.matrix.overlays import check_plain, read_yaml
 _KEYS = ("source", "metric", "unit", "selection", "tolerance", "unknown_labels", "values")
 _VALUE_KEYS = ("value", "tolerance")
 
+DIVERGES = "diverges"
+"""In place of a value: the source says that there the training does not converge."""
+
 
 @dataclass(frozen=True)
 class Reported:
     """A published number for `norm`, trained on `train` and validated on `target`.
 
-    `value` and `tolerance` are in the unit of what is measured, fractions or nats. `tolerance` is how far a measured
-    mean may lie from the value, chosen by who wrote the specification; None where nobody chose one. `selection` says
-    which epoch the source reports: `last`, `best` or `selected`, as `en_bench.accuracies.LABELS`.
+    `value` and `tolerance` are in the unit of what is measured, fractions or nats. `value` is None where the source
+    says that the training diverges. `tolerance` is how far a measured mean may lie from the value, chosen by who wrote
+    the specification; None where nobody chose one. `printed` is the value as it was published, in per cent or nats and
+    with all its digits (`77.0`), or DIVERGES. `selection` says which epoch the source reports: `last`, `best`
+    or `selected`, as `en_bench.accuracies.LABELS`.
     """
 
     norm: str
     train: str
     target: str
-    value: float
+    value: float | None
     tolerance: float | None
     source: str
     metric: str
+    printed: str
     selection: str = "last"
 
 
@@ -51,9 +59,9 @@ def parse_reported(raw: object, path: Path, labels: Labels, metric: str) -> tupl
     `raw` is a file's name (relative to the specification), a mapping, or a list of these. Each holds `source`, the
     `metric` (default: `metric`), the `unit` (default: per cent, or nats for nll; to be said where a value of at most 1
     could be a fraction as well), the `selection` of the epoch (default: the last), a default `tolerance` and `values`
-    by training set, validation set and normaliser, all in that unit. A value is a number,
-    `{value: 76.4, tolerance: 0.3}`, or null where none could be read at the source. Labels that the matrix does not
-    have are an error, unless the entry says `unknown_labels: ignore`.
+    by training set, validation set and normaliser, all in that unit. A value is a number (in quotes where it ends in a
+    zero after the point: '76.40'), DIVERGES, `{value: 76.4, tolerance: 0.3}`, or null where none could be read at the
+    source. Labels that the matrix does not have are an error, unless the entry says `unknown_labels: ignore`.
 
     Raises InputError, with file and key.
     """
@@ -111,16 +119,18 @@ def _entry(entry: dict[str, Any], where: str, labels: Labels, default_metric: st
     if not isinstance(entry.get("values"), dict) or not entry["values"]:
         raise InputError(f"{where}: values: expected 'training set: {{validation set: {{normaliser: value}}}}'")
     leaves = list(_leaves(entry["values"], where))
-    unit = _unit(entry.get("unit"), metric, _numbers([printed for *_, printed in leaves]), where)
+    unit = _unit(entry.get("unit"), metric, _numbers([leaf for *_, leaf in leaves]), where)
     default = _tolerance(entry.get("tolerance"), unit, f"{where}: tolerance")
-    for train, target, norm, printed in leaves:
+    for train, target, norm, leaf in leaves:
         at = f"{where}: values: {train}: {target}: {norm}"
-        value, tolerance = _value(printed, metric, unit, default, at)
+        written, tolerance = _written(leaf, metric, unit, default, at)
         unknown = _unknown(labels, train, target, norm)
         if unknown is not None and ignore == "error":
             raise InputError(f"{at}: {unknown}; 'unknown_labels: ignore' leaves such values out")
-        if unknown is None and value is not None:
-            yield Reported(norm, train, target, value, tolerance, source, metric, selection)
+        if unknown is None and written is not None:
+            value, tolerance = (None, None) if written == DIVERGES else (from_printed(unit, float(written)), tolerance)
+            printed = f"{Decimal(written).scaleb(2):f}" if unit == FRACTION and written != DIVERGES else written
+            yield Reported(norm, train, target, value, tolerance, source, metric, printed, selection)
 
 
 def _unit(given: object, metric: str, numbers: Sequence[float], where: str) -> str:
@@ -149,7 +159,7 @@ def _unit(given: object, metric: str, numbers: Sequence[float], where: str) -> s
 
 def _numbers(values: Sequence[object]) -> list[float]:
     printed = (value.get("value") if isinstance(value, dict) else value for value in values)
-    return [number for value in printed if (number := _number(value)) is not None]
+    return [number for value in printed if (number := _number(_unquoted(value))) is not None]
 
 
 def _leaves(values: dict[str, Any], where: str) -> Iterator[tuple[str, str, str, object]]:
@@ -171,25 +181,31 @@ def _unknown(labels: Labels, train: str, target: str, norm: str) -> str | None:
     return None
 
 
-def _value(
-    printed: object, metric: str, unit: str, default: float | None, where: str
-) -> tuple[float | None, float | None]:
-    """Value and tolerance of one cell, in the unit that is measured."""
-    if isinstance(printed, dict):
-        for key in printed:
+def _written(
+    leaf: object, metric: str, unit: str, default: float | None, where: str
+) -> tuple[str | None, float | None]:
+    """What stands for one cell, None where nothing was read, and the tolerance in the unit that is measured."""
+    if isinstance(leaf, dict):
+        for key in leaf:
             if key not in _VALUE_KEYS:
                 raise InputError(f"{where}: unknown key {key!r}; the keys are {', '.join(_VALUE_KEYS)}")
-        if "tolerance" in printed:
-            default = _tolerance(printed["tolerance"], unit, f"{where}: tolerance")
-        printed = printed.get("value")
-    if printed is None:
-        return None, default
-    number = _number(printed)
+        if "tolerance" in leaf:
+            default = _tolerance(leaf["tolerance"], unit, f"{where}: tolerance")
+        leaf = leaf.get("value")
+    if leaf is None or leaf == DIVERGES:
+        return leaf, default
+    number = _number(_unquoted(leaf))
     if number is None or not 0 <= number <= LARGEST[unit]:
         raise InputError(
-            f"{where}: {printed!r} is no value of {metric} in {_told(unit)}; leave it empty where none was read"
+            f"{where}: {leaf!r} is no value of {metric} in {_told(unit)}; write '{DIVERGES}' where the source says so, "
+            "and leave it empty where none was read"
         )
-    return from_printed(unit, number), default
+    return leaf if isinstance(leaf, str) else f"{Decimal(repr(leaf)):f}", default
+
+
+def _unquoted(printed: object) -> object:
+    """YAML drops the last zeros of a number; in quotes it keeps them."""
+    return float(printed) if isinstance(printed, str) and re.fullmatch(r"\d+(\.\d+)?", printed, re.ASCII) else printed
 
 
 def _tolerance(printed: object, unit: str, where: str) -> float | None:

@@ -5,6 +5,7 @@ Any number of runners share a matrix, in processes, on machines: each takes the 
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -18,10 +19,11 @@ from en_bench.matrix.local.others import Others
 from en_bench.matrix.local.stopping import Stopping
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell, plan, plan_cell
-from en_bench.matrix.process import CutShort, one_line
+from en_bench.matrix.process import CommandStopped, CutShort, one_line
 from en_bench.matrix.records import Record
 from en_bench.matrix.silent import SilentHolders
 from en_bench.matrix.spec import Spec
+from en_bench.matrix.stopped_cells import StoppedCells, told_of_stopped
 from en_bench.matrix.training import unmark_started
 
 INTERRUPTED = 130  # the exit code of a shell's command that was interrupted
@@ -61,8 +63,11 @@ class Runner:
             tell(line)
         return 1 if tally.failed else 0
 
-    def run_leased(self, lease: Lease) -> int:
-        """Run the cell of a lease that is held already. Returns 0, or 1 if it failed; an interrupt passes through."""
+    def run_leased(self, lease: Lease, why_not: Callable[[PlannedCell], str | None] = lambda item: None) -> int:
+        """Run the cell of a lease that is held already. Returns 0, or 1 if it failed; an interrupt passes through.
+
+        It fails, and is not run, where `why_not` gives a reason.
+        """
         spec, results = self.cells.spec, self.cells.results
         records, _ = results.load()
         (item,) = select(plan(spec, records, self.cells.digests), (), spec, lease.cell)
@@ -73,20 +78,30 @@ class Runner:
         tally.begin(item, "here")
         began = time.monotonic()
         with lease:
-            record = self._run(item, lease)
+            reason = why_not(item)
+            record = self._run(item, lease) if reason is None else self.cells.record(item.cell, lease.number, reason)
         if (line := tally.settle(item, Settled(record, time.monotonic() - began))) is not None:
             tell(line)
         return 1 if tally.failed else 0
 
     def _run_all(self, tally: Tally) -> None:
         silent = SilentHolders(self.leases, tell)
+        stopped = StoppedCells(self.cells.standing)
         while more_to_do(tally, silent):
             if not tally.waiting:
-                time.sleep(silent.seconds)
+                silent.wait()
                 continue
             item = tally.waiting[0]
             tally.begin(item, "here")
-            settled = self.settle(item)
+            try:
+                settled = self.settle(item)
+            except CommandStopped:
+                reason = stopped.stopped(item)
+                if reason is None:
+                    tell(told_of_stopped(item, "command"))
+                    tally.wait(item)
+                    continue
+                settled = self.fail(item, reason)
             if settled is None:
                 tally.leave(item)
             elif (line := tally.settle(item, settled)) is not None:
@@ -131,11 +146,13 @@ class Runner:
 
     def left_to_others(self, held: Sequence[PlannedCell]) -> list[str]:
         """A line for each cell that other runners hold."""
-        holders = [self.leases.holder(item.cell.id) for item in held]
-        return [
-            f"{item.cell}: left to {holder.told() if holder else 'another runner'}"
-            for item, holder in zip(held, holders, strict=True)
-        ]
+        lines = []
+        for item in held:
+            holder = None
+            with suppress(OSError):  # nothing is wanted of its folder any more
+                holder = self.leases.holder(item.cell.id)
+            lines.append(f"{item.cell}: left to {holder.told() if holder else 'another runner'}")
+        return lines
 
     def _run(self, item: PlannedCell, lease: Lease) -> Record:
         spec = self.cells.spec
@@ -145,15 +162,20 @@ class Runner:
         return self.cells.run(fresh, lease.number)
 
 
-def more_to_do(tally: Tally, silent: SilentHolders) -> bool:
-    """Whether cells wait, as others have left them, say, or may do so once their silent holders count as dead."""
-    if tally.waiting or tally.another_round():
-        return True
-    free = silent.look(tally.held)
+def look_for_freed(tally: Tally, silent: SilentHolders) -> bool:
+    """Has cells wait whose holders have left them, or count as dead; False once all holders live."""
+    free = silent.look(tally.held) if tally.held else None
     if free is None:
         return False
     tally.retry(free)
     return True
+
+
+def more_to_do(tally: Tally, silent: SilentHolders) -> bool:
+    """Whether cells wait, as others have left them, say, or may do so once their silent holders count as dead."""
+    if tally.waiting or tally.another_round():
+        return True
+    return look_for_freed(tally, silent)
 
 
 def select(

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from en_bench.errors import InputError
@@ -16,7 +16,7 @@ from en_bench.matrix.commands import cell_commands
 from en_bench.matrix.data_here import DataHere, data_here
 from en_bench.matrix.local.devices import choose_gpus, default_threads, make_slots, slot_environment
 from en_bench.matrix.local.launcher import LocalLauncher
-from en_bench.matrix.local.live import is_terminal
+from en_bench.matrix.local.live import is_terminal, tell
 from en_bench.matrix.local.worker import serve
 from en_bench.matrix.opened import OpenedMatrix, missing_data, open_matrix, results_of, warn
 from en_bench.matrix.options import check_options
@@ -70,9 +70,11 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
         code = _launch(args, matrix, runner, chosen, here)
     if code != INTERRUPTED:
         planned = matrix.as_recorded()
-        print()
-        print_table(matrix, planned, "text", ["matrix"])
-        print(f"page: {write_page(matrix, planned)}")
+        page = write_page(matrix, planned)  # first: the reader of what is printed may have left
+        tell("")
+        with suppress(BrokenPipeError):
+            print_table(matrix, planned, "text", ["matrix"])
+        tell(f"page: {page}")
     return code
 
 

@@ -8,7 +8,7 @@ from en_bench.matrix.lease import Leases
 from en_bench.matrix.local.live import Row
 from en_bench.matrix.opened import OpenedMatrix
 from en_bench.matrix.plan import PlannedCell, State
-from en_bench.matrix.progress import read_progress
+from en_bench.matrix.progress import read_progress, seconds_since_written
 
 
 def running_lines(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> list[str]:
@@ -20,6 +20,8 @@ def running_lines(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> list[
             continue
         holder = leases.holder(cell.id)
         if holder is not None and holder.holder.get("kind") == "local":
-            row = Row(str(cell), holder.told(), None, read_progress(matrix.results.run(cell.id)))
+            run = matrix.results.run(cell.id)
+            silent = seconds_since_written(run, leases.clock)
+            row = Row(str(cell), holder.told(), None, read_progress(run), silent=silent)
             lines.append(f"running  {cell}  {row.words(matrix.spec.metric)}  ({row.where})")
     return lines

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from en_bench.noise.base import Noise, told
+from en_bench.noise.base import Noise
+from en_bench.noise.in_words import told
 
 _NOT_OF_THE_NOISE = ("from", "realised")  # what a manifest says beside what `Noise.describe` gave
 

@@ -19,7 +19,7 @@ from en_bench.data.targets import Targets, training_targets
 from en_bench.errors import InputError
 from en_bench.noise.added_twice import same_seed
 from en_bench.noise.base import Labels, Noise
-from en_bench.noise.small_images import read_small_images
+from en_bench.noise.reading_images import read_small_images
 from en_bench.noise.transition import transition_counts
 
 _MOST_CLASSES = 100  # whose matrix of counts is written out: with a thousand it would be a million numbers

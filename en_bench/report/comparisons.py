@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from en_bench.matrix.paired import DIVERGED, Floats, holm, paired_t
-from en_bench.report.entries import MARKS
+from en_bench.matrix.paired import DIVERGED, MIXED, PARTIAL, Floats, holm, paired_t
+from en_bench.report.entries import MARKS, Entry
+from en_bench.report.entries import MIXED as MIXED_MARK
+from en_bench.report.same_data import differs
 from en_bench.report.tables import Key, Table
 
 LEVEL = 0.05
@@ -21,7 +23,8 @@ class Difference(NamedTuple):
     """`norm` minus `other`, both trained on `train` and measured in `column`.
 
     `mean` is of the `n` seeds where both have a finite value, NaN without such a seed. `p` is adjusted for the number
-    of tests of its family, NaN where there is none, which `untested` explains. `marks` are those of both entries.
+    of tests of its family, NaN where there is none, which `untested` explains. `marks` are those of both entries; MIXED
+    is among them where these two rest on different data, whatever a third does.
     """
 
     train: str
@@ -75,12 +78,13 @@ def _family(table: Table, pairs: Sequence[tuple[str, str]]) -> Differences:
     keys = [(train, pair, column) for train in table.trains for pair in pairs for column in table.counted[train]]
     if not keys:
         return Differences([], 0, 0)
-    values, whole = _rows(table)
+    values = _rows(table)
     ones, others = ([(train, pair[side], column) for train, pair, column in keys] for side in (0, 1))
     a, b = (np.array([values[key] for key in side]) for side in (ones, others))
-    both = ~np.isneginf(a) & ~np.isneginf(b)
-    wholes = np.array([whole[one] and whole[other] for one, other in zip(ones, others, strict=True)])
-    paired = paired_t(a, b, both, wholes)
+    sides = [(table.entries[one], table.entries[other]) for one, other in zip(ones, others, strict=True)]
+    mixed = [_rest_on_other_data(one, other) for one, other in sides]
+    partial = [bool(one.partial or other.partial) for one, other in sides]
+    paired = paired_t(a, b, np.select([partial, mixed], [PARTIAL, MIXED], ""))
     adapted = np.array([table.columns[column].adapted for _, _, column in keys])
     p = np.where(adapted, holm(np.where(adapted, paired.p, np.nan)), holm(np.where(adapted, np.nan, paired.p)))
     tested = ~np.isnan(p)
@@ -103,27 +107,34 @@ def _family(table: Table, pairs: Sequence[tuple[str, str]]) -> Differences:
             half_width=half_width,
             p=adjusted,
             untested=untested,
-            marks=_marks(said[train, norm, column], said[train, other, column]),
+            marks=_marks(said[train, norm, column], said[train, other, column], differ),
         )
-        for (train, (norm, other), column), n, mean, half_width, adjusted, untested in zip(keys, *columns, strict=True)
+        for (train, (norm, other), column), differ, n, mean, half_width, adjusted, untested in zip(
+            keys, mixed, *columns, strict=True
+        )
     ]
     return Differences(found, int(np.count_nonzero(tested & ~adapted)), int(np.count_nonzero(tested & adapted)))
 
 
-def _rows(table: Table) -> tuple[dict[Key, Floats], dict[Key, bool]]:
-    """Of each entry the value by seed, -inf for a seed without one (NaN is one of a training that diverged); and
-    whether all of them are over whole sets."""
+def _rows(table: Table) -> dict[Key, Floats]:
+    """Of each entry the value by seed, -inf for a seed without one (NaN is one of a training that diverged)."""
     positions = {seed: position for position, seed in enumerate(table.spec.seeds)}
     values: dict[Key, Floats] = {}
     for key, entry in table.entries.items():
         values[key] = np.full(len(positions), -np.inf)
         for seed, value in entry.values.items():
             values[key][positions[seed]] = value
-    return values, {key: not entry.partial for key, entry in table.entries.items()}
+    return values
 
 
-def _marks(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
-    return tuple(mark for mark in MARKS if mark in one or mark in other) if one or other else ()
+def _rest_on_other_data(one: Entry, other: Entry) -> bool:
+    return (one.mixed or other.mixed) and differs([*one.data.values(), *other.data.values()])
+
+
+def _marks(one: Sequence[str], other: Sequence[str], mixed: bool) -> tuple[str, ...]:
+    if not one and not other:
+        return ()
+    return tuple(mark for mark in MARKS if (mixed if mark == MIXED_MARK else mark in one or mark in other))
 
 
 def tallies(family: Differences, table: Table) -> dict[tuple[str, str], Counter[str]]:

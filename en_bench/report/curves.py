@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.results import Results
@@ -74,9 +75,20 @@ def with_noise(curves: Mapping[str, Curves], trains: Sequence[str], norms: Seque
     return [train for train in trains if any((train, norm) in of for norm, of in product(norms, more))]
 
 
-def over_seeds(curves: Sequence[Curve]) -> list[tuple[int, float, float, float]]:
-    """Epoch, mean, lowest and highest value over the curves that have the epoch."""
+class OverSeeds(NamedTuple):
+    """Mean, lowest and highest value of an epoch, over the `seeds` curves that have it."""
+
+    epoch: int
+    mean: float
+    lowest: float
+    highest: float
+    seeds: int
+
+
+def over_seeds(curves: Sequence[Curve]) -> list[OverSeeds]:
+    """The epochs that any of the curves has."""
     by_epoch: dict[int, list[float]] = {}
     for epoch, value in (point for curve in curves for point in curve):
         by_epoch.setdefault(epoch, []).append(value)
-    return [(epoch, fmean(values), min(values), max(values)) for epoch, values in sorted(by_epoch.items())]
+    ordered = sorted(by_epoch.items())
+    return [OverSeeds(epoch, fmean(values), min(values), max(values), len(values)) for epoch, values in ordered]

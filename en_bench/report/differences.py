@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from itertools import combinations, product
 from math import isnan
 
-from en_bench.matrix.paired import CONSTANT, DIVERGED, FEW, PARTIAL
+from en_bench.matrix.paired import CONSTANT, DIVERGED, FEW, MIXED, PARTIAL
 from en_bench.matrix.plan import State
 from en_bench.report.comparisons import LEVEL, Difference, Differences, tallies
 from en_bench.report.entries import DIVERGED as DIVERGED_MARK
+from en_bench.report.entries import MIXED as MIXED_MARK
 from en_bench.report.entries import NOTHING, PART
 from en_bench.report.sheet import Field, Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Table
 
-_SHORT = {FEW: "below 3 seeds", PARTIAL: PART, DIVERGED: DIVERGED_MARK, CONSTANT: "no spread"}
+_SHORT = {FEW: "below 3 seeds", PARTIAL: PART, MIXED: MIXED_MARK, DIVERGED: DIVERGED_MARK, CONSTANT: "no spread"}
 _RULE = (
     "p: paired t test over equal seeds, two-sided, adjusted by Holm's method for all tests of this table; intervals "
     "are of the single difference, not adjusted"
@@ -97,15 +98,22 @@ def show(difference: Difference, table: Table) -> str:
     if not difference.n:
         return NOTHING if difference.marks in ((), (State.MISSING.upper(),)) else " ".join(difference.marks)
     metric = table.metric
-    spread = "" if isnan(difference.half_width) else f" ± {metric.show(difference.half_width)}"
-    value = f"{metric.show_difference(difference.mean)}{spread} ({difference.n})"
+    digits = metric.digits
+    while difference.significant and difference.mean and not float(metric.show(difference.mean, digits)):
+        digits += 1  # which side has won is not to be rounded away
+    spread = "" if isnan(difference.half_width) else f" ± {metric.show(difference.half_width, digits)}"
+    value = f"{metric.show_difference(difference.mean, digits)}{spread} ({difference.n})"
     short = _SHORT.get(difference.untested, "")
     tail = f", p {show_p(difference.p)}" if not short else "" if short in difference.marks else f", {short}"
     return " ".join([value + tail, *difference.marks])
 
 
 def show_p(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    """To three decimal places, and more where it would else seem to be the level itself."""
+    digits = 3
+    while p != LEVEL and float(f"{p:.{digits}f}") == LEVEL:
+        digits += 1
+    return "<0.001" if p < 0.001 else f"{p:.{digits}f}"
 
 
 def _told(tally: Counter[str]) -> str:
@@ -146,7 +154,11 @@ def wins_sheet(table: Table, family: Differences) -> Sheet | None:
 
 def differences_frame(table: Table, baseline: Differences, pairs: Differences) -> Frame:
     """One row per comparison of both families."""
-    columns = ["family", "train", "validate", "adapted", "norm", "other", "metric", "mean", "half_width_95", "seeds"]
+    columns = {
+        **{"family": str, "train": str, "validate": str, "adapted": int, "norm": str, "other": str, "metric": str},
+        **{"mean": float, "half_width_95": float, "seeds": int},
+        **{"p_holm": float, "outcome": str, "untested": str, "marks": str},
+    }
     families = [("baseline", d) for d in baseline.found] + [("all pairs", d) for d in pairs.found]
     rows = [
         [
@@ -156,7 +168,7 @@ def differences_frame(table: Table, baseline: Differences, pairs: Differences) -
         ]
         for family, d in families
     ]
-    return Frame("differences", [*columns, "p_holm", "outcome", "untested", "marks"], rows)
+    return Frame("differences", columns, rows)
 
 
 def _number(value: float) -> float | None:

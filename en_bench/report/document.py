@@ -8,6 +8,7 @@ from en_bench.report.cells import cells_frame
 from en_bench.report.comparisons import against_baseline, all_pairs
 from en_bench.report.costs import costs_frame, costs_sheet
 from en_bench.report.differences import baseline_sheet, differences_frame, pairs_sheet, wins_sheet
+from en_bench.report.entries import MIXED
 from en_bench.report.gaps import gaps_frame, gaps_sheet
 from en_bench.report.published import reported_frame, reported_sheet
 from en_bench.report.rankings import ranks_frame, ranks_sheet
@@ -33,7 +34,8 @@ def document(table: Table) -> Document:
     """The tables of a matrix, each with class map, n and data variant under it."""
     baseline, pairs = against_baseline(table), all_pairs(table)
     notes = dict(table.notes)
-    shared = [Note(table.data_line, "data"), Note(notes["cells"], "cells")]
+    mixed = [Note(notes[MIXED], MIXED)] if MIXED in notes else []
+    shared = [*mixed, Note(table.data_line, "data"), Note(notes["cells"], "cells")]
     tried = Note(notes["recipes tried"], "recipes tried")
     matrix, *others = [
         matrix_sheet(table),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.stats import Summary, summarise
@@ -20,12 +21,12 @@ class Metric:
     digits: int
     higher_is_better: bool
 
-    def show(self, value: float) -> str:
-        return f"{value * self.scale:.{self.digits}f}"
+    def show(self, value: float, digits: int | None = None) -> str:
+        return f"{value * self.scale:.{self.digits if digits is None else digits}f}"
 
-    def show_difference(self, value: float) -> str:
+    def show_difference(self, value: float, digits: int | None = None) -> str:
         """With its sign; what rounds to zero, and what is no number, has none."""
-        shown = f"{value * self.scale:+.{self.digits}f}"
+        shown = f"{value * self.scale:+.{self.digits if digits is None else digits}f}"
         return shown if float(shown) and value == value else shown[1:]
 
 
@@ -37,15 +38,28 @@ METRICS: Mapping[str, Metric] = {
 }
 
 PART = "PART"
+MIXED = "MIXED"
 DIVERGED = "DIVERGED"
 _HOLES = (State.FAILED, State.STALE, State.MISSING)
 _MISSING = [State.MISSING.upper()]
-MARKS = (PART, DIVERGED, *(state.upper() for state in _HOLES))
+MARKS = (PART, MIXED, DIVERGED, *(state.upper() for state in _HOLES))
 NOTHING = "–"
 MEANS = "mean ± 95 % interval by Student's t (number of seeds; no interval below 3)"
 
-Found = Callable[[PlannedCell], "tuple[float | None, bool] | None"]
-"""The value in a cell (None where it is no number) and whether it is over a whole set; None if there is none."""
+Basis = tuple[object, ...]
+"""What a value rests on, as `en_bench.report.same_data.basis` has it: facts by their place, None for one not known."""
+
+
+class Measured(NamedTuple):
+    """The value in a cell (None where it is no number), whether it is over a `whole` set, and what it rests on."""
+
+    value: float | None
+    whole: bool
+    basis: Basis
+
+
+Found = Callable[[PlannedCell], Measured | None]
+"""What is measured in a cell; None if there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,9 @@ class Entry:
     `values` holds what can be believed, by seed, NaN for a training that diverged; `partial` are the seeds whose value
     comes from a part of the validation set only; `holes` counts the other seeds by state (missing, failed or stale).
     `summary` is of the finite values, None where there is none. `best` is the best among its rivals. `may_not_apply`
-    is whether there are cells of which there can be no value: – then says just that, never that one is missing.
+    is whether there are cells of which there can be no value: – then says just that, never that one is missing. `data`
+    is what each value rests on, by seed, and `mixed` whether that is not the same for all values here and of its
+    rivals.
     """
 
     values: Mapping[int, float]
@@ -64,6 +80,8 @@ class Entry:
     partial: frozenset[int] = frozenset()
     best: bool = False
     may_not_apply: bool = False
+    data: Mapping[int, Basis] = field(default_factory=dict)
+    mixed: bool = False
 
     @property
     def parts(self) -> int:
@@ -75,10 +93,15 @@ class Entry:
         """How many of the values are of trainings that diverged."""
         return sum(value != value for value in self.values.values())
 
+    @property
+    def comparable(self) -> bool:
+        """Whether the values are over whole sets, and over the same data as those of its rivals."""
+        return not (self.partial or self.mixed)
+
     def holding(self) -> list[str]:
         """Those of MARKS that hold for a seed."""
-        diverged = [DIVERGED] * bool(self.diverged)
-        return [PART] * bool(self.partial) + diverged + [state.upper() for state in _HOLES if self.holes[state]]
+        of_values = [PART] * bool(self.partial) + [MIXED] * self.mixed + [DIVERGED] * bool(self.diverged)
+        return of_values + [state.upper() for state in _HOLES if self.holes[state]]
 
     def marks(self) -> list[str]:
         """`holding`, with how many diverged (`DIVERGED 1/3`); – where nothing is there and nothing else says why."""
@@ -100,10 +123,11 @@ def collect(group: Iterable[PlannedCell], find: Found) -> Entry:
     values: dict[int, float] = {}
     holes: Counter[State] = Counter()
     partial: set[int] = set()
+    data: dict[int, Basis] = {}
     for item in group:
         found = find(item)
         if found is not None:
-            value, whole = found
+            value, whole, data[item.cell.seed] = found
             values[item.cell.seed] = float(value) if value is not None and math.isfinite(value) else math.nan
             if not whole:
                 partial.add(item.cell.seed)
@@ -113,4 +137,4 @@ def collect(group: Iterable[PlannedCell], find: Found) -> Entry:
             holes[item.state] += 1
     finite = [value for value in values.values() if math.isfinite(value)]
     summary = summarise(finite) if finite else None
-    return Entry(values, holes, summary, frozenset(partial))
+    return Entry(values, holes, summary, frozenset(partial), data=data)

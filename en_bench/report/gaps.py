@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
 from en_bench.matrix.plan import PlannedCell
-from en_bench.report.entries import Entry, collect
+from en_bench.report.entries import Entry, Measured, collect
+from en_bench.report.same_data import mark_mixed
 from en_bench.report.scores import SUMMARY, summary
 from en_bench.report.sheet import Frame, Note, Sheet, fields
 from en_bench.report.tables import Column, Key, Table, measured
@@ -16,21 +18,23 @@ def gaps(table: Table) -> dict[Key, Entry]:
     """By training set, normaliser and column: the differences of each training, over seeds. None for its own set, nor
     twice for a set that has two labels."""
     own = {train: Column(label) for train, label in table.own.items()}
-    return {
-        (train, norm, name): collect(
-            filter(column.applies, table.group(train, norm)), partial(_gap, own[train], column, table.spec.metric)
-        )
-        for train, norm, (name, column) in product(table.trains, table.norms, table.columns.items())
-        if train in own and column != own[train] and name in table.counted[train]
-    }
+    found: dict[Key, Entry] = {}
+    for train, (name, column) in product(own, table.columns.items()):
+        if column != own[train] and name in table.counted[train]:
+            find = partial(_gap, own[train], column, table.spec.metric)
+            groups = {norm: filter(column.applies, table.group(train, norm)) for norm in table.norms}
+            rivals = mark_mixed({norm: collect(group, find) for norm, group in groups.items()})
+            for norm, entry in rivals.items():
+                found[train, norm, name] = replace(entry, may_not_apply=column.adapted)
+    return found
 
 
-def _gap(own: Column, other: Column, metric: str, item: PlannedCell) -> tuple[float | None, bool] | None:
+def _gap(own: Column, other: Column, metric: str, item: PlannedCell) -> Measured | None:
     here, there = (measured(column, metric, item) for column in (own, other))
     if here is None or there is None:
         return None
-    (a, whole), (b, too) = here, there
-    return (None if a is None or b is None else a - b), whole and too
+    difference = None if here.value is None or there.value is None else here.value - there.value
+    return Measured(difference, here.whole and there.whole, (*here.basis, *there.basis))
 
 
 def gaps_sheet(table: Table) -> Sheet | None:
@@ -76,4 +80,5 @@ def gaps_frame(table: Table) -> Frame | None:
         [train, norm, table.columns[name].label, int(table.columns[name].adapted), table.spec.metric, *summary(entry)]
         for (train, norm, name), entry in gaps(table).items()
     ]
-    return Frame("gaps", ["train", "norm", "validate", "adapted", "metric", *SUMMARY], rows) if rows else None
+    columns = {"train": str, "norm": str, "validate": str, "adapted": int, "metric": str, **SUMMARY}
+    return Frame("gaps", columns, rows) if rows else None

@@ -9,12 +9,12 @@ from typing import Any
 from en_bench.matrix.plan import PlannedCell, State, count_states
 from en_bench.matrix.records import Json, covers_set
 from en_bench.matrix.spec import Spec
-from en_bench.noise.base import labels_told
-from en_bench.report.entries import NOTHING, PART
+from en_bench.noise.in_words import labels_told
+from en_bench.report.entries import MIXED, NOTHING, PART
+from en_bench.report.same_data import short_hash
 
-_DIGITS = 8  # of a hash, where it is shown
 _MADE = ("classes_digest", "device", "versions", "commit")
-_OF_RESULT = ("set", "n", "unreadable", "labels", "digest", "variant", "whole_set", *_MADE)
+_OF_RESULT = ("set", "n", "unreadable", "labels", "digest", "variant", "whole_set", "recalibrated", *_MADE)
 _OF_TRAINING = ("train", "noise", "held_out", "epochs", *_MADE)
 
 
@@ -22,8 +22,11 @@ Validated = Mapping[str, Sequence[Json]]
 """Results of different origins, by validation set."""
 
 
-def notes(spec: Spec, planned: Sequence[PlannedCell], validated: Validated) -> Iterator[tuple[str, str]]:
-    """Sets, seeds, devices, versions and commits behind the numbers of a matrix, each with what it is called."""
+def notes(
+    spec: Spec, planned: Sequence[PlannedCell], validated: Validated, mixed: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Sets, seeds, devices, versions and commits behind the numbers of a matrix, each with what it is called; `mixed`
+    are lines on where rivals rest on different data."""
     # Of the trainings only those with a number in the table.
     runs = [item.record.fit for item in planned if item.record is not None and item.fresh]
     by_train: dict[str, list[Json]] = {label: [] for label in spec.train}
@@ -45,11 +48,13 @@ def notes(spec: Spec, planned: Sequence[PlannedCell], validated: Validated) -> I
     yield "class map", _class_maps(everything)
     if not all(map(covers_set, results)):
         yield PART, "validated on a part of the set only: no best among its rivals"
+    if mixed:
+        yield MIXED, f"no best, rank or test among what rests on different data; {'; '.join(mixed)}"
     yield "epochs", _mixed(str(fit.get("epochs", "?")) for fit in trainings)
     yield "seeds", ", ".join(map(str, spec.seeds))
     yield "recipes tried", recipes_tried(spec)
     yield "device", _mixed(told_origin("device", made.get("device")) for made in everything)
-    precisions = [(fit.get("config") or {}).get("trainer", {}).get("precision") for fit in runs]
+    precisions = [((fit.get("config") or {}).get("trainer") or {}).get("precision") for fit in runs]
     if any(precision is not None for precision in precisions):
         yield "precision", _mixed("not set" if precision is None else str(precision) for precision in precisions)
     for fact in ("versions", "commit"):
@@ -58,7 +63,8 @@ def notes(spec: Spec, planned: Sequence[PlannedCell], validated: Validated) -> I
 
 
 def data_line(validated: Validated) -> str:
-    """Class map, and n and variant of each validation set, in one line: what tells whether tables are comparable."""
+    """Class map, and n, labels, digest and variant of each validation set, in one line: what tells whether tables are
+    comparable."""
     sets = [f"{label} {_mixed(map(_counted, results))}" for label, results in validated.items()]
     return "; ".join([f"class map {_class_maps(chain.from_iterable(validated.values()))}", *sets])
 
@@ -75,7 +81,14 @@ def validated_by(spec: Spec, planned: Sequence[PlannedCell]) -> Validated:
 
 def _distinct(made: Iterable[Json], facts: Sequence[str]) -> list[Json]:
     """One for each combination of `facts`, in order of appearance: ten thousand records have a handful of origins."""
-    return list({repr([one.get(fact) for fact in facts]): one for one in made}.values())
+    found: dict[str, Json] = {}
+    last: list[Any] = []
+    for one in made:
+        told = list(map(one.get, facts))
+        if told != last:  # mostly they are equal, and to compare is less than to write
+            last = told
+            found.setdefault(repr(told), one)
+    return list(found.values())
 
 
 def cells(planned: Sequence[PlannedCell]) -> str:
@@ -107,7 +120,7 @@ def trained_labels(fit: Mapping[str, Any]) -> str | None:
 def label_rate(fit: Mapping[str, Any], name: str) -> float | None:
     """Which share of the labels of a training was `changed` by made noise, or is `wrong` by the clean ones."""
     differences: Mapping[str, Any] | None = (fit.get("noise") or {}).get(name)
-    return differences["rate"] if differences else None
+    return differences.get("rate") if differences else None
 
 
 def variant_told(variant: object) -> str | None:
@@ -127,10 +140,6 @@ def variant_told(variant: object) -> str | None:
     return ", ".join(told) or "not stated"
 
 
-def short_hash(digest: object) -> str:
-    return str(digest or "?").removeprefix("sha256:")[:_DIGITS]
-
-
 def _of_training(fit: Mapping[str, Any]) -> str:
     rates = {name: rate for name in ("changed", "wrong") if (rate := label_rate(fit, name))}
     if rates.get("wrong") == rates.get("changed"):
@@ -141,16 +150,25 @@ def _of_training(fit: Mapping[str, Any]) -> str:
 
 def _held_out(part: Mapping[str, Any]) -> str:
     spoilt = ", some of which had trained before: they select nothing" if part.get("trained_before") else ""
-    return f"share {part['share']}, n {part['n']}{spoilt}"
+    return f"share {part.get('share', '?')}, n {part.get('n', '?')}{spoilt}"
 
 
 def _set(part: Mapping[str, Any], labels: str | None = None) -> str:
-    named = f"{part.get('set', '?')}, {_n(part)}, labels {labels or part.get('labels', '?')}"
-    return f"{named}, digest {short_hash(part.get('digest'))}{_variant(part)}{_part(part)}"
+    return f"{part.get('set', '?')}, {_counted(part, labels)}{_recalibrated(part)}"
 
 
-def _counted(result: Mapping[str, Any]) -> str:
-    return f"{_n(result)}{_variant(result)}{_part(result)}"
+def _counted(part: Mapping[str, Any], labels: str | None = None) -> str:
+    told = f"{_n(part)}, labels {labels or part.get('labels', '?')}, digest {short_hash(part.get('digest'))}"
+    return f"{told}{_variant(part)}{_part(part)}"
+
+
+def _recalibrated(result: Mapping[str, Any]) -> str:
+    """The images that the running moments are of, where they are others than those of the training."""
+    images = result.get("recalibrated")
+    if not images:
+        return ""
+    n = images.get("samples", "?")
+    return f", moments recalibrated on {images['set']}, n {n}, digest {short_hash(images.get('digest'))}"
 
 
 def _n(part: Mapping[str, Any]) -> str:

@@ -42,6 +42,8 @@ def render_page(results: Results, spec: Spec, planned: Sequence[PlannedCell], ta
     return environment.get_template("page.html").render(
         table=table,
         matrix=doc.sheets[0],
+        # The others stand below: the origin of the numbers at the end, failures in a table.
+        notes=[n for n in doc.sheets[0].notes if (n.key, n.text) not in table.notes and not n.verbatim],
         sheets=doc.sheets[1:],
         heat=_heat(table),
         dots=Markup(dots_svg(table)) if has_values and len(table.entries) <= MOST_DOTS else None,

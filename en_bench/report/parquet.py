@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.report.sheet import Frame
@@ -17,17 +15,14 @@ def to_parquet(frame: Frame) -> bytes:
         import pyarrow.parquet as pq
     except ImportError:
         raise InputError("--format parquet needs pyarrow: pip install 'en_bench[noise]', or use csv") from None
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in frame.columns.items()])
     columns = list(zip(*frame.rows, strict=True)) or [()] * len(frame.columns)
-    arrays = [pa.array(_of_one_type(values)) for values in columns]
+    texts = [kind is str for kind in frame.columns.values()]
+    arrays = [
+        pa.array([None if value is None else str(value) for value in values] if text else values, field.type)
+        for values, text, field in zip(columns, texts, schema, strict=True)
+    ]
     stream = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, names=list(frame.columns)), stream)
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), stream)
     return stream.getvalue()
-
-
-def _of_one_type(values: tuple[Any, ...]) -> list[object]:
-    """Whole numbers beside others become fractional, anything else beside others text."""
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) < 2:
-        return list(values)
-    convert: Callable[[Any], object] = float if kinds == {int, float} else str
-    return [None if value is None else convert(value) for value in values]

@@ -2,13 +2,13 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from en_bench.report.curves import NOISE, Curves, over_seeds
-from en_bench.report.entries import DIVERGED, PART, Metric
+from en_bench.report.curves import NOISE, Curves, OverSeeds, over_seeds
+from en_bench.report.entries import DIVERGED, MIXED, PART, Metric
 from en_bench.report.tables import Key, Table
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ def _fields(axes: "Axes", table: Table, norm: str, of_entries: Mapping[Key, Shad
 def dots_svg(table: Table) -> str:
     """Mean, 95 % interval and (faint) the single seeds, for each pair of training and validation set.
 
-    Beside a marker stands what holds of its seeds (FAILED, STALE, MISSING, PART, DIVERGED), and at the left where there
-    is no mean: – where nothing has run. A marker is hollow where seeds were validated on a part of the set only, or
-    diverged.
+    Beside a marker stands what holds of its seeds (FAILED, STALE, MISSING, PART, MIXED, DIVERGED), and at the left
+    where there is no mean: – where nothing has run. A marker is hollow where seeds were validated on a part of the set
+    only, or diverged, or where rivals rest on different data.
     """
     pairs = [(train, column) for train in table.trains for column in table.columns]
     step = 1.0 / (len(table.norms) + 1)
@@ -136,7 +136,7 @@ def dots_svg(table: Table) -> str:
             else:
                 half = None if entry.summary.half_width is None else entry.summary.half_width * table.metric.scale
                 mean = entry.summary.mean * table.metric.scale
-                hollow = {"markerfacecolor": "white"} if {PART, DIVERGED} & set(entry.holding()) else {}
+                hollow = {"markerfacecolor": "white"} if {PART, MIXED, DIVERGED} & set(entry.holding()) else {}
                 axes.errorbar(mean, y, xerr=half, capsize=2.5, **(style | hollow))
                 if told:
                     axes.annotate(told, (mean, y), (0, 4), textcoords="offset points", ha="center", fontsize=6)
@@ -175,28 +175,42 @@ def curves_svg(table: Table, metric: Metric, curves: Curves) -> str:
 def noise_svg(table: Table, train: str, curves: Mapping[str, Curves], name: str) -> str:
     """What the trainings on one set made of its labels, by epoch: a panel per metric of NOISE that there is.
 
-    A line per normaliser is the mean over its seeds, the band reaches from the lowest to the highest of them.
+    A line per normaliser is the mean over its seeds, the band reaches from the lowest to the highest of them. From the
+    epoch on that a seed does not have, as it diverged or failed, the line is dashed, and tells how many seeds are left.
+    The legend tells where fewer seeds were measured than there are.
     """
     shown = [metric for metric in NOISE if any((train, norm) in curves.get(metric, {}) for norm in table.norms)]
     figure, panels = _panels(len(shown), 3.5, 2.4, margin=0.5, sharey=False)
     for axes, metric in zip(panels, shown, strict=True):
         for index, norm in enumerate(table.norms):
-            points = over_seeds(curves[metric].get((train, norm), ()))
-            if points:
-                epochs = [epoch for epoch, *_ in points]
-                mean, low, high = ([100 * point[i] for point in points] for i in (1, 2, 3))
-                style = _style(index) | {"markersize": 3, "markevery": max(1, len(points) // 12)}
-                axes.plot(epochs, mean, linewidth=1.2, **style)
-                axes.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            of_seeds = curves[metric].get((train, norm), ())
+            if points := over_seeds(of_seeds):
+                _mean_line(axes, points, len(of_seeds), index)
         axes.set_title(NOISE[metric], fontsize=8.5)
         axes.set(xlabel="epoch")
         _count_epochs(axes)
         _finish(axes, "y")
     for index, norm in enumerate(table.norms):
-        panels[0].plot([], [], label=norm, **_style(index))
+        seeds = max(len(curves[metric].get((train, norm), ())) for metric in shown)
+        few = f" ({seeds} of {len(table.spec.seeds)} seeds)" if 0 < seeds < len(table.spec.seeds) else ""
+        panels[0].plot([], [], label=f"{norm}{few}", **_style(index))
     figure.supylabel("share of the samples, %", fontsize=9)
     figure.legend(loc="outside upper center", ncols=min(4, len(table.norms)), frameon=False)
     return _svg(figure, name, f"trained on {train}: accuracies and memorisation by epoch")
+
+
+def _mean_line(axes: "Axes", points: Sequence[OverSeeds], seeds: int, index: int) -> None:
+    epochs, mean = [point.epoch for point in points], [100 * point.mean for point in points]
+    style = _style(index) | {"markersize": 3, "markevery": max(1, len(points) // 12), "linewidth": 1.2}
+    end = next((position for position, point in enumerate(points) if point.seeds < seeds), len(points))
+    axes.plot(epochs[:end], mean[:end], **style)
+    if end < len(points):
+        begin = max(end - 1, 0)
+        axes.plot(epochs[begin:], mean[begin:], **(style | {"linestyle": "--"}))
+        place = {"textcoords": "offset points", "ha": "right", "fontsize": 6, "color": style["color"]}
+        axes.annotate(f"{points[-1].seeds} of {seeds} seeds", (epochs[-1], mean[-1]), (0, 4), **place)
+    low, high = [100 * point.lowest for point in points], [100 * point.highest for point in points]
+    axes.fill_between(epochs, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
 
 def _count_epochs(axes: "Axes") -> None:
@@ -212,7 +226,9 @@ def _count_epochs(axes: "Axes") -> None:
 
 
 def _style(index: int) -> dict[str, Any]:
-    return {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)], "markersize": 5}
+    """Of up to 64 normalisers no two have both the same colour and the same marker."""
+    marker = _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)]
+    return {"color": _COLOURS[index % len(_COLOURS)], "marker": marker, "markersize": 5}
 
 
 def _finish(axes: "Axes", grid: Any) -> None:

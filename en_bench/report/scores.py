@@ -14,16 +14,20 @@ from en_bench.report.sheet import Field, Frame, Note, Sheet, computed, fields
 from en_bench.report.tables import Key, Table
 
 _HOLES = (State.MISSING, State.FAILED, State.STALE)
-SUMMARY = ("mean", "sd", "half_width_95", "seeds", "diverged", "part", *(state.value for state in _HOLES))
-"""Columns of an entry: the last ones count seeds, `seeds` those that the mean is of, `diverged` those that are no
-number, `part` those that validated on a part of the set, then those without a result."""
+SUMMARY: Mapping[str, type] = {
+    **dict.fromkeys(("mean", "sd", "half_width_95"), float),
+    **dict.fromkeys(("mixed", "seeds", "diverged", "part", *(state.value for state in _HOLES)), int),
+}
+"""Columns of an entry. `mixed` is 1 where it and its rivals do not all rest on the same data. The last ones count
+seeds: `seeds` those that the mean is of, `diverged` those that are no number, `part` those that validated on a part of
+the set, then those without a result."""
 
 
 def summary(entry: Entry) -> list[Any]:
     """The values of SUMMARY."""
     found = entry.summary
     numbers = [None, None, None] if found is None else map(computed, (found.mean, found.sd, found.half_width))
-    counts = [0 if found is None else found.n, entry.diverged, entry.parts]
+    counts = [int(entry.mixed), 0 if found is None else found.n, entry.diverged, entry.parts]
     return [*numbers, *counts, *(entry.holes[state] for state in _HOLES)]
 
 
@@ -52,11 +56,12 @@ def matrix_sheet(table: Table) -> Sheet:
         notes=[
             *recalibrated,
             *_shared(table),
+            *_open(table),
             *(Note(value, key) for key, value in table.notes),
             *(Note(line, "FAILED", verbatim=True) for line in table.failures),
         ],
         best=f"{side} mean among the normalisers trained on the same set, over the seeds that all of them have, none "
-        "of them diverged; by the mean alone, intervals may overlap"
+        "of them diverged; several where it is equal; by the mean alone, intervals may overlap"
         if table.has_best
         else "",
     )
@@ -64,8 +69,14 @@ def matrix_sheet(table: Table) -> Sheet:
 
 def _shared(table: Table) -> list[Note]:
     """Where the best is not that of the shown means."""
-    told = [f"{train} → {name}: seeds {told_seeds(seeds)}" for (train, name), seeds in table.best_over.items()]
+    told = [f"{train} → {name}: {told_seeds(seeds)}" for (train, name), seeds in table.best_over.items()]
     return [Note("; ".join(told), "best over the seeds that all rivals have")] if told else []
+
+
+def _open(table: Table) -> list[Note]:
+    """Where none is the best, as one that might be has no number."""
+    told = [f"{train} → {name} ({', '.join(norms)})" for (train, name), norms in table.no_best.items()]
+    return [Note("; ".join(told), "no best as long as a normaliser has no number")] if told else []
 
 
 def _field(entry: Entry, table: Table) -> Field:
@@ -74,7 +85,7 @@ def _field(entry: Entry, table: Table) -> Field:
 
 def matrix_frame(table: Table) -> Frame:
     """One row per training set, normaliser and validation set, and one more where that was adapted to."""
-    columns = ["train", "norm", "validate", "adapted", "metric", *SUMMARY, "best"]
+    columns = {"train": str, "norm": str, "validate": str, "adapted": int, "metric": str, **SUMMARY, "best": int}
     rows = [
         [train, norm, column.label, int(column.adapted), table.spec.metric, *summary(entry), int(entry.best)]
         for (train, norm, column, entry) in _by_column(table, table.entries)
@@ -118,4 +129,4 @@ def accuracies_frame(table: Table) -> Frame | None:
     rows = [
         [train, norm, LABELS[name], "top1", *summary(entry)] for (train, norm, name), entry in table.accuracies.items()
     ]
-    return Frame("accuracies", ["train", "norm", "accuracy", "metric", *SUMMARY], rows)
+    return Frame("accuracies", {"train": str, "norm": str, "accuracy": str, "metric": str, **SUMMARY}, rows)

@@ -29,4 +29,5 @@ def leaves_out(entries: Collection[Entry]) -> bool:
 
 
 def told_seeds(seeds: Collection[int]) -> str:
-    return ", ".join(map(str, seeds))
+    """`seed 0`, `seeds 2, 3, 4`."""
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"

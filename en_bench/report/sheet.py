@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,12 +58,31 @@ class Sheet:
         return number == 0 or self.rows[number][0].text != self.rows[number - 1][0].text
 
 
+def column_blocks(widths: Sequence[float], stub: int, between: float, most: float) -> Iterator[list[int]]:
+    """A table that is wider than `most`, in blocks: each has the first `stub` columns and as many of the others as
+    there is room for with `between` from column to column, one at least."""
+    own = sum(widths[:stub]) + between * (stub - 1)
+    columns, used = list(range(stub)), own
+    for column in range(stub, len(widths)):
+        more = between + widths[column]
+        if used + more > most and len(columns) > stub:
+            yield columns
+            columns, used = list(range(stub)), own
+        columns.append(column)
+        used += more
+    yield columns
+
+
 @dataclass(frozen=True)
 class Frame:
-    """A table for programs: measured values in full precision (fractions and nats), None where there is none."""
+    """A table for programs: measured values in full precision (fractions and nats), None where there is none.
+
+    `columns` gives each name its type, one of `str`, `int`, `float` and `bool`: the same whatever values there are, so
+    that the files of several matrices can be read as one.
+    """
 
     name: str
-    columns: Sequence[str]
+    columns: Mapping[str, type]
     rows: Sequence[Sequence[Any]]
 
 

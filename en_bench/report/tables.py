@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
 from en_bench.accuracies import LABELS
+from en_bench.matrix.paired import ROUNDING, SEEDS
 from en_bench.matrix.plan import PlannedCell, State
 from en_bench.matrix.records import Json, covers_set
 from en_bench.matrix.spec import Spec
 from en_bench.report import origin
-from en_bench.report.entries import METRICS, Entry, Metric, collect
+from en_bench.report.entries import METRICS, Entry, Measured, Metric, collect
+from en_bench.report.same_data import basis, mark_mixed, told_mixed
 from en_bench.report.shared_seeds import leaves_out, shared_means, shared_seeds
 
 Groups = Mapping[tuple[str, str], Sequence[PlannedCell]]
@@ -57,6 +60,7 @@ class Table:
         entries: by training set, normaliser and column's name.
         best_over: by training set and column's name the seeds that the best is of, where they are not all that are
             shown.
+        no_best: by training set and column's name the normalisers without a number, for which no other is the best.
         accuracies: by training set, normaliser and name of `en_bench.accuracies.LABELS`: top-1 on the training's own
             validation set, in three ways; empty where no training says.
         data_line: the class map, and n and variant of the validation sets, in short.
@@ -73,6 +77,7 @@ class Table:
     counted: Mapping[str, Sequence[str]]
     entries: Mapping[Key, Entry]
     best_over: Mapping[tuple[str, str], Sequence[int]]
+    no_best: Mapping[tuple[str, str], Sequence[str]]
     notes: tuple[tuple[str, str], ...]
     failures: tuple[str, ...]
     accuracies: Mapping[Key, Entry]
@@ -104,14 +109,20 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
     columns = _columns(spec)
     entries: dict[Key, Entry] = {}
     best_over: dict[tuple[str, str], Sequence[int]] = {}
+    no_best: dict[tuple[str, str], Sequence[str]] = {}
     for train, column in product(spec.train, columns.values()):
-        found = {norm: entry_of(groups.get((train, norm), ()), column, spec.metric) for norm in spec.norms}
-        best = _best(found, metric)
-        rivals = [entry for entry in found.values() if entry.values]
-        if best is not None and leaves_out(rivals):
-            best_over[train, column.name] = shared_seeds(rivals)
+        found = mark_mixed({norm: entry_of(groups.get((train, norm), ()), column, spec.metric) for norm in spec.norms})
+        rivals = {norm: entry for norm, entry in found.items() if entry.values}
+        # One that is neither here nor missing has nothing there to be measured.
+        without = [norm for norm, entry in found.items() if not entry.values and entry.holes.total()]
+        best = frozenset[str]() if without else _best(rivals, metric)
+        if rivals and without:
+            no_best[train, column.name] = without
+        if best and leaves_out(rivals.values()):
+            best_over[train, column.name] = shared_seeds(rivals.values())
         for norm, entry in found.items():
-            entries[train, norm, column.name] = replace(entry, best=True) if norm == best else entry
+            entries[train, norm, column.name] = replace(entry, best=True) if norm in best else entry
+    accuracies = _accuracies(spec, groups)
     validated = origin.validated_by(spec, planned)
     return Table(
         spec=spec,
@@ -125,13 +136,14 @@ def build_table(spec: Spec, planned: Sequence[PlannedCell]) -> Table:
         counted=counted_columns(spec, columns),
         entries=entries,
         best_over=best_over,
-        notes=tuple(origin.notes(spec, planned, validated)),
+        no_best=no_best,
+        notes=tuple(origin.notes(spec, planned, validated, _mixed(spec, columns, entries, accuracies))),
         failures=tuple(
             f"{item.cell}: {item.record.reason} (cell {item.cell.id})"
             for item in planned
             if item.state is State.FAILED and item.record is not None
         ),
-        accuracies=_accuracies(spec, groups),
+        accuracies=accuracies,
         data_line=origin.data_line(validated),
     )
 
@@ -142,10 +154,12 @@ def entry_of(group: Sequence[PlannedCell], column: Column, metric: str) -> Entry
     return replace(entry, may_not_apply=column.adapted)
 
 
-def measured(column: Column, metric: str, item: PlannedCell) -> tuple[float | None, bool] | None:
-    """The value of a metric in a cell, as `Found` has it."""
+def measured(column: Column, metric: str, item: PlannedCell) -> Measured | None:
+    """The value of a metric in a cell."""
     result = column.result(item)
-    return (result["metrics"][metric], covers_set(result)) if result and metric in result["metrics"] else None
+    if item.record is None or result is None or metric not in result["metrics"]:
+        return None
+    return Measured(result["metrics"][metric], covers_set(result), basis(item.record.training_data, result))
 
 
 def _columns(spec: Spec) -> Mapping[str, Column]:
@@ -167,11 +181,26 @@ def counted_columns(spec: Spec, columns: Mapping[str, Column]) -> Mapping[str, S
     return counted
 
 
+def _mixed(
+    spec: Spec, columns: Iterable[str], entries: Mapping[Key, Entry], accuracies: Mapping[Key, Entry]
+) -> Sequence[str]:
+    """Which normalisers and seeds rest on which data, where these differ among rivals."""
+    places = [
+        (train, f"{train} → {name}", {norm: entries[train, norm, name] for norm in spec.norms})
+        for train, name in product(spec.train, columns)
+    ]
+    places += [
+        (train, f"{train}, during training", {norm: accuracies[train, norm, name] for norm in spec.norms})
+        for train, name in product(spec.train, LABELS if accuracies else ())
+    ]
+    return list(told_mixed(places))
+
+
 def _accuracies(spec: Spec, groups: Groups) -> Mapping[Key, Entry]:
-    entries = {
-        (train, norm, name): trained_entry(groups.get((train, norm), ()), name)
-        for train, norm, name in product(spec.train, spec.norms, LABELS)
-    }
+    entries: dict[Key, Entry] = {}
+    for train, name in product(spec.train, LABELS):
+        found = mark_mixed({norm: trained_entry(groups.get((train, norm), ()), name) for norm in spec.norms})
+        entries |= {(train, norm, name): entry for norm, entry in found.items()}
     return entries if any(entry.values for entry in entries.values()) else {}
 
 
@@ -180,23 +209,26 @@ def trained_entry(group: Sequence[PlannedCell], name: str) -> Entry:
     return collect(group, partial(_trained, name))
 
 
-def _trained(name: str, item: PlannedCell) -> tuple[float | None, bool] | None:
+def _trained(name: str, item: PlannedCell) -> Measured | None:
     """Of the accuracies that a training says of itself, like its costs, if it has a number in the matrix."""
-    said = item.record.fit.get("accuracies") if item.record is not None and item.fresh else None
-    found = said.get(name) if said else None
-    return (found["top1"], covers_set(found)) if found else None
-
-
-def _best(found: Mapping[str, Entry], metric: Metric) -> str | None:
-    """The normaliser with the best mean over the seeds that all rivals have; None unless there are rivals and at least
-    three such seeds.
-
-    One with a training that diverged is never the best. A mean over a part of the validation set is no rival, and
-    leaves open which one is best.
-    """
-    rivals = {norm: entry for norm, entry in found.items() if entry.values}
-    if len(rivals) < 2 or any(e.partial for e in rivals.values()) or len(shared_seeds(rivals.values())) < 3:
+    if item.record is None or not item.fresh:
         return None
+    found = (item.record.fit.get("accuracies") or {}).get(name)
+    if not found:
+        return None
+    return Measured(found["top1"], covers_set(found), basis(item.record.training_data, item.record.fit["val"]))
+
+
+def _best(rivals: Mapping[str, Entry], metric: Metric) -> frozenset[str]:
+    """The normalisers with the best mean over the seeds that all rivals have, several where that is equal; none unless
+    there are rivals and at least three such seeds.
+
+    One with a training that diverged is never the best. A mean over a part of the validation set, or over other data,
+    is no rival, and leaves open which one is best.
+    """
+    entries = rivals.values()
+    if len(rivals) < 2 or not all(e.comparable for e in entries) or len(shared_seeds(entries)) < SEEDS:
+        return frozenset()
     means = {norm: mean for norm, mean in shared_means(rivals).items() if mean == mean}
-    choose: Callable[..., str] = max if metric.higher_is_better else min
-    return choose(means, key=lambda norm: means[norm]) if means else None
+    best = (max if metric.higher_is_better else min)(means.values(), default=math.nan)
+    return frozenset(norm for norm, mean in means.items() if math.isclose(mean, best, rel_tol=ROUNDING))

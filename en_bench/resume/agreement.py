@@ -19,7 +19,7 @@ class StopAgreement:
     """Asks all ranks, from time to time, whether a signal has reached one of them."""
 
     def __init__(self) -> None:
-        self._step, self._time = 0, time.monotonic()
+        self._asked: tuple[int, float] | None = None  # the step of the last exchange, and when that was
         self._ask_at = 0  # the step from which to ask again, the same on all ranks
 
     def reached(self, trainer: Trainer, interrupt: Interrupt, now: bool = False) -> int | None:
@@ -32,12 +32,21 @@ class StopAgreement:
         step = trainer.global_step
         if step < self._ask_at and not now:
             return None
-        pace = (time.monotonic() - self._time) / max(1, step - self._step)
-        found = of_all_ranks((interrupt.by, pace))
-        self._step, self._time = step, time.monotonic()
-        _, common_pace = found[0]
-        self._ask_at = step + max(1, int(_SECONDS_BETWEEN / max(common_pace, 1e-6)))
+        found = of_all_ranks((interrupt.by, self._seconds_per_step(step)))
+        self._asked = step, time.monotonic()
+        _, pace = found[0]
+        self._ask_at = step + (1 if pace is None else max(1, int(_SECONDS_BETWEEN / max(pace, 1e-6))))
         return next((by for by, _ in found if by is not None), None)
+
+    def _seconds_per_step(self, step: int) -> float | None:
+        """Since the last exchange; None where nothing was trained since, or this training has made none yet.
+
+        A training that goes on begins at any step, and its first one takes all the time of its start.
+        """
+        if self._asked is None or step <= self._asked[0]:
+            return None
+        before, then = self._asked
+        return (time.monotonic() - then) / (step - before)
 
 
 def end_together(trainer: Trainer) -> None:

@@ -22,8 +22,9 @@ TERMINAL: ContextVar[int] = ContextVar("TERMINAL", default=2)
 class Noticed:
     """What a command that runs within another program could not make known by its exception.
 
-    `interrupted` says that there was a SIGINT, also before the training: what was imported or made then may have
-    swallowed its exception. `unsaved` says that a second one has cut the training short.
+    `interrupted` says that there was a SIGINT: one before the training, whose exception may have been swallowed by what
+    was imported or made then, or one in it, which an error may keep from taking effect. `unsaved` says that the
+    training did not come to save its step: a second one has cut it short, or an error has.
     """
 
     interrupted: bool = False
@@ -40,7 +41,8 @@ Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupt:
-    """While it is entered, a first SIGINT, SIGUSR1 or SIGTERM is noticed only: `obey`, or the end, gives it its effect.
+    """While it is entered, a first SIGINT or signal that asks for a stop is noticed only: `obey`, or the end, gives it
+    its effect.
 
     A second SIGINT takes effect at once; further ones of the others change nothing. Signals without a handler (none of
     ours, or ignored) keep their effect, as all do in another thread than the main one.
@@ -49,11 +51,12 @@ class Interrupt:
     def __init__(self) -> None:
         self.by: int | None = None  # the signal that asked, until it was obeyed
         self._before: dict[int, Handler] = {}
+        self._noticed: Noticed | None = None
 
     def __enter__(self) -> Interrupt:
         self.by = asked_to_stop()  # where an exception cannot be raised, as in a destructor, Python only prints it
-        noticed = NOTICED.get()
-        if self.by is None and noticed is not None and noticed.interrupted:
+        self._noticed = NOTICED.get()
+        if self.by is None and self._noticed is not None and self._noticed.interrupted:
             self.by = signal.SIGINT
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -64,14 +67,13 @@ class Interrupt:
                     signal.signal(number, self._notice)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for number, before in self._before.items():
             # Whoever handles what ended the training may have a handler of its own by now.
             if signal.getsignal(number) == self._notice:
                 signal.signal(number, before)
-        noticed = NOTICED.get()
-        if noticed is not None and self.by is not None and kind is not None and issubclass(kind, KeyboardInterrupt):
-            noticed.unsaved = True
+        if self._noticed is not None and self.by is not None and kind is not None:
+            self._noticed.unsaved = True
         try:
             if kind is None:  # an error says more than that there was an interrupt, too
                 self.obey()
@@ -93,6 +95,8 @@ class Interrupt:
         first, self.by = self.by is None, self.by or number
         notice_stop(number)
         if number == signal.SIGINT:
+            if self._noticed is not None:
+                self._noticed.interrupted = True
             signal.signal(signal.SIGINT, self._before[number])
         if first:
             with suppress(OSError):  # nobody reads it: the Ctrl-C that ends this has ended `tee`, too

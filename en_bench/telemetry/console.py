@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from en_bench.data.module import ShardDataModule
 from en_bench.duration import duration
-from en_bench.noise.base import labels_told
+from en_bench.noise.in_words import labels_told
 from en_bench.tasks.classification import ClassificationTask
 from en_bench.tasks.effective_batch import EffectiveBatch
 

@@ -54,8 +54,9 @@ class CostMeter(Callback):
             return seconds, steps
         return seconds + self._elapsed() - self._began[0], steps + self._steps - self._began[1]
 
-    def _stop(self) -> None:
+    def _stop(self, device: torch.device) -> None:
         if self._running_since is not None:
+            synchronise(device)  # steps that are queued on a GPU are training yet
             self.seconds = self._elapsed()
             self._running_since = None
 
@@ -76,7 +77,7 @@ class CostMeter(Callback):
             self._start_up, self._began = self._start_up_so_far(), None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+        self._stop(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -94,7 +95,7 @@ class CostMeter(Callback):
         self._start_up = float(seconds), int(steps)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+        self._stop(pl_module.device)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

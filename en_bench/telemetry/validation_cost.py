@@ -28,6 +28,7 @@ class ValidationCost(Callback):
         return self.images / self.seconds if self.seconds > 0 and self.images else None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        synchronise(pl_module.device)
         self._since, self._counted = time.monotonic(), None
 
     def on_validation_batch_end(

@@ -11,7 +11,7 @@ from en_bench.cli import main
 from en_bench.data.images import ImageEncoder
 from en_bench.data.sources import Source
 from en_bench.data.writer import write_split
-from tests.conftest import coloured_png, make_split
+from tests.images import coloured_png, make_split
 from tests.test_cli import fit_arguments
 
 CLASSES = ("dark", "grey", "bright")

@@ -10,7 +10,7 @@ from en_bench.data.images import ImageEncoder
 from en_bench.data.sources import Source
 from en_bench.data.writer import write_split
 from tests.bench_data.made import photo
-from tests.conftest import make_split
+from tests.images import make_split
 
 
 @pytest.fixture(scope="package")

@@ -21,7 +21,7 @@ from en_bench.data.masks import MaskEncoder
 from en_bench.data.shards import TarWriter
 from en_bench.data.sources import Skipped, Source
 from en_bench.data.writer import write_split
-from tests.conftest import coloured_png
+from tests.images import coloured_png
 from tests.scripts.raw import mask_png, png
 
 COUNT = 9  # samples of the split, three in each of three shards

@@ -13,7 +13,7 @@ import pytest
 from en_bench.cli import main
 from en_bench.data.manifest import load_manifest
 from en_bench.data.reader import ShardReader
-from tests.conftest import coloured_png
+from tests.images import coloured_png
 
 Files = Iterable[tuple[str, bytes]]
 NAMES = ("bright", "dark", "grey")  # sorted; coloured_png's classes 2, 0, 1

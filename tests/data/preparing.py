@@ -16,7 +16,7 @@ from en_bench.data.images import Encoded, ImageEncoder
 from en_bench.data.sources import Source
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
-from tests.conftest import coloured_png
+from tests.images import coloured_png
 
 SAMPLES = 120
 SHARDS = 8

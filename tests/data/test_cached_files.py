@@ -26,9 +26,9 @@ from en_bench.data.reading_order import ReadingOrder
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle
 from en_bench.errors import InputError
-from tests.conftest import make_split
 from tests.data.far import QUICK, Watch, get, here, in_memory, wait_for
 from tests.data.flaky_http import Fault, FlakyServer, serving
+from tests.images import make_split
 
 SHARDS = 9
 SAMPLES = 90

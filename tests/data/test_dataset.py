@@ -27,10 +27,10 @@ from en_bench.data.targets import training_targets
 from en_bench.data.transforms import CenterCrop, PadCropFlip, ResizedCropFlip, Transform
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
-from tests.conftest import make_split
 from tests.data.opened import open_dataset
 from tests.data.test_draws import by_hand
 from tests.data.test_views import picture
+from tests.images import make_split
 
 
 def batches(

@@ -18,8 +18,8 @@ from en_bench.data.fetch import Patience, fetch, fetch_checked, is_final
 from en_bench.data.manifest import load_manifest
 from en_bench.data.places import place, read_bytes
 from en_bench.errors import InputError
-from tests.conftest import make_split
 from tests.data.flaky_http import Fault, FlakyServer, serving
+from tests.images import make_split
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

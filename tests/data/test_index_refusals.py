@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from en_bench.data.manifest import load_manifest
-from tests.conftest import make_split
 from tests.data.foreign import Verb, read_all, sample, tar, tars
+from tests.images import make_split
 
 Files = dict[str, bytes]
 

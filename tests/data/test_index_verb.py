@@ -18,10 +18,10 @@ from PIL import Image
 from en_bench.data.manifest import load_manifest
 from en_bench.data.sources import Source, fingerprint
 from en_bench.data.transforms import CenterCrop
-from tests.conftest import coloured_png
 from tests.data.damage import replace_index
 from tests.data.foreign import Verb, labels_of, read_all, sample, skipped_of, tar, tars
 from tests.data.opened import open_dataset
+from tests.images import coloured_png
 from tests.scripts.raw import encoded, fit_and_validate, jpeg, picture
 
 LONG = "folder " + "k" * 120 + "/" + "l" * 150 + "/"

@@ -15,8 +15,8 @@ from en_bench.data.samplers import TrainSampler
 from en_bench.data.shuffle import Shuffle, shuffle_of
 from en_bench.data.transforms import CenterCrop, PadCropFlip
 from en_bench.errors import InputError
-from tests.conftest import make_split
 from tests.data.opened import open_dataset
+from tests.images import make_split
 
 
 def dataset(folder: Path, seed: int = 0, labels: str = "given") -> StreamDataset:

@@ -20,7 +20,7 @@ from en_bench.data.manifest import (
 )
 from en_bench.data.variant import variant
 from en_bench.errors import InputError
-from tests.conftest import make_split
+from tests.images import make_split
 
 
 @pytest.fixture

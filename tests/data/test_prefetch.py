@@ -21,9 +21,10 @@ from en_bench.data.reader import ShardReader
 from en_bench.data.reading_order import NaturalOrder, ReadingOrder
 from en_bench.data.shard_cache import ShardCache
 from en_bench.data.shuffle import Shuffle
-from tests.conftest import REPO, make_split
+from tests.conftest import REPO
 from tests.data.far import QUICK, Watch, wait_for
 from tests.data.flaky_http import Fault, FlakyServer, serving
+from tests.images import make_split
 
 SHARDS = 10
 SAMPLES = 40

@@ -7,7 +7,7 @@ import pytest
 from en_bench.data import prepare
 from en_bench.data.prepare import Split, add_raw_options, image_encoder, make_parser, run_script, write_splits
 from en_bench.data.sources import Source
-from tests.conftest import coloured_png
+from tests.images import coloured_png
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from en_bench.data.manifest import load_manifest
 from en_bench.data.reader import ShardReader
 from en_bench.data.writer import Source, write_split
 from en_bench.errors import InputError
-from tests.conftest import coloured_png, make_split
+from tests.images import coloured_png, make_split
 
 
 @pytest.fixture

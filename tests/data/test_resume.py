@@ -17,8 +17,8 @@ import pytest
 from en_bench.data import shard_task
 from en_bench.data.manifest import PREPARING, load_manifest
 from en_bench.errors import InputError
-from tests.conftest import coloured_png
 from tests.data.preparing import SAMPLES, SHARDS, contents, prepare
+from tests.images import coloured_png
 
 REPO = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "tests.data.preparing"]

@@ -17,8 +17,8 @@ from en_bench.data.reading_order import Outlook, Reached
 from en_bench.data.shard_cache import NoRoomError, ShardCache, gigabytes
 from en_bench.data.shuffle import Shuffle
 from en_bench.errors import InputError
-from tests.conftest import make_split
 from tests.data.far import QUICK, get, here, in_memory
+from tests.images import make_split
 
 
 def fewest_fetches(groups: list[frozenset[int]], capacity: int) -> int:

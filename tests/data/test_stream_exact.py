@@ -27,8 +27,8 @@ from en_bench.data.samplers import EvalSampler, Request, StreamSampler, TrainSam
 from en_bench.data.shuffle import Shuffle
 from en_bench.data.transforms import CenterCrop, PadCropFlip, ResizedCropFlip, Transform
 from en_bench.errors import InputError
-from tests.conftest import make_split
 from tests.data.opened import open_dataset
+from tests.images import make_split
 
 COMBINATIONS = 320
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from en_bench.data.manifest import load_manifest
-from tests.conftest import make_split
 from tests.data.damage import Files, make, make_masked, members, remake, replace_index, replaced, shard_of, verified
+from tests.images import make_split
 from tests.scripts.raw import encoded, jpeg, mask_png, picture, png, turned_jpeg
 
 

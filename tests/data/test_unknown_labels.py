@@ -12,9 +12,9 @@ from en_bench.data.sources import Source
 from en_bench.data.transforms import CenterCrop
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
-from tests.conftest import coloured_png
 from tests.data.opened import open_dataset
 from tests.data.test_loader import Idle, batches, idle_trainer, module
+from tests.images import coloured_png
 
 
 def partly_labelled(folder: Path, count: int, unknown: int) -> Path:

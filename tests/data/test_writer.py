@@ -19,7 +19,7 @@ from en_bench.data.reader import ShardReader
 from en_bench.data.sources import Skipped, Source
 from en_bench.data.writer import write_split
 from en_bench.errors import InputError
-from tests.conftest import coloured_png
+from tests.images import coloured_png
 
 CLASSES = ("dark", "grey", "bright")
 

@@ -12,7 +12,7 @@ import torch
 from en_bench.data.images import ImageEncoder
 from en_bench.data.sources import Source
 from en_bench.data.writer import write_split
-from tests.conftest import coloured_png, make_split
+from tests.images import coloured_png, make_split
 from tests.resume.runs import arguments
 
 SAMPLES = 200

@@ -22,6 +22,7 @@ from en_bench.matrix.local import crew
 from en_bench.matrix.overlays import Config, merge, read_yaml
 from en_bench.matrix.run import INTERRUPTED
 from en_bench.matrix.verbs import add_verbs
+from en_bench.standard_streams import open_standard_streams
 from en_bench.stop import STOPPED, asked_to_stop, stoppable
 from en_bench.tied import end_with_parent
 
@@ -52,7 +53,8 @@ def execute(argv: list[str]) -> None:
             config = merge([config, {"data": {name.removeprefix("data."): values[name]}}])
     config["seed_everything"] = int(values["seed_everything"] or 0)
     if "FAKE_DEAF" in os.environ:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     if argv[0] == "fit":
         _fit(Path(values["trainer.default_root_dir"]), int(values["seed_everything"]), config, rest)
@@ -76,8 +78,8 @@ def _fit(run: Path, seed: int, config: dict[str, object], rest: list[str]) -> No
             sys.exit(2)
         if how == "nothing":
             return
-        if how == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if how in ("die", "stop"):
+            os.kill(os.getpid(), signal.SIGKILL if how == "die" else signal.SIGTERM)
         once = {"die once": signal.SIGKILL, "stop once": signal.SIGTERM}
         if how in once:
             with contextlib.suppress(FileExistsError), open(os.environ["FAKE_DEATH"], "x"):
@@ -132,6 +134,7 @@ def digest(name: object) -> str:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     end_with_parent()
     crew.PROGRAM = (sys.executable, __file__)
     main = argparse.ArgumentParser()

@@ -288,3 +288,18 @@ def test_the_collector_is_on_again_after_an_error(a: Path, tmp_path: Path) -> No
     with pytest.raises(InputError):
         diff(a, tmp_path / "nowhere")
     assert gc.isenabled()
+
+
+def test_a_part_of_a_set_is_not_the_whole_of_one_that_says_nothing() -> None:
+    part, silent = records(), records()
+    for raw, said in ((part, {"whole_set": False}), (silent, {})):
+        for label, result in raw[0]["validate"].items():
+            raw[0]["validate"][label] = {k: v for k, v in result.items() if k != "whole_set"} | said
+    found = compare(of(part), of(silent))
+    assert not same(found)
+    (differing,) = (one for one in found if one.verdict is Verdict.DIFFERS)
+    assert {d.where[-1] for d in differing.differences} == {"whole_set"}
+    said = records()
+    for label in said[0]["validate"]:
+        said[0]["validate"][label]["whole_set"] = True
+    assert same(compare(of(said), of(silent))), "what says nothing is whole"

@@ -18,7 +18,7 @@ from en_bench import files
 from en_bench.files import write_json
 from en_bench.lease_guard import LEASE, LeaseLost
 from en_bench.matrix.lease import Lease, Leases
-from en_bench.matrix.processes import is_running, this_machine, this_process
+from en_bench.matrix.processes import Condition, condition, this_machine, this_process
 
 CELL = "0123456789abcdef"
 
@@ -72,10 +72,11 @@ def test_what_is_entered_beats_and_is_given_back(leases: Leases) -> None:
     assert found is not None and found.released
 
 
-@pytest.mark.parametrize(("machine", "silent", "held"), [("other", 0, True), ("other", 100, False), (None, 100, False)])
-def test_a_holder_that_is_silent_for_too_long_is_dead(
+@pytest.mark.parametrize(("machine", "silent", "held"), [("other", 0, True), ("other", 100, False), (None, 100, True)])
+def test_a_holder_that_is_silent_for_too_long_is_dead_unless_it_is_seen_to_run(
     leases: Leases, machine: str | None, silent: float, held: bool
 ) -> None:
+    """That of this machine lives: its clock has made a step."""
     holder = {"kind": "local", "host": "elsewhere", "pid": 1} | ({"machine": machine} if machine else {})
     lease = taken(leases, holder=holder if machine else None)
     then = time.time() - silent
@@ -304,11 +305,22 @@ def test_a_process_that_proc_hides_lives(monkeypatch: pytest.MonkeyPatch) -> Non
         raise PermissionError
 
     mine = this_process()
-    assert is_running(mine) and not is_running([mine[0], "1"])
+    another = [mine[0], "1"]
+    assert (condition(mine), condition(another)) == (Condition.RUNS, Condition.GONE)
+    assert condition([]) is condition(None) is Condition.HIDDEN
     monkeypatch.setattr(os, "kill", refuse)  # it is another user's
-    assert is_running(mine) and not is_running([mine[0], "1"])
+    assert (condition(mine), condition(another)) == (Condition.RUNS, Condition.GONE)
     monkeypatch.setattr("en_bench.matrix.processes._read", lambda path: "")  # mounted with hidepid
-    assert is_running(mine)
+    assert condition(mine) is Condition.HIDDEN
+
+
+def test_where_proc_hides_a_process_silence_decides(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = taken(leases)
+    monkeypatch.setattr("en_bench.matrix.processes._read", lambda path: "")
+    lease.holder = {**lease.holder, "machine": this_machine()}
+    assert leases.holder(CELL) is not None
+    os.utime(lease.path, (time.time() - 100,) * 2)
+    assert leases.holder(CELL) is None
 
 
 def test_a_copied_machine_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:

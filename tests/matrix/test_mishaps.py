@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -9,12 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
 from en_bench.matrix import cell_run, process
 from en_bench.matrix.cell_run import CellRun
@@ -224,7 +225,7 @@ def test_silent_holders_are_waited_for_until_they_beat_or_expire(spec_file: Path
     said: list[str] = []
     alive, dead = held_elsewhere(first, 5.0), held_elsewhere(second, 95.0)
     assert LEASES.take(here.cell.id) is not None
-    silent = SilentHolders(LEASES, said.append, seconds=0.0)
+    silent = SilentHolders(LEASES, said.append, seconds=0.0, share=math.inf)
     held = [first, second, here]
     assert silent.look(held) == [] == silent.look(held)
     assert len(said) == 1 and said[0].startswith(f"{second.cell}: held by process {os.getpid()} on n2, silent for ")
@@ -237,6 +238,23 @@ def test_silent_holders_are_waited_for_until_they_beat_or_expire(spec_file: Path
     # What nobody holds is tried once more only: another runner may be faster again and again.
     assert silent.look([third]) == [third]
     assert silent.look([third]) is None
+
+
+def test_a_folder_that_refuses_for_a_moment_ends_no_run(spec_file: Path) -> None:
+    item, *_ = planned(spec_file)
+    folder = held_elsewhere(item, 130.0).parent
+    away = folder.rename(folder.with_name("away"))
+    folder.write_text("no folder")
+    silent = SilentHolders(replace(LEASES, expires_seconds=60.0), print, seconds=0.0, share=math.inf)
+    assert silent.look([item]) == [] == silent.look([item])
+    folder.unlink()
+    away.rename(folder)
+    assert silent.look([item]) == [item]
+    folder.rename(away)
+    folder.write_text("no folder")
+    silent = SilentHolders(replace(LEASES, expires_seconds=0.0), print, seconds=0.0, share=math.inf)
+    assert silent.look([item]) is None  # it refuses for as long as a lease lasts: it is left to others
+    assert runner(spec_file).left_to_others([item]) == [f"{item.cell}: left to another runner"]
 
 
 def test_what_a_machine_held_that_crashed_is_run_in_the_same_run(spec_file: Path) -> None:
@@ -340,34 +358,6 @@ def test_a_plan_that_is_old_by_the_time_a_process_starts_fails_its_cells(
     out = capsys.readouterr().out
     assert "taken up again" not in out and "Traceback" not in out
     assert started.exists()
-
-
-ONE_GPU_IS_BROKEN = """
-import json, os, sys, time
-if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
-    sys.exit("no such device")
-print(json.dumps({"ready": True}), flush=True)
-for line in sys.stdin:
-    try:
-        time.sleep(60)
-    except KeyboardInterrupt:
-        open(os.environ["FAKE_PLACES"], "a").write("interrupted")
-        break
-"""
-
-
-def test_a_slot_in_which_nothing_starts_ends_the_run_and_others_save_their_step(
-    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_PLACES", str(tmp_path / "places"))
-    monkeypatch.setattr(crew, "PROGRAM", (sys.executable, "-c", ONE_GPU_IS_BROKEN))
-    gpus = ("0", "1")
-    launcher = LocalLauncher(
-        runner(spec_file), make_slots(None, gpus), [], lambda own: slot_environment(own, gpus, None)
-    )
-    with pytest.raises(InputError, match=r"cannot start: the last one ended with exit code 1: no such device$"):
-        launcher.run(planned(spec_file))
-    assert (tmp_path / "places").read_text() == "interrupted"
 
 
 def test_a_run_leaves_the_environment_as_it_was(spec_file: Path) -> None:

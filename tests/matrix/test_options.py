@@ -19,6 +19,7 @@ from en_bench.matrix.spec import load_spec
 from en_bench.resume.checkpoint import RunCheckpoint
 from en_bench.tasks.classification import ClassificationTask
 from tests.conftest import REPO
+from tests.matrix.test_spec import edit
 from tests.matrix.test_verbs import call
 
 
@@ -64,8 +65,7 @@ def test_a_typing_error_is_told_before_anything_runs(
 
 
 def test_of_an_inline_overlay_the_specification_is_named(spec_file: Path) -> None:
-    text = spec_file.read_text().replace("{data: {val_labels: clean}}", "{data: {val_labels: clean, seeed: 3}}")
-    spec_file.write_text(text)
+    edit(spec_file, "{data: {val_labels: clean}}", "{data: {val_labels: clean, seeed: 3}}")
     with pytest.raises(InputError, match=r"^experiments/digits.yaml: data.seeed: .*; did you mean 'seed'\?$"):
         call("matrix", "plan", str(spec_file))
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from en_bench.matrix.paired import CONSTANT, DIVERGED, FEW, PARTIAL, holm, paired_t
+from en_bench.matrix.paired import CONSTANT, DIVERGED, FEW, MIXED, PARTIAL, holm, paired_t
 
 
-def paired(a: object, b: object, both: object = True, whole: object = True):
+def paired(a: object, b: object, barred: str = ""):
     a, b = np.array(a, dtype=float), np.array(b, dtype=float)
-    return paired_t(a, b, np.broadcast_to(both, a.shape), np.broadcast_to(whole, a.shape[:-1]))
+    return paired_t(a, b, np.full(a.shape[:-1], barred))
 
 
 @pytest.mark.parametrize("seeds", [3, 4, 5, 20])
@@ -37,13 +37,14 @@ def test_by_hand() -> None:
 
 
 def test_only_seeds_that_both_have_count() -> None:
-    a, b = [0.9, 0.8, 0.7, -math.inf], [0.5, 0.6, 0.1, 0.3]
-    found, reference = paired(a, b, both=[True, True, True, False]), stats.ttest_rel(a[:3], b[:3])
+    nothing = -math.inf
+    a, b = [0.9, 0.8, 0.7, nothing], [0.5, 0.6, 0.1, 0.3]
+    found, reference = paired(a, b), stats.ttest_rel(a[:3], b[:3])
     assert (found.n, found.p) == (3, pytest.approx(reference.pvalue))
-    few = paired(a, b, both=[True, True, False, False])
+    few = paired(a, [*b[:2], nothing, nothing])
     assert (few.n, few.mean, few.untested) == (2, pytest.approx(0.3), FEW)
     assert math.isnan(few.p) and math.isnan(few.half_width)
-    none = paired(a, b, both=False)
+    none = paired([nothing, 0.8], [0.5, nothing])
     assert none.n == 0 and math.isnan(none.mean) and none.untested == FEW
 
 
@@ -59,7 +60,7 @@ def test_equal_differences_have_no_test(differences: list[float]) -> None:
     assert one_image_of_150000.untested == ""
 
 
-def test_a_diverged_seed_and_a_part_have_no_test() -> None:
+def test_a_diverged_seed_a_part_and_other_data_have_no_test() -> None:
     diverged = paired([0.9, math.nan, 0.7], [0.5, 0.6, 0.1])
     assert diverged.untested == DIVERGED and math.isnan(diverged.p)
     assert (diverged.n, diverged.mean) == (2, pytest.approx(0.5)), "of the other seeds"
@@ -68,8 +69,11 @@ def test_a_diverged_seed_and_a_part_have_no_test() -> None:
     assert interval.half_width == others.half_width and math.isnan(interval.p)
     nowhere = paired([math.nan], [0.5])
     assert nowhere.untested == DIVERGED and nowhere.n == 0 and math.isnan(nowhere.mean)
-    part = paired([0.9, 0.8, 0.7], [0.5, 0.6, 0.1], whole=False)
-    assert part.untested == PARTIAL and math.isnan(part.p) and part.mean == pytest.approx(0.4)
+    alone = paired([0.9, 0.8, 0.7, math.nan], [0.5, 0.6, 0.1, -math.inf])
+    assert alone.untested == DIVERGED and math.isnan(alone.p), "at a seed that the other side lacks"
+    for cause in (PARTIAL, MIXED):
+        barred = paired([0.9, 0.8, 0.7], [0.5, 0.6, 0.1], barred=cause)
+        assert barred.untested == cause and math.isnan(barred.p) and barred.mean == pytest.approx(0.4)
 
 
 def test_holm_by_hand() -> None:

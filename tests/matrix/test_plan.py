@@ -74,6 +74,14 @@ def records(spec: Spec) -> dict[str, Record]:
     return {cell.id: record_of(spec, cell) for cell in plan_cells(spec)}
 
 
+def test_results_without_their_training_count_for_nothing(spec: Spec, records: dict[str, Record]) -> None:
+    """What the runner records when fit.json is damaged and the validations are still there."""
+    first = next(iter(records))
+    damaged = {**records, first: replace(records[first], status="failed", reason="changed", fit={})}
+    item = plan(spec, damaged, nowhere)[0]
+    assert (item.state, item.fresh) == (State.FAILED, frozenset())
+
+
 def test_identity_is_the_hash_of_this_text() -> None:
     import hashlib
 

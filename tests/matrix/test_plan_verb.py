@@ -196,7 +196,7 @@ def test_checkpoints_that_do_not_fit_are_warned_of(
 ) -> None:
     spec = load_spec(spec_file)
     cell = plan_cells(spec)[0]
-    Results(Path("results/digits")).save(costed(spec, cell, 1280.0, cost={"parameters": 10**17}))
+    Results(Path("results/digits")).save(costed(spec, cell, 1280.0, cost={"parameters": 10**15}))
     (warning,) = [line for line in planned(capsys) if line.startswith("WARNING: ")]
     assert re.fullmatch(
         r"WARNING: checkpoints to come take .* TB, and results/digits has .* free: make room, .*", warning

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,54 @@ def test_damaged_record_is_a_warning_that_names_the_file(damage: Any, tmp_path: 
     assert str(path) in warnings[0]
     assert "missing" in warnings[0]
     assert "\n" not in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "told"),
+    [
+        ("commit", "abc", "'commit' is of the wrong type"),
+        ("held_out", True, "'held_out' is of the wrong type"),
+        ("held_out", {"n": "3"}, "'held_out.n' is of the wrong type"),
+        ("noise", {"changed": {"rate": "a"}}, "'noise.changed.rate' is of the wrong type"),
+        ("noise", {"made": {"rate": 0.4}}, "'kind' is missing"),
+        ("batch", [1], "'batch' is of the wrong type"),
+        ("config", {"trainer": 1}, "'config.trainer' is of the wrong type"),
+        ("epochs", [1], "'epochs' is of the wrong type"),
+        ("epochs", True, "'epochs' is of the wrong type"),
+        ("cost", {"seconds": math.nan}, "not readable as JSON"),
+        ("cost", {"images_per_second": math.inf}, "not readable as JSON"),
+        ("cost", {"flops": 2**70}, "'cost.flops' is no number, or too large"),
+        ("cost", {"peak_memory_bytes": "many"}, "'cost.peak_memory_bytes' is of the wrong type"),
+        ("train", {"set": "a", "labels": 5}, "'train.labels' is of the wrong type"),
+        ("accuracies", {"last": {"epoch": 1}}, "the metric 'top1' is '', not a number"),
+        ("train", {"set": "a", "variant": {"sources": 3}}, "'train.variant.sources' is of the wrong type"),
+        ("metrics", {"val/top1": 10**16}, "the metric 'val/top1' is too large a number"),
+        ("metrics", {"val/top1": 10**400}, "not readable as JSON"),
+        ("device", "half a character: \ud83d", "no low surrogate in string"),
+    ],
+)
+def test_facts_that_no_table_could_show_are_a_warning(fact: str, value: Any, told: str, tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.records.mkdir()
+    raw = record().to_json()
+    results.record("0" * 16).write_text(json.dumps(raw | {"fit": {**raw["fit"], fact: value}}))
+    records, (warning,) = results.load()
+    assert not records
+    assert f"{'0' * 16}.json: ignored" in warning and told in warning and len(warning) < 400
+
+
+def test_facts_may_be_null_or_absent(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("noise", "held_out", "epochs", "ranks", "batch", "config", "device", "versions", "commit", "classes_digest")
+    )
+    results = Results(tmp_path)
+    results.save(record(fit={**record().fit, **nothing, "cost": {"seconds": None}}))
+    assert len(results.load()[0]) == 1
+
+
+def test_a_reason_is_one_printable_line() -> None:
+    raw = record(status="failed", reason="no\x1b[2J\n\n# σ\u202e <b>").to_json()
+    assert Record.from_json(raw).reason == "no\\x1b[2J # σ\\u202e <b>"
 
 
 def test_no_folder_means_no_records(tmp_path: Path) -> None:

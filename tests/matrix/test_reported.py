@@ -29,15 +29,34 @@ def test_values_are_printed_in_per_cent_and_kept_as_fractions(spec_file: Path) -
     spec = load_spec(with_reported(spec_file, "reported/readme.yaml"))
     source = "A README, table 1"
     assert spec.reported == (
-        Reported("BatchNorm", "handwritten", "handwritten", 0.764, 0.005, source, "top1"),
-        Reported("BatchNorm", "handwritten", "typeset", 0.6, 0.015, source, "top1"),
+        Reported("BatchNorm", "handwritten", "handwritten", 0.764, 0.005, source, "top1", "76.4"),
+        Reported("BatchNorm", "handwritten", "typeset", 0.6, 0.015, source, "top1", "60"),
     )
 
 
 def test_files_and_mappings_add_up_and_nats_stay_nats(spec_file: Path) -> None:
     inline = "{source: ours, metric: nll, values: {typeset: {typeset: {BatchNorm: 1.25}}}}"
     spec = load_spec(with_reported(spec_file, f"[reported/readme.yaml, {inline}]"))
-    assert spec.reported[2] == Reported("BatchNorm", "typeset", "typeset", 1.25, None, "ours", "nll")
+    assert spec.reported[2] == Reported("BatchNorm", "typeset", "typeset", 1.25, None, "ours", "nll", "1.25")
+
+
+@pytest.mark.parametrize(
+    ("written", "printed", "value"),
+    [
+        ("77.0", "77.0", 0.77),
+        ("77", "77", 0.77),
+        ("'76.40'", "76.40", 0.764),
+        ("{value: '100.00'}", "100.00", 1.0),
+        ("diverges", "diverges", None),
+        ("{value: diverges, tolerance: 1}", "diverges", None),
+    ],
+)
+def test_values_keep_the_digits_that_were_published(
+    written: str, printed: str, value: float | None, spec_file: Path
+) -> None:
+    spec = load_spec(with_reported(spec_file, "reported/readme.yaml", FILE.replace("76.4", written, 1)))
+    assert (spec.reported[0].printed, spec.reported[0].value) == (printed, value)
+    assert spec.reported[0].tolerance == (None if value is None else 0.005)
 
 
 def test_two_sources_may_differ_about_a_cell(spec_file: Path) -> None:
@@ -74,6 +93,7 @@ def test_labels_that_the_matrix_lacks_can_be_left_out_on_demand_only(spec_file: 
         ("metric: nll\nunit: percent", "{BatchNorm: 0.9}", "unit: 'percent': nll is written in nats$"),
         ("unit: nats", "{BatchNorm: 76.4}", "unit: 'nats': top1 is written in percent or fraction$"),
         ("unit: [1]", "{BatchNorm: 76.4}", r"unit: \[1\]: top1 is written in percent or fraction$"),
+        ("metric: top1", "{BatchNorm: '0.760', ExemplarNorm: diverges}", "0.76 may be top1 in per cent or a fraction"),
         ("metric: nll", "{BatchNorm: -3}", "-3 is no value of nll in nats"),
         ("unit: fraction\ntolerance: 1.5", "{BatchNorm: 0.7}", "1.5 is no tolerance: use a number of 0 to 1, in the"),
     ],
@@ -93,11 +113,21 @@ def test_the_unit_can_be_said(spec_file: Path) -> None:
         "{source: c, unit: fraction, tolerance: 0.003, values: {handwritten: {typeset: {BatchNorm: 0.764}}}}",
         "{source: d, metric: ece, unit: fraction, values: {handwritten: {typeset: {BatchNorm: 0.009}}}}",
         "{source: e, metric: nll, unit: nats, tolerance: 2, values: {handwritten: {typeset: {BatchNorm: 0.9}}}}",
+        "{source: g, unit: fraction, values: {handwritten: {typeset: {BatchNorm: '0.7640', ExemplarNorm: diverges}}}}",
         "{source: f, values: {handwritten: {typeset: {BatchNorm: 0}}}}",
     )
     spec = load_spec(with_reported(spec_file, f"[{', '.join(entries)}]"))
-    told = [(one.value, one.tolerance) for one in spec.reported]
-    assert told == [(0.764, None), (0.001, None), (0.009, None), (0.764, 0.003), (0.009, None), (0.9, 2), (0, None)]
+    assert [(one.value, one.tolerance, one.printed) for one in spec.reported] == [
+        (0.764, None, "76.4"),
+        (0.001, None, "0.1"),
+        (0.009, None, "0.9"),
+        (0.764, 0.003, "76.4"),
+        (0.009, None, "0.9"),
+        (0.9, 2, "0.9"),
+        (0.764, None, "76.40"),
+        (None, None, "diverges"),
+        (0, None, "0"),
+    ]
 
 
 def test_they_are_no_part_of_a_cells_identity(spec_file: Path) -> None:
@@ -124,7 +154,9 @@ def test_they_are_no_part_of_a_cells_identity(spec_file: Path) -> None:
         ("tolerance: 0.5", "tolerance: 500", "500 is no tolerance: use a number of 0 to 100"),
         ("tolerance: 0.5", "metric: nll\ntolerance: -1", "-1 is no tolerance: use a number of 0 or more"),
         ("BatchNorm: 76.4", "BatchNorm: 764", "764 is no value of top1 in per cent"),
-        ("BatchNorm: 76.4", "BatchNorm: '76.4'", "'76.4' is no value of top1 in per cent"),
+        ("BatchNorm: 76.4", "BatchNorm: '76,4'", "'76,4' is no value of top1 in per cent; write 'diverges' where the"),
+        ("BatchNorm: 76.4", "BatchNorm: '176.40'", "'176.40' is no value of top1 in per cent"),
+        ("BatchNorm: 76.4", "BatchNorm: diverged", "'diverged' is no value of top1 in per cent; write 'diverges'"),
         ("BatchNorm: 76.4", "BatchNorm: .nan", "nan is no finite number"),
         ("value: 60", "valeu: 60", "unknown key 'valeu'; the keys are value, tolerance"),
         ("handwritten: {BatchNorm: 76.4, ExemplarNorm: null}", "handwritten: 76.4", "expected 'normaliser: value'"),

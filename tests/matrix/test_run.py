@@ -192,15 +192,17 @@ def test_what_an_interrupt_has_cost_is_told(spec_file: Path, capfd: pytest.Captu
     assert capfd.readouterr().out.splitlines()[-2:] == [whole, SAVED]
 
 
-def test_an_error_after_an_interrupt_stays_one(spec_file: Path) -> None:
+def test_a_training_that_fails_while_it_stops_has_saved_nothing(
+    spec_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def execute(argv: list[str]) -> None:
         with Interrupt():
             signal.raise_signal(signal.SIGINT)
             raise RuntimeError("the step has failed")
 
-    assert runner(spec_file, execute).run("BatchNorm/typeset/0") == 1
-    (record,) = Results(RESULTS).load()[0].values()
-    assert record.reason == "RuntimeError: the step has failed"
+    assert runner(spec_file, execute).run("BatchNorm/typeset/0") == INTERRUPTED
+    assert Results(RESULTS).load() == ({}, [])
+    assert capfd.readouterr().out.splitlines()[-1] == UNSAVED
 
 
 def test_output_goes_to_the_log_and_only_lines_to_the_terminal(spec_file: Path) -> None:

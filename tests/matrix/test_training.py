@@ -86,7 +86,7 @@ def test_the_mark_decides_and_without_it_the_configuration(tmp_path: Path, cell:
     assert finished_fit(tmp_path, cell) is not None
     write_fit(tmp_path, seed=4)
     assert finished_fit(tmp_path, cell) is None
-    for config in ({**RESOLVED, "model": {"lr": 0.2}}, None, "text"):
+    for config in ("text", {**RESOLVED, "model": {"lr": 0.2}}, None):
         write_fit(tmp_path, config=config)
         assert finished_fit(tmp_path, cell) is None
     claim_training(tmp_path, cell, {})

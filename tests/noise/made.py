@@ -14,7 +14,7 @@ from en_bench.data.index import index_bytes
 from en_bench.data.manifest import INDEX_NAME, load_manifest, save_manifest
 from en_bench.data.sources import Source
 from en_bench.data.writer import write_split
-from tests.conftest import coloured_png
+from tests.images import coloured_png
 
 CLASSES = ("dark", "grey", "bright")
 

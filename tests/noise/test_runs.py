@@ -21,7 +21,7 @@ from en_bench.data.transforms import CenterCrop
 from en_bench.errors import InputError
 from en_bench.noise.conditional import MatrixNoise, PairNoise, SymmetricNoise
 from en_bench.noise.instance import InstanceNoise
-from en_bench.noise.small_images import read_small_images
+from en_bench.noise.reading_images import read_small_images
 from en_bench.noise.training_labels import TrainingLabels
 from tests.noise.made import CLASSES, garble, labelled_sets, labelled_split, relabel
 from tests.resume.runs import arguments, assert_same, what_is_left

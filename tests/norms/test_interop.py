@@ -72,7 +72,7 @@ def assert_compiles_for_training(norm: Callable[[int], Norm]) -> None:
         assert module.num_batches_tracked == 2
 
 
-@three_norms
+@pytest.mark.parametrize("norm", [ExemplarNorm, BatchNorm], ids=lambda norm: norm.__name__)
 def test_compiled_in_training(norm):
     assert_compiles_for_training(norm)
 
@@ -123,8 +123,14 @@ def test_exported_for_evaluation(norm):
         torch.testing.assert_close(program(random(*shape)), network(random(*shape)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", [ExemplarNorm, released_switch_norm], ids=["EN", "official SN"])
-@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("norm", "strict"),
+    [
+        pytest.param(released_switch_norm, False, id="official SN"),
+        pytest.param(released_switch_norm, True, id="official SN, strict", marks=pytest.mark.slow),
+        pytest.param(ExemplarNorm, True, id="EN, strict", marks=pytest.mark.slow),
+    ],
+)
 def test_exported_with_dynamic_positions(norm, strict):
     network = small(norm)
     program = exported(network, strict)

@@ -144,7 +144,7 @@ def test_a_record_with_other_things_for_accuracies_is_none(said: Sequence[Planne
         Record.from_json(raw)
 
 
-def write_metrics(results: Results, item: PlannedCell, **rows: Sequence[float]) -> None:
+def write_metrics(results: Results, item: PlannedCell, **rows: Sequence[float | None]) -> None:
     run = results.run(item.cell.id)
     run.mkdir(parents=True)
     lines = [
@@ -159,7 +159,7 @@ def test_mean_and_band_by_hand() -> None:
     points = over_seeds([[(1, 0.2), (2, 0.4)], [(1, 0.4), (3, 0.9)], [(1, 0.9), (2, 0.5)]])
     assert [point[0] for point in points] == [1, 2, 3]
     assert [value for point in points for value in point[1:]] == pytest.approx(
-        [0.5, 0.2, 0.9, 0.45, 0.4, 0.5, 0.9, 0.9, 0.9]
+        [0.5, 0.2, 0.9, 3, 0.45, 0.4, 0.5, 2, 0.9, 0.9, 0.9, 1]
     )
     assert over_seeds([]) == []
 
@@ -184,6 +184,20 @@ def test_the_page_draws_what_there_is(spec: Spec, said: Sequence[PlannedCell], t
     # Letters are outlines: what was drawn stands in comments.
     assert "<!-- predicted as given -->" in picture and "<!-- predicted as clean -->" not in picture
     assert len(re.findall('id="noise0-axes_', picture)) == 3
+    # Of three seeds two were measured, over all epochs.
+    assert "<!-- BatchNorm (2 of 3 seeds) -->" in picture and "stroke-dasharray" not in picture
+
+
+def test_a_mean_that_a_seed_has_left_is_told(spec: Spec, said: Sequence[PlannedCell], tmp_path: Path) -> None:
+    results = Results(tmp_path / "digits")
+    for item, shares in zip(said, ([0.1, 0.5, None, None], [0.3] * 4, [0.2] * 4), strict=False):
+        write_metrics(results, item, val__top1=[0.5] * 4, memory__wrong_as_given=shares)
+    curves = training_curves(results, said, list(NOISE))
+    assert [len(curve) for curve in curves["memory/wrong_as_given"]["handwritten", "BatchNorm"]] == [2, 4, 4]
+    picture = noise_svg(build_table(spec, said), "handwritten", curves, "noise0")
+    assert picture.count("stroke-dasharray") == 1 and "<!-- 2 of 3 seeds -->" in picture
+    assert "<!-- BatchNorm -->" in picture
+    assert "dashed from the epoch on" in write_report(results, spec, said).read_text(encoding="utf-8")
 
 
 def test_the_page_without_accuracies_has_no_empty_parts(

@@ -1,5 +1,7 @@
 """Differences, wins, ranks, gaps, costs and reported numbers of the made-up matrices, against scipy and by hand."""
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -16,10 +18,12 @@ from en_bench.matrix.records import Record
 from en_bench.matrix.reported import Reported
 from en_bench.matrix.spec import Spec, load_spec
 from en_bench.report.comparisons import against_baseline, all_pairs
+from en_bench.report.csv_files import to_csv
+from en_bench.report.document import Document
 from en_bench.report.entries import METRICS
 from en_bench.report.tables import build_table
 from tests.report.conftest import TODAY
-from tests.report.shown import rows, sheet, shown, tables
+from tests.report.shown import frame, rows, sheet, shown, tables
 
 Values = dict[tuple[str, str, str], list[float | None]]
 
@@ -154,7 +158,7 @@ def test_friedman_from_eleven_training_sets_on(spec: Spec) -> None:
     many = replace(spec, norms={"A": (), "B": (), "C": ()}, train=sets, validate={"own": ()}, own={"own"})
     values = {(t, n, "own"): noisy(0.5 + 0.01 * (n == "C"), i, i, i) for i, t in enumerate(labels) for n in "ABC"}
     doc = tables(many, made(many, values))
-    assert shown(doc, "ranks")["C",] == {"own validation set": "1.00 (12)", "seeds missing": "0"}
+    assert shown(doc, "ranks")["C",] == {"own validation set": "1.00 (12)", "results missing": "0"}
     (told,) = [note.text for note in sheet(doc, "ranks").notes if note.key.startswith("Friedman")]
     # Two of three are always tied: the ranks are 2.5, 2.5, 1 in every set, which is as clear as ranks can be.
     assert told == (
@@ -171,7 +175,8 @@ def test_friedman_from_eleven_training_sets_on(spec: Spec) -> None:
     assert told.startswith("none: 1 different"), "twelve configurations of one data set are not twelve data sets"
     twice = replace(many, train={**sets, "set11": (*sets["set0"], Overlay({"model": {"lr": 1}}))})
     (told,) = [n.text for n in sheet(tables(twice, made(twice, values)), "ranks").notes if n.key.startswith("Friedman")]
-    assert "over 11 pairs" in told and "from 1.00 on" in told
+    assert "over 11 pairs" in told and "average ranks over them A 2.50, B 2.50, C 1.00 differ" in told
+    assert "from 1.00 on" in told
 
 
 def test_gap_is_within_each_training(spec: Spec) -> None:
@@ -201,13 +206,20 @@ def test_a_training_that_is_not_validated_on_its_own_set_has_no_gap(spec: Spec, 
 
 
 def test_reported_values_in_every_relation_to_the_measured(spec: Spec) -> None:
-    values: Values = {("handwritten", "BatchNorm", "handwritten"): [0.76, 0.77, 0.78]}
-    values["typeset", "BatchNorm", "typeset"] = [float("nan"), 0.7, 0.8]
+    nan = float("nan")
+    values: Values = {("handwritten", "BatchNorm", "handwritten"): [0.769, 0.77, 0.771]}
+    values["typeset", "BatchNorm", "typeset"] = [nan, 0.7, 0.8]
+    values["handwritten", "ExemplarNorm", "handwritten"] = [nan, nan, nan]
 
-    def verdict(value: float, tolerance: float | None, train: str = "handwritten", norm: str = "BatchNorm") -> str:
-        reported = Reported(norm, train, train, value, tolerance, "nowhere", "top1")
+    def verdict(
+        value: float | None, tolerance: float | None, train: str = "handwritten", norm: str = "BatchNorm"
+    ) -> str:
+        reported = Reported(norm, train, train, value, tolerance, "nowhere", "top1", "as printed")
         doc = tables(replace(spec, reported=(reported,)), made(spec, values))
-        return shown(doc, "reported")[train, norm, train]["verdict"]
+        row = shown(doc, "reported")[train, norm, train]
+        assert row["reported"] == "as printed [1]"
+        assert any(note.key == "diverges" for note in sheet(doc, "reported").notes) == (value is None)
+        return row["verdict"]
 
     assert verdict(0.77, None) == "equal"
     assert verdict(0.767, 0.003) == "within", "the bounds belong to it, whatever floating point makes of them"
@@ -215,47 +227,101 @@ def test_reported_values_in_every_relation_to_the_measured(spec: Spec) -> None:
     assert verdict(0.76, 0.003) == "above by 1.0"
     assert verdict(0.79, 0.003) == "below by 2.0"
     assert verdict(0.7648, 0.005) == "above by 0.52", "not by 0.5, which it may be"
-    assert verdict(0.7, None, "typeset") == "not compared: diverged"
+    assert verdict(0.7, None, "typeset") == "not compared: diverged 1/3"
+    assert verdict(0.7, 0.1, "handwritten", "ExemplarNorm") == "not compared: diverged 3/3"
     assert verdict(0.7, 0.1, "typeset", "ExemplarNorm") == "not compared: nothing measured"
+    assert verdict(None, None, "handwritten", "ExemplarNorm") == "equal"
+    assert verdict(None, None) == "differs"
+    assert verdict(None, None, "typeset") == "not compared: diverged 1/3"
+    assert verdict(None, None, "typeset", "ExemplarNorm") == "not compared: nothing measured"
+
+
+def test_verdicts_say_how_little_they_rest_on(spec: Spec) -> None:
+    def verdict(tolerance: float | None, *measured: float | None, value: float | None = 0.77) -> str:
+        key = ("handwritten", "BatchNorm", "handwritten")
+        reported = Reported(
+            "BatchNorm", "handwritten", "handwritten", value, tolerance, "nowhere", "top1", "as printed"
+        )
+        doc = tables(replace(spec, reported=(reported,)), made(spec, {key: list(measured)}))
+        return shown(doc, "reported")[key]["verdict"]
+
+    nan = float("nan")
+    assert verdict(0.005, 0.77) == verdict(0.005, None, 0.77) == "within (1 seed)"
+    assert verdict(0.005, 0.80, 0.81) == "above by 3.5 (2 seeds)"
+    assert verdict(None, 0.77, 0.77) == "equal (2 seeds)"
+    assert verdict(None, nan, value=None) == "equal (1 seed)"
+    assert verdict(None, 0.001, value=None) == "differs (1 seed)"
+    # 0.71, 0.77, 0.83: the interval is 14.9 points to either side.
+    assert verdict(0.005, 0.71, 0.77, 0.83) == "within (interval wider)"
+    assert verdict(0.15, 0.71, 0.77, 0.83) == "within"
+    assert verdict(0.005, 0.71, 0.77, 0.83, value=0.72) == "above by 5.0 (interval wider)"
+    assert verdict(0.005, 0.71, 0.77, 0.83, value=0.62) == "above by 15.0"
+    assert verdict(None, 0.71, 0.77, 0.83) == "equal", "nobody said how near it has to be"
+
+
+def test_a_source_that_says_diverges_for_programs(spec: Spec) -> None:
+    reported = Reported("BatchNorm", "handwritten", "handwritten", None, None, "nowhere", "top1", "diverges")
+    first, second, *_ = rows(replace(spec, reported=(reported,)), made(spec, {}), "reported")
+    assert (first["reported"], first["tolerance"], first["difference"]) == ("nan", "", "")
+    assert first["verdict"] == "not compared: nothing measured"
+    assert (second["reported"], second["verdict"]) == ("", ""), "of which nothing was read"
 
 
 def test_reported_in_another_metric_and_by_two_sources(spec: Spec, planned: Sequence[PlannedCell]) -> None:
     reported = tuple(
-        Reported("BatchNorm", "handwritten", "handwritten", value, None, source, metric)
-        for value, source, metric in ((0.93, "one", "top1"), (0.94, "two", "top1"), (0.21, "two", "nll"))
+        Reported("BatchNorm", "handwritten", "handwritten", value, None, source, metric, printed)
+        for value, source, metric, printed in (
+            *((0.93, "one", "top1", "93.0"), (0.94, "two", "top1", "94")),
+            (0.21, "two", "nll", "0.210"),
+        )
     )
     doc = tables(replace(spec, reported=reported), planned)
     assert sheet(doc, "reported").head[3] == "metric"
     found = [[field.text for field in row[3:7]] for row in sheet(doc, "reported").rows[:3]]
     assert found == [
-        ["top-1 accuracy, %", "93.2 ± 1.7 (3)", "93 [1]", ""],
+        ["top-1 accuracy, %", "93.2 ± 1.7 (3)", "93.0 [1]", ""],
         ["top-1 accuracy, %", "93.2 ± 1.7 (3)", "94 [2]", ""],
-        [METRICS["nll"].title, "0.230 ± 0.032 (3)", "0.21 [2]", ""],
+        [METRICS["nll"].title, "0.230 ± 0.032 (3)", "0.210 [2]", ""],
     ]
     last = rows(replace(spec, reported=reported), planned, "reported")[-1]
     assert (last["reported"], last["verdict"], last["norm"]) == ("", "", "ExemplarNorm")
 
 
 def test_costs_by_hand(spec: Spec, planned: Sequence[PlannedCell]) -> None:
-    edited = []
-    for item in planned:
-        assert item.record is not None or item.state is State.MISSING
-        if item.record is not None and item.record.fit and item.cell.train == "handwritten":
-            cost = {**item.record.fit["cost"], "flops": 24_478_976, "images_per_second": 900 + item.cell.seed}
-            fit = {**item.record.fit, "cost": cost, "device": f"device {item.cell.seed}"}
-            item = replace(item, record=replace(item.record, fit=fit))
-        edited.append(item)
-    doc = tables(spec, edited)
-    assert shown(doc, "costs")["handwritten", "BatchNorm"] == {
+    def on(device: str) -> Document:
+        """All trainings on handwritten digits on a device, one of its seeds each 100 images/s faster."""
+        edited = []
+        for item in planned:
+            assert item.record is not None or item.state is State.MISSING
+            if item.record is not None and item.record.fit and item.cell.train == "handwritten":
+                speed = 900 + 100 * item.cell.seed
+                cost = {**item.record.fit["cost"], "flops": 24_478_976, "images_per_second": speed}
+                fit = {**item.record.fit, "cost": cost, "device": device.format(item.cell.seed)}
+                item = replace(item, record=replace(item.record, fit=fit))
+            edited.append(item)
+        return tables(spec, edited)
+
+    costs = shown(on("another"), "costs")
+    assert costs["handwritten", "BatchNorm"] == {
         "score": "93.2 ± 1.7 (3)",
         "parameters": "272,474",
         "FLOPs per image": "24.48 M",
-        "images/s": "901",
+        "images/s": "1,000",
         "time": "7.5 s",
         "peak memory": "256 MiB",
         "trainings": "3",
+        "run on": "[1]",
     }
-    assert shown(doc, "costs")["typeset", "BatchNorm"]["FLOPs per image"] == "–"
+    assert costs["typeset", "BatchNorm"]["FLOPs per image"] == "–"
+    assert costs["typeset", "BatchNorm"]["run on"] == "[2]"
+    mixed = on("device {}")
+    row = shown(mixed, "costs")["handwritten", "BatchNorm"]
+    assert (row["images/s"], row["time"], row["peak memory"], row["run on"]) == ("–", "–", "–", "[1] [2] [3]")
+    assert (row["parameters"], row["FLOPs per image"], row["trainings"]) == ("272,474", "24.48 M", "3")
+    (first, *_) = csv.DictReader(io.StringIO(to_csv(frame(mixed, "costs"))))
+    assert first["images_per_second"] == first["seconds"] == first["peak_memory_bytes"] == ""
+    ways = "; ".join(f"device {seed}, ? ranks x ?" for seed in range(3))
+    assert (first["run_on"], first["trainings"], first["flops"]) == (ways, "3", "24478976.0")
 
 
 def test_adapted_results_stand_beside_and_are_no_win(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
@@ -292,9 +358,14 @@ def test_a_network_without_running_moments_has_nothing_to_adapt(paper_spec: Spec
     found = [without(item, nothing) for item in paper]
     assert shown(tables(paper_spec, found), "matrix")["photos", "SwitchNorm"]["web_images (adapted)"] == "–"
     assert build_table(paper_spec, found).entries["photos", "SwitchNorm", "web_images (adapted)"].holes.total() == 0
+    assert build_table(paper_spec, found).entries["photos", "ExemplarNorm", "web_images (adapted)"].best
     adapted = [row for row in rows(paper_spec, found, "cells") if row["adapted"] == "1" and row["norm"] == "SwitchNorm"]
     assert len(adapted) == 6 and {row["top1"] for row in adapted} == {""}
+    of_gap = {row["norm"]: row["missing"] for row in rows(paper_spec, found, "gaps") if row["adapted"] == "1"}
+    gap = shown(tables(paper_spec, found), "gaps")["photos", "SwitchNorm"]["web_images (adapted)"]
+    assert (of_gap["SwitchNorm"], gap) == ("0", "–"), "nor is there a gap that would be missing"
     lacking = [without(item, {}) for item in paper]
     entry = build_table(paper_spec, lacking).entries["photos", "SwitchNorm", "web_images (adapted)"]
+    assert not build_table(paper_spec, lacking).entries["photos", "ExemplarNorm", "web_images (adapted)"].best
     assert entry.holes == {State.MISSING: 3}
     assert shown(tables(paper_spec, lacking), "matrix")["photos", "SwitchNorm"]["web_images (adapted)"] == "MISSING"

@@ -6,14 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from scipy.stats import rankdata
 
 from en_bench.errors import InputError
 from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec, load_spec
 from en_bench.report.comparisons import against_baseline, all_pairs, tallies
+from en_bench.report.differences import show_p
 from en_bench.report.page import write_report
 from en_bench.report.plots import dots_svg
 from en_bench.report.tables import build_table
@@ -55,7 +58,7 @@ def test_who_lacks_the_hard_seeds_is_neither_best_nor_first(tmp_path: Path) -> N
     assert "best over the seeds that all rivals have: a → a: seeds 2, 3, 4; b → a: seeds 2, 3, 4" in text(spec, planned)
     ranks = shown(tables(spec, planned), "ranks")
     assert [ranks[norm,]["own validation set"] for norm in "ABC"] == ["2.00 (1)", "1.00 (1)", "3.00 (1)"]
-    assert "own validation set, over fewer seeds: a → a (2, 3, 4)" in noted(spec, planned, "ranks")
+    assert "own validation set, over fewer seeds: a → a (seeds 2, 3, 4)" in noted(spec, planned, "ranks")
 
 
 def test_two_equal_seeds_are_too_few_for_a_best_and_none_for_a_rank(tmp_path: Path) -> None:
@@ -118,6 +121,59 @@ def test_a_diverged_seed_that_others_lack_still_ranks_last(tmp_path: Path) -> No
     assert [ranks[norm,]["own validation set"] for norm in "ABC"] == ["3.00 (2)", "2.00 (2)", "1.00 (2)"]
 
 
+def test_a_diverged_seed_that_others_lack_bars_the_test_too(tmp_path: Path) -> None:
+    """A has the higher numbers, and would win; it also has the training that came to nothing."""
+    spec = specified(tmp_path, validate="own", norms={name: {"norm": name} for name in "AB"})
+    planned = made(spec, everywhere(spec, A=[0.9, 0.91, 0.92, 0.9, NAN], B=[0.5, 0.51, 0.5, 0.52, None]))
+    found = shown(tables(spec, planned), "differences")["a", "B − A"]["own"]
+    assert found == "-40.0 ± 2.6 (4) DIVERGED MISSING"
+    assert {(row["outcome"], row["p_holm"]) for row in rows(spec, planned, "differences")} == {("diverged", "")}
+
+
+def test_no_best_while_a_normaliser_has_nothing(tmp_path: Path) -> None:
+    """With its first seeds there is none either, so that the star does not come, go and come back."""
+    spec = specified(tmp_path, validate="own")
+    numbers = {"A": [0.5] * 5, "B": [0.6] * 5}
+    for seeds, best in ((0, False), (1, False), (2, False), (3, True)):
+        values = everywhere(spec, **numbers, C=[*[0.55] * seeds, *[None] * (5 - seeds)])
+        table = build_table(spec, made(spec, values))
+        assert table.has_best is best and bool(table.no_best) is (seeds == 0)
+    planned = made(spec, everywhere(spec, **numbers, C=[None] * 5))
+    assert "no best as long as a normaliser has no number: a → own (C); b → own (C)" in text(spec, planned)
+
+
+def test_equal_means_share_the_star(tmp_path: Path) -> None:
+    """Of values that are the same in another order, and of one that float32 rounds otherwise."""
+    spec = specified(tmp_path, validate="own")
+    values = everywhere(spec, A=[0.5, 0.6, 0.7], B=[0.7, 0.5, 0.6], C=[0.5, 0.6, 0.7 + 1e-8])
+    entries = build_table(spec, made(spec, values)).entries
+    assert [norm for norm in "ABC" if entries["a", norm, "own"].best] == ["A", "B", "C"]
+    values = everywhere(spec, A=[0.5, 0.6, 0.7], B=[0.7, 0.5, 0.6], C=[0.5, 0.6, 0.7 + 1e-5])
+    entries = build_table(spec, made(spec, values)).entries
+    assert [norm for norm in "ABC" if entries["a", norm, "own"].best] == ["C"]
+    lower = build_table(replace(spec, metric="nll"), made(replace(spec, metric="nll"), values)).entries
+    assert [norm for norm in "ABC" if lower["a", norm, "own"].best] == ["A", "B"]
+
+
+def test_rounding_hides_neither_who_won_nor_on_which_side_of_the_level_p_is(tmp_path: Path) -> None:
+    spec = specified(tmp_path, validate="own", norms={name: {"norm": name} for name in "AB"})
+    values = everywhere(spec, A=[0.5, 0.6, 0.7, None, None], B=[0.5004, 0.60041, 0.70039, None, None])
+    values["b", "B", "own"] = [0.4996, 0.59959, 0.69961, None, None]
+    found = shown(tables(spec, made(spec, values)), "differences")
+    assert found["a", "B − A"]["own"] == "+0.04 ± 0.00 (3), p <0.001 MISSING"
+    assert found["b", "B − A"]["own"] == "-0.04 ± 0.00 (3), p <0.001 MISSING"
+    values["b", "B", "own"] = [0.4996, 0.6002, 0.6999, None, None]
+    assert shown(tables(spec, made(spec, values)), "differences")["b", "B − A"]["own"].startswith("0.0 ± 0.1 (3), p 0.")
+    assert [show_p(p) for p in (0.0499, 0.05004, 0.05, 0.0494, 0.0009, 0.04999996)] == [
+        "0.0499",
+        "0.05004",
+        "0.050",
+        "0.049",
+        "<0.001",
+        "0.04999996",
+    ]
+
+
 def test_published_best_epochs_stand_beside_measured_best_epochs(tmp_path: Path) -> None:
     def published(name: str) -> dict[str, Any]:
         return {"source": "p", "selection": name, "tolerance": 0.2, "values": {"a": {"a": {"A": 70}, "b": {"B": None}}}}
@@ -176,6 +232,14 @@ def test_a_set_under_two_labels_counts_once(tmp_path: Path) -> None:
     assert against_baseline(whole).tests == 4 * 2 and all(len(names) == 2 for names in whole.counted.values())
 
 
+def test_a_gap_after_adapting_that_has_not_been_measured_is_missing(tmp_path: Path) -> None:
+    spec = specified(tmp_path, validate=["a", "b"], adapted=["b"], seeds=[0])
+    planned = made(spec, everywhere(spec, A=[0.5], B=[0.6], C=[0.7]))
+    gaps, matrix = (shown(tables(spec, planned), name) for name in ("gaps", "matrix"))
+    assert gaps["a", "A"] == {"a": "–", "b": "0.0 (1)", "b (adapted)": "MISSING"}
+    assert matrix["a", "A"]["b (adapted)"] == "MISSING", "– is of what cannot be"
+
+
 def test_adapted_columns_are_a_family_of_their_own(paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
     with_adapted, without = (
         against_baseline(build_table(spec, paper)) for spec in (paper_spec, replace(paper_spec, adapted={}))
@@ -226,19 +290,63 @@ def test_costs_of_other_ranks_or_batches_are_told_apart(spec: Spec, planned: Seq
         records[0] = replace(records[0], fit={**records[0].fit, **facts})
         return [replace(item, record=record) for item, record in zip(planned, records, strict=True)]
 
-    def mixed(planned: Sequence[PlannedCell]) -> list[str]:
-        return [line for line in noted(spec, planned, "costs") if "do not compare" in line]
+    def told(planned: Sequence[PlannedCell]) -> list[str]:
+        return [line for line in noted(spec, planned, "costs") if line.startswith(("run on", "["))]
 
-    assert mixed(trained()) == []
-    for facts, told in (
+    assert told(trained()) == ["run on: cpu, 1 rank x 32"]
+    assert "run on" not in sheet(tables(spec, trained()), "costs").head
+    same: list[dict[str, Any]] = [{"config": {"trainer": {"precision": name}}} for name in (None, "32-true", 32)]
+    assert all(told(trained(**facts)) == ["run on: cpu, 1 rank x 32"] for facts in same)
+    for facts, way in (
         ({"ranks": 8}, "cpu, 8 ranks x 32"),
         ({"batch": {"per_rank": 64}}, "cpu, 1 rank x 64"),
         ({"batch": {"per_rank": 32, "accumulated": 2}}, "cpu, 1 rank x 32 x 2 accumulated"),
         ({"device": "gpu"}, "gpu, 1 rank x 32"),
+        ({"config": {"trainer": {"precision": "bf16-mixed"}}}, "cpu, 1 rank x 32, bf16-mixed"),
     ):
-        assert mixed(trained(**facts)) == [
-            f"images/s, time and memory do not compare between: {told}; cpu, 1 rank x 32"
-        ]
+        planned_there = trained(**facts)
+        first, *numbers = told(planned_there)
+        assert first.startswith("run on: images/s, time and memory compare only between rows with the same number")
+        assert numbers == [f"[1]: {way}", "[2]: cpu, 1 rank x 32"]
+        found = shown(tables(spec, planned_there), "costs")
+        assert found["handwritten", "BatchNorm"]["run on"] == "[1] [2]"
+        assert found["handwritten", "BatchNorm"]["images/s"] == "–" != found["handwritten", "ExemplarNorm"]["images/s"]
+
+
+def test_programs_learn_of_ranks_what_the_notes_say(tmp_path: Path) -> None:
+    """Of three sets x is ranked over all seeds, y over a single one and with a diverged training, z not at all."""
+    sets = {name: {"data": {"val": f"{name}/val"}} for name in "xyz"}
+    spec = specified(tmp_path, validate=sets, seeds=[0, 1, 2])
+    values = everywhere(spec, A=[0.5, 0.6, 0.5], B=[0.6, 0.7, 0.5], C=[0.7, 0.8, 0.9])
+    values["a", "A", "y"], values["a", "B", "y"] = [0.5, None, None], [0.9, NAN, None]
+    values["a", "C", "z"] = [None] * 3
+    found = [row for row in rows(spec, made(spec, values), "ranks") if row["train"] == "a"]
+    assert [[row[name] for name in ("norm", "validate", "rank", "seeds", "diverged", "left_out")] for row in found] == [
+        *(["A", "x", "3.0", "3", "0", ""], ["B", "x", "2.0", "3", "0", ""], ["C", "x", "1.0", "3", "0", ""]),
+        *(["A", "y", "2.0", "1", "0", ""], ["B", "y", "3.0", "1", "1", ""], ["C", "y", "1.0", "1", "0", ""]),
+        *([norm, "z", "", "0", "0", "C MISSING"] for norm in "ABC"),
+    ]
+    nothing = rows(spec, made(spec, {}), "ranks")
+    assert len(nothing) == 3 * 6 and {row["rank"] for row in nothing} == {""}
+
+
+def test_the_critical_difference_stands_beside_the_ranks_that_it_is_of(tmp_path: Path) -> None:
+    """Ten sets on which the three take turns, and one that A always wins, in 21 configurations."""
+    train = {f"s{i}": [{"data": {"train": f"s{i}/train", "val": f"s{i}/val"}}] for i in range(11)}
+    train |= {f"s0_{i}": [*train["s0"], {"model": {"lr": i}}] for i in range(1, 21)}
+    spec = specified(tmp_path, train=train, validate="own", seeds=[0])
+
+    def value(label: str, norm: str) -> float:
+        turn = "ABC".index(norm)
+        return 0.9 - 0.2 * turn if label.startswith("s0") else 0.5 + 0.1 * ((turn + int(label[1:])) % 3)
+
+    values: Values = {(label, norm, "own"): [value(label, norm)] for label in train for norm in "ABC"}
+    planned = made(spec, values)
+    assert shown(tables(spec, planned), "ranks")["A",]["own validation set"].startswith("1.32 (31)")
+    (told,) = [line for line in noted(spec, planned, "ranks") if line.startswith("Friedman")]
+    ranks = np.mean([rankdata([-value(f"s{i}", norm) for norm in "ABC"]) for i in range(11)], axis=0)
+    means = ", ".join(f"{norm} {mean:.2f}" for norm, mean in zip("ABC", ranks, strict=True))
+    assert "1.32" not in told and f"average ranks over them {means} are not compared, as p is not below 0.05" in told
 
 
 def test_own_validation_sets(spec: Spec, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from en_bench.report.curves import read_curves, training_curves
 from en_bench.report.page import write_report
 from en_bench.report.plots import dots_svg, matrix_svg, shades
 from en_bench.report.tables import build_table
+from tests.report.shown import tables
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
@@ -83,6 +85,37 @@ def test_whole_page(results: Results, spec: Spec, planned: Sequence[PlannedCell]
     assert page.tags.count("svg") == 2
     assert len(page.ids) == len(set(page.ids))
     assert "Learning curves" in page.text
+
+
+def test_the_best_stands_out_in_every_table(results: Results, paper_spec: Spec, paper: Sequence[PlannedCell]) -> None:
+    source = write(results, paper_spec, paper)
+    sheets = tables(paper_spec, paper).sheets[1:]
+    wanted = [f"<b>{escape(field.text)} ★</b>" for sheet in sheets for row in sheet.rows for field in row if field.best]
+    found = re.findall("<b>[^<]* ★</b>", source)
+    of_matrix = sum(entry.best for entry in build_table(paper_spec, paper).entries.values())
+    assert wanted and found[of_matrix:] == wanted and of_matrix
+    assert all(f"<li>★ {escape(sheet.best)}</li>" in source for sheet in sheets if sheet.best)
+
+
+def test_the_notes_of_the_matrix_stand_on_the_page_once(
+    results: Results, paper_spec: Spec, paper: Sequence[PlannedCell]
+) -> None:
+    text = Page(write(results, paper_spec, paper)).text
+    matrix = tables(paper_spec, paper).sheets[0]
+    assert any(note.key == "web_images (adapted)" for note in matrix.notes)
+    heats, _, below = text.partition("Normalisers side by side")
+    own = dict(build_table(paper_spec, paper).notes)
+    for note in matrix.notes:
+        if note.key not in own and not note.verbatim:
+            assert note.text in " ".join(heats.split()), note
+        else:
+            assert f"{note.key}: {note.text}" not in heats
+            assert note.text.partition(" (cell ")[0].partition(": ")[2 * note.verbatim] in " ".join(below.split()), note
+
+
+def test_sixteen_normalisers_have_a_look_of_their_own() -> None:
+    looks = [(plots._style(index)["color"], plots._style(index)["marker"]) for index in range(64)]
+    assert len(set(looks)) == 64 and len(set(looks[:8])) == 8
 
 
 @pytest.mark.parametrize(

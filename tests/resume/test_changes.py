@@ -12,7 +12,7 @@ import torch
 from en_bench import folder_claim
 from en_bench.cli import main
 from en_bench.folder_claim import claim_folder
-from tests.conftest import make_split
+from tests.images import make_split
 from tests.resume.runs import arguments, what_is_left
 from tests.resume.watch import Killed
 

@@ -13,6 +13,7 @@ from en_bench.resume.interrupt import Interrupt
 from tests.resume.runs import (
     SELDOM,
     STEPS,
+    Left,
     arguments,
     assert_a_group_stops_and_goes_on,
     assert_same,
@@ -29,17 +30,23 @@ def handler():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory) -> Left:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert main(arguments(shards, run, *SELDOM)) == 0
+    return what_is_left(run)
+
+
 @pytest.mark.parametrize("point", ["batch 0 0", "batch 0 2", "batch 0 5", "validation 0", "batch 1 5", "validation 1"])
-def test_a_first_one_lets_the_step_end_and_saves_it(shards, tmp_path, capfd, point):
-    run, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+def test_a_first_one_lets_the_step_end_and_saves_it(shards, tmp_path, undisturbed, capfd, point):
+    run = tmp_path / "run"
     assert main(arguments(shards, run, *SELDOM, kill=point, by="interrupt")) == 130
     told = capfd.readouterr().err
     assert "stopping after this step" in told and "the same command with --ckpt_path last continues" in told
     signal.signal(signal.SIGINT, signal.default_int_handler)
     assert main(arguments(shards, run, *SELDOM, kill=point, by="interrupt")) == 0
     assert steps_of(run) == STEPS
-    assert main(arguments(shards, undisturbed, *SELDOM)) == 0
-    assert_same(what_is_left(run), what_is_left(undisturbed))
+    assert_same(what_is_left(run), undisturbed)
 
 
 def test_with_accumulated_gradients_the_optimisers_step_ends(shards, tmp_path):

@@ -15,17 +15,16 @@ POINTS = [
     "batch 0 3",
     "batch 0 5",  # an epoch's last batch
     "validation 0",
-    "batch 1 0",
     "batch 1 2",
     "batch 1 5",
-    "validation 1",
     "save 1",
     "save 3",  # in front of a validation
     "save 4",  # after an epoch
-    "save 5",
     "save 8",  # the last one
     "end",
 ]
+MORE_POINTS = ["batch 1 0", "validation 1", "save 5"]  # the same places in the other epoch
+SLOW = [pytest.param(point, marks=pytest.mark.slow) for point in MORE_POINTS]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def undisturbed(shards, tmp_path_factory) -> Left:
     return what_is_left(run)
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [*POINTS, *SLOW])
 def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(shards, tmp_path, undisturbed, point):
     run: Path = tmp_path / "run"
     with pytest.raises(Killed):
@@ -44,15 +43,22 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(shards, tmp_path
     assert_same(what_is_left(run), undisturbed)
 
 
+@pytest.fixture(scope="module")
+def averaged(shards, tmp_path_factory) -> Left:
+    """As `undisturbed`, with an average of the weights."""
+    run = tmp_path_factory.mktemp("averaged") / "run"
+    assert main(arguments(shards, run, averaged=True)) == 0
+    return what_is_left(run)
+
+
 @pytest.mark.parametrize("point", ["batch 0 3", "validation 0", "save 4", "batch 1 2"])
-def test_an_average_of_the_weights_goes_on_too(shards, tmp_path, point):
-    runs = tmp_path / "run", tmp_path / "undisturbed"
+def test_an_average_of_the_weights_goes_on_too(shards, tmp_path, averaged, point):
+    run = tmp_path / "run"
     with pytest.raises(Killed):
-        main(arguments(shards, runs[0], kill=point, by="raise", averaged=True))
-    assert main(arguments(shards, runs[0], kill=point, by="raise", averaged=True)) == 0
-    assert main(arguments(shards, runs[1], averaged=True)) == 0
-    assert_same(what_is_left(runs[0]), what_is_left(runs[1]))
-    assert what_is_left(runs[0]).others["current_model_state"] is not None
+        main(arguments(shards, run, kill=point, by="raise", averaged=True))
+    assert main(arguments(shards, run, kill=point, by="raise", averaged=True)) == 0
+    assert_same(what_is_left(run), averaged)
+    assert what_is_left(run).others["current_model_state"] is not None
 
 
 @pytest.mark.parametrize("interval", [2, 4])

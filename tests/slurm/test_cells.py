@@ -7,7 +7,7 @@ import pytest
 from tests.slurm.cluster import LARGEST_ARRAY, until
 from tests.slurm.conftest import EXPERIMENTS, numbers
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
+pytestmark = pytest.mark.slow
 
 
 def test_an_array_of_cells_of_which_one_fails(make_matrix, cluster):

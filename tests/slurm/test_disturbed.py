@@ -11,7 +11,7 @@ import pytest
 from tests.slurm.cluster import until
 from tests.slurm.conftest import EPOCHS, LONG, lines, metrics, numbers
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster
+pytestmark = pytest.mark.slow
 
 
 def test_preempted_it_saves_its_step_and_ends_like_one_that_was_left_alone(make_matrix, cluster, undisturbed):
@@ -56,10 +56,11 @@ def test_out_of_time_with_a_step_that_does_not_end_it_is_queued_again_from_its_c
     hangs = {"class_path": "tests.slurm.slowly.HangsOnce", "init_args": {"epoch": 4, "mark": str(tmp_path / "hung")}}
     trainer = {**LONG, "callbacks": [*LONG["callbacks"], hangs]}
     matrix = make_matrix(base={"trainer": trainer})
-    matrix.submit("--slurm", "time=10", "--slurm", "signal_seconds=40")
+    matrix.submit("--slurm", "time=10", "--slurm", "signal_seconds=16")
     (number,) = cluster.jobs()
     until((tmp_path / "hung").exists, 150, matrix.logs)
-    end = datetime.now() + timedelta(seconds=50)  # Slurm looks every half a minute whether to send the signal
+    # Slurm looks every half a minute whether a signal is due before it looks again; then 8 s are left to the step.
+    end = datetime.now() + timedelta(seconds=16 + 30)
     cluster.ask("scontrol", "update", f"jobid={number}", f"EndTime={end:%Y-%m-%dT%H:%M:%S}")
     until(lambda: cluster.jobs()[number]["Restarts"] == "1", 90, matrix.logs)
     assert "the step has not ended in time" in matrix.logs() and not matrix.records()

@@ -8,7 +8,6 @@ from en_bench.plural import counted
 from tests.slurm.cluster import until
 from tests.slurm.conftest import EPOCHS, LONG, lines, numbers
 
-pytestmark = pytest.mark.xdist_group("slurm")  # one cluster
 _HALF_BATCHES = {"batch_size": 16}
 _TELLS = {"class_path": "tests.slurm.slowly.TellsWhere"}
 

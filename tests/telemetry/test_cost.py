@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from en_bench.matrix.progress import Progress
+from en_bench.matrix.progress import read_progress
 from en_bench.telemetry.cost import CostMeter
 from en_bench.telemetry.progress import ProgressFile
 from en_bench.telemetry.step_times import NAME, StepTimes
@@ -26,10 +26,10 @@ class Clock:
         self.now = 1000.0
         monkeypatch.setattr("en_bench.telemetry.cost.time.monotonic", lambda: self.now)
 
-    def steps(self, meter: CostMeter | StepTimes, *seconds: float) -> None:
+    def steps(self, meter: CostMeter | StepTimes, *seconds: float, module: Any = MODULE) -> None:
         for each in seconds:
             self.now += each
-            meter.on_train_batch_end(TRAINER, MODULE, None, BATCH, 0)
+            meter.on_train_batch_end(TRAINER, module, None, BATCH, 0)
 
     def validation(self, meter: ValidationCost, *seconds: float) -> None:
         """Of batches of 8 images on each rank, of the last of which 5 are valid, and a second for the scores."""
@@ -81,6 +81,42 @@ def test_each_process_starts_up_anew(clock: Clock) -> None:
     assert third.seconds == 50 + 4 + 60 + 150 + 5
 
 
+@pytest.fixture
+def gpu(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """None is here: what stands in for one has 30 s of work queued whenever it is waited for, told in `asked`."""
+    asked: list[torch.device] = []
+
+    def synchronise(device: torch.device) -> None:
+        asked.append(device)
+        clock.now += 30.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronise)
+    return SimpleNamespace(device=torch.device("cuda", 1), asked=asked)
+
+
+def test_start_up_and_end_wait_for_the_device(clock: Clock, gpu: Any) -> None:
+    meter = CostMeter()
+    meter.on_train_start(TRAINER, gpu)
+    clock.steps(meter, *[0.25] * 7, module=gpu)
+    assert gpu.asked == [gpu.device]  # once: to wait for each step would slow them down
+    assert meter.seconds_per_step == pytest.approx(0.25)
+    meter.on_train_end(TRAINER, gpu)
+    assert meter.seconds == 30 + 7 * 0.25 + 30
+
+
+def test_steps_that_are_queued_before_a_validation_are_training(clock: Clock, gpu: Any) -> None:
+    training, validating = CostMeter(), ValidationCost()
+    training.on_train_start(TRAINER, gpu)
+    clock.steps(training, 0.25, 0.25, module=gpu)
+    training.on_validation_start(TRAINER, gpu)
+    assert training.seconds == 0.5 + 30
+    validating.on_validation_start(TRAINER, gpu)
+    clock.now += 2.0
+    validating.on_validation_batch_end(TRAINER, gpu, None, SimpleNamespace(valid=torch.ones(8)), 0)
+    validating.on_validation_end(TRAINER, gpu)
+    assert validating.seconds == 2.0
+
+
 def test_a_checkpoint_of_a_former_version_tells_of_no_steps(clock: Clock) -> None:
     meter = CostMeter()
     meter.load_state_dict({"seconds": 900.0, "images": 64})
@@ -129,23 +165,25 @@ def test_a_probe_measures_neither_warm_up_nor_validations_nor_the_first_step_of_
     }
 
 
-def test_progress_tells_the_images_of_all_ranks(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[Progress] = []
-    monkeypatch.setattr("en_bench.telemetry.progress.write_progress", lambda folder, what: written.append(what))
+def test_progress_tells_the_images_of_all_ranks(clock: Clock, tmp_path: Path) -> None:
     about = {"is_global_zero": True, "global_step": 1, "estimated_stepping_batches": 9, "callback_metrics": {}}
     trainer: Any = SimpleNamespace(**vars(TRAINER), **about, current_epoch=0, max_epochs=1)
-    file = ProgressFile("run")
+    file = ProgressFile(tmp_path)
+
+    def told() -> tuple[str, float | None]:
+        found = read_progress(tmp_path)
+        assert found is not None
+        return found.phase, found.images_per_second
+
     file.on_train_start(trainer, MODULE)
+    assert told() == ("fit", None)
     clock.now += 4.0
     file.on_train_batch_end(trainer, MODULE, None, BATCH, 0)
+    assert told() == ("fit", 2 * 8 / 4)
     file.on_validation_start(trainer, MODULE)
+    assert told() == ("validate", None)
     clock.now += 2.0
     file.on_validation_batch_end(trainer, MODULE, None, BATCH, 0)
+    assert told() == ("validate", 2 * 8 / 2)
     file.on_validation_end(trainer, MODULE)
-    assert [(each.phase, each.images_per_second) for each in written] == [
-        ("fit", None),
-        ("fit", 2 * 8 / 4),
-        ("validate", None),
-        ("validate", 2 * 8 / 2),
-        ("fit", 2 * 8 / 4),
-    ]
+    assert told() == ("fit", 2 * 8 / 4)

@@ -63,12 +63,10 @@ def test_a_training_and_a_validation_tell_where_they_are(shards, tmp_path, told)
     assert read_progress(run) is None
 
 
-def test_it_is_written_once_a_second_and_when_the_phase_changes(shards, tmp_path, monkeypatch):
-    written: list[Progress] = []
-    monkeypatch.setattr(progress, "write_progress", lambda run, what: written.append(what))
+def test_it_is_written_once_a_second_and_when_the_phase_changes(shards, tmp_path, told, monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN", 1e9)
     assert main(arguments(shards, tmp_path / "run")) == 0
-    assert [(each.phase, each.step) for each in written] == [
+    assert [(each.phase, each.step) for each in told] == [
         ("fit", 0),
         ("validate", 6),
         ("fit", 6),
@@ -81,7 +79,7 @@ def test_without_it_all_numbers_are_the_same(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN", 0.0)
     with_it, without = tmp_path / "with", tmp_path / "without"
     assert main(arguments(shards, with_it)) == 0
-    monkeypatch.setattr(training, "ProgressFile", lambda folder: Callback())
+    monkeypatch.setattr(training, "ProgressFile", lambda *_, **__: Callback())
     assert main(arguments(shards, without)) == 0
     assert_same(what_is_left(with_it), what_is_left(without))
 

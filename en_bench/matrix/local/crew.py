@@ -15,6 +15,7 @@ from en_bench.matrix.local.worker import READY
 from en_bench.matrix.plan import PlannedCell
 from en_bench.tied import Tie
 
+STOPS = signal.SIGUSR1
 PROGRAM = (sys.executable, "-m", "en_bench")
 
 
@@ -92,10 +93,13 @@ class Member:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def interrupt(self) -> None:
-        """As Ctrl-C does: the step that is under way ends, and is saved."""
+    def stop(self) -> None:
+        """The step that is under way ends, and is saved.
+
+        By another signal than Ctrl-C's, which all processes ignore that a script has started in its background.
+        """
         with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(STOPS)
 
     def kill(self) -> None:
         """Ends it and what it has started at once; what it has left running, if it has ended itself."""

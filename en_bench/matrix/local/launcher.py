@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import selectors
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import FrameType
 
 from en_bench.errors import InputError
-from en_bench.matrix.local.crew import Member
+from en_bench.matrix.local.crew import STOPS, Member
 from en_bench.matrix.local.devices import Slot, devices_wanted, fitting_slots
 from en_bench.matrix.local.live import Screen
 from en_bench.matrix.local.others import Others
-from en_bench.matrix.local.stopping import Stopping
+from en_bench.matrix.local.requests import StopRequests
+from en_bench.matrix.local.stopping import Stopping, named
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.plan import PlannedCell
-from en_bench.matrix.run import INTERRUPTED, Runner, more_to_do
+from en_bench.matrix.run import INTERRUPTED, Runner, look_for_freed, more_to_do
 from en_bench.matrix.silent import SilentHolders
+from en_bench.matrix.stopped_cells import StoppedCells, told_of_stopped
 from en_bench.resume.interrupt import TOLD
-from en_bench.stop import STOP_SIGNALS, STOPPED
+from en_bench.stop import STOPPED, told_of_stop
 from en_bench.tied import Tie, tie
 
 _MOST_DEATHS = 3  # of processes that ran the same cell, or that did not even start
 _AS_ASKED = (INTERRUPTED, STOPPED)  # exit codes of a process that was asked to stop
+_OF_EACH = ("", TOLD, told_of_stop(STOPS))  # what all processes say that are asked to
 _SECONDS_TO_LOOK = 0.25
+_SECONDS_TO_POLL = 0.02
 _SECONDS_TO_END = 10.0
-_SIGNALS = (signal.SIGINT, *STOP_SIGNALS)
+_SECONDS_TO_SAVE = 600.0  # a validation may have to end first; whoever waits can end it sooner
 
 
 @dataclass
@@ -43,7 +43,7 @@ class LocalLauncher:
     first, since what they leave free can be filled up with others.
 
     A process that dies loses its cell only, which is taken up again from its checkpoint; the cell that three have died
-    of is recorded as failed.
+    of is recorded as failed. Slots in which no process starts any more are given up.
     """
 
     runner: Runner
@@ -54,6 +54,8 @@ class LocalLauncher:
     _crew: list[Member] = field(default_factory=list)
     _deaths: Counter[str] = field(default_factory=Counter)
     _failed_starts: Counter[tuple[int, ...]] = field(default_factory=Counter)  # by slots: in others they may work
+    _given_up: set[int] = field(default_factory=set)  # slots
+    _why_given_up: str = ""
 
     def run(self, planned: Sequence[PlannedCell]) -> int:
         """Runs those that are not done. Returns 0, 1 if a cell failed, 130 if interrupted. Raises InputError."""
@@ -61,14 +63,15 @@ class LocalLauncher:
         in_order = sorted(planned, key=lambda item: -self._places(item))
         others = Others(self.runner.leases, cells.results)
         tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places, others, cells.reached)
-        requests = _Requests()
+        requests = StopRequests()
+        stopped = StoppedCells(cells.standing)
         stopping = Stopping(cells.results, cells.spec.metric, self.screen.say)
         with self.screen, tie() as tied, requests.received(), selectors.DefaultSelector() as selector:
             self.screen.say(tally.head())
             try:
-                self._run_all(tally, tied, selector, requests, stopping)
+                self._run_all(tally, tied, selector, requests, stopping, stopped)
             finally:
-                self._end(interrupt=not requests.asked)
+                self._end(requests)
             if requests.asked:
                 stopping.end()
             for line in [] if requests.asked else self.runner.left_to_others(tally.held):
@@ -79,7 +82,13 @@ class LocalLauncher:
         return 1 if tally.failed else 0
 
     def _run_all(
-        self, tally: Tally, tied: Tie, selector: selectors.BaseSelector, requests: _Requests, stopping: Stopping
+        self,
+        tally: Tally,
+        tied: Tie,
+        selector: selectors.BaseSelector,
+        requests: StopRequests,
+        stopping: Stopping,
+        stopped: StoppedCells,
     ) -> None:
         obeyed = 0
         silent = SilentHolders(self.runner.leases, self.screen.say)
@@ -92,13 +101,17 @@ class LocalLauncher:
             if obeyed:
                 stopping.wait({str(item.cell): tally.row(item) for item in self._running()})
             else:
+                if not tally.waiting and self._running() and self._free():
+                    look_for_freed(tally, silent)
                 self._assign(tally, tied, selector)
-            if not any(member.item for member in self._crew) and (obeyed or not more_to_do(tally, silent)):
+                if tally.waiting and self._given_up and not self._running():
+                    raise InputError(self._why_given_up)
+            if not self._running() and (obeyed or not more_to_do(tally, silent)):
                 return
             self.screen.show(partial(tally.view, stopping=bool(obeyed)))
             selector.select(_SECONDS_TO_LOOK)
             for member in list(self._crew):
-                self._hear(member, tally, selector, stopping if obeyed else None)
+                self._hear(member, tally, selector, stopping if obeyed else stopped)
 
     def _running(self) -> list[PlannedCell]:
         return [member.item for member in self._crew if member.item is not None]
@@ -110,21 +123,29 @@ class LocalLauncher:
             elif member.item is None:
                 member.dismiss()
             else:
-                member.interrupt()
+                member.stop()
 
-    def _end(self, interrupt: bool) -> None:
+    def _end(self, requests: StopRequests) -> None:
         """Lets all processes end together; those that an error of ours leaves with a cell save their step."""
         for member in self._crew:
             member.dismiss()
-            if interrupt and member.item is not None:
-                member.interrupt()
-        deadline = time.monotonic() + _SECONDS_TO_END
+        seconds = _SECONDS_TO_END
+        if not requests.asked and (left := self._running()):
+            seconds = _SECONDS_TO_SAVE
+            self.screen.say(f"stopping, as the run cannot go on: waits for {named(left)} to save; Ctrl-C stops at once")
+            self._stop(at_once=False)
+        deadline, asked = time.monotonic() + seconds, len(requests.asked)
+        while any(member.ended() is None for member in self._crew) and time.monotonic() < deadline:
+            if len(requests.asked) > asked:
+                self._stop(at_once=True)
+            for member in self._crew:
+                self._say_lines(member, stopping=True)  # who waits for room to print does not end
+            time.sleep(_SECONDS_TO_POLL)
         for member in self._crew:
-            member.close(max(0.0, deadline - time.monotonic()))
+            member.close(0.0)
 
     def _assign(self, tally: Tally, tied: Tie, selector: selectors.BaseSelector) -> None:
-        busy = {place for member in self._crew if member.item for place in member.places}
-        free = [place for place in range(len(self.slots)) if place not in busy]
+        free = self._free()
         # A process that has imported torch already is worth more than a slot of its own.
         warm = {member.places[0] for member in self._crew if not member.item and len(member.places) == 1}
         free.sort(key=lambda place: place not in warm)
@@ -137,8 +158,13 @@ class LocalLauncher:
             free = [place for place in free if place not in places]
             own = [self.slots[place] for place in places]
             member = self._member(places, own, tied, selector)
-            member.give(item)
             tally.begin(item, ", ".join(slot.name for slot in own), len(places))
+            member.give(item)
+
+    def _free(self) -> list[int]:
+        """The slots that can be given cells."""
+        busy = {place for member in self._crew if member.item for place in member.places}
+        return [place for place in range(len(self.slots)) if place not in busy | self._given_up]
 
     def _member(
         self, places: tuple[int, ...], own: Sequence[Slot], tied: Tie, selector: selectors.BaseSelector
@@ -160,13 +186,18 @@ class LocalLauncher:
         member.close(_SECONDS_TO_END)
         self._crew.remove(member)
 
-    def _hear(self, member: Member, tally: Tally, selector: selectors.BaseSelector, stopping: Stopping | None) -> None:
-        """What a process has printed and answered, or that it has died."""
-        ended = member.ended() is not None  # before its last words are read
+    def _say_lines(self, member: Member, stopping: bool) -> None:
         for line in member.lines():
             # Each would say the same, and what is interrupted as it starts says where.
-            if stopping is None or (member.ready and line not in ("", TOLD)):
+            if not stopping or (member.ready and line not in _OF_EACH):
                 self.screen.say(line)
+
+    def _hear(
+        self, member: Member, tally: Tally, selector: selectors.BaseSelector, stops: Stopping | StoppedCells
+    ) -> None:
+        """What a process has printed and answered, or that it has died."""
+        ended = member.ended() is not None  # before its last words are read
+        self._say_lines(member, isinstance(stops, Stopping))
         for answer in member.answers():
             item, member.item = member.item, None
             assert item is not None
@@ -179,7 +210,7 @@ class LocalLauncher:
         item = member.item
         self._part_with(member, selector)
         if item is not None:
-            self._lose(item, member, tally, stopping)
+            self._lose(item, member, tally, stops)
 
     def _settle(self, item: PlannedCell, answer: object, tally: Tally) -> None:
         settled = None
@@ -190,23 +221,27 @@ class LocalLauncher:
             settled = None if record is None else Settled(record, answer.get("seconds"))
         self._tell(item, settled, tally)
 
-    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stopping: Stopping | None) -> None:
-        if stopping is not None:
-            if member.ended() in _AS_ASKED:
-                stopping.saved(item)
+    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stops: Stopping | StoppedCells) -> None:
+        as_asked = member.ended() in _AS_ASKED
+        if isinstance(stops, Stopping):
+            if as_asked:
+                stops.saved(item)
             else:
-                stopping.lose(item, tally.row(item))
+                stops.lose(item, tally.row(item))
             tally.wait(item)
             return
         how = member.how_it_ended()
-        if member.ready and member.ended() in _AS_ASKED:  # by somebody else's signal, or before ours has come
-            self.screen.say(f"{item.cell}: its process was asked to stop, and has saved: it is taken up again")
+        if member.ready and as_asked:  # by somebody else's signal, or before ours has come
+            if (reason := stops.stopped(item)) is not None:
+                self._tell(item, self.runner.fail(item, reason), tally)
+                return
+            self.screen.say(told_of_stopped(item, "process"))
             tally.wait(item)
             return
         if not member.ready:
             self._failed_starts[member.places] += 1
             if self._failed_starts[member.places] == _MOST_DEATHS:
-                raise InputError(f"processes for cells cannot start: the last one {how}")
+                self._give_up(member, how)
             tally.wait(item)
             return
         self._deaths[item.cell.id] += 1
@@ -216,6 +251,14 @@ class LocalLauncher:
             return
         reason = f"{_MOST_DEATHS} processes that ran it have died: the last one {how}"
         self._tell(item, self.runner.fail(item, reason, begins_anew=True), tally)
+
+    def _give_up(self, member: Member, how: str) -> None:
+        """No process starts in its slots: cells that run in others go on, and those take what waits."""
+        self._given_up.update(member.places)
+        self._why_given_up = f"processes for cells cannot start: the last one {how}"
+        if self._running():
+            names = ", ".join(self.slots[place].name for place in member.places)
+            self.screen.say(f"{self._why_given_up}: no more cells in slot {names}")
 
     def _tell(self, item: PlannedCell, settled: Settled | None, tally: Tally) -> None:
         if settled is None:
@@ -227,38 +270,3 @@ class LocalLauncher:
         """How many slots a cell takes."""
         places = fitting_slots(self.slots, range(len(self.slots)), devices_wanted(item.cell.config))
         return len(places or ())
-
-
-class _Requests:
-    """The signals that asked for a stop, in their order. `level` is 1 after the first, 2 after a second SIGINT."""
-
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-
-    @property
-    def level(self) -> int:
-        return 2 if signal.SIGINT in self.asked[1:] else min(len(self.asked), 1)
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        self.asked.append(number)
-
-    @contextmanager
-    def received(self) -> Iterator[None]:
-        """Within it signals only ask, unless they are ignored, or this is not the main thread."""
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        if threading.current_thread() is not threading.main_thread():
-            before = {}
-        taken = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-        for number in taken:
-            signal.signal(number, self.receive)
-        try:
-            yield
-        finally:
-            for number, handler in taken.items():
-                signal.signal(number, handler)
-
-    def obey(self) -> None:
-        """Does what the handler of the first signal does that was there before, if there is one: not for SIGINT."""
-        handler = signal.getsignal(self.asked[0])
-        if self.asked[0] != signal.SIGINT and callable(handler):
-            handler(self.asked[0], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
 import threading
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from en_bench.duration import duration
@@ -33,7 +34,7 @@ class Row:
     """A cell that runs: `where` is its slot, GPU, job or machine, `seconds` how long it has been running, if known.
 
     `progress` is what its commands told last; `at_work` is False between two of them, when that does not go on.
-    `goes_on` is where a training that was stopped before begins.
+    `goes_on` is where a training that was stopped before begins, `silent` how many seconds ago it told something.
     """
 
     cell: str
@@ -42,6 +43,7 @@ class Row:
     progress: Progress | None
     at_work: bool = True
     goes_on: Reached | None = None
+    silent: float = 0.0
 
     def columns(self, metric: str) -> tuple[str, ...]:
         """Cell, where, epoch, images/s, score, time left, and the time so far."""
@@ -77,9 +79,8 @@ class Row:
         if not self.at_work:
             return f"{epoch} ...", _UNKNOWN, told, _UNKNOWN
         rate = _UNKNOWN if progress.images_per_second is None else f"{progress.images_per_second:.0f}"
-        silent = time.time() - progress.time
-        if silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs
-            return epoch, rate, told, f"silent {duration(silent)}"
+        if self.silent > _SILENT_SECONDS:  # a long compilation, a slow disk, or a process that hangs
+            return epoch, rate, told, f"silent {duration(self.silent)}"
         return epoch, rate, told, _UNKNOWN if progress.seconds_left is None else duration(progress.seconds_left)
 
 
@@ -175,6 +176,9 @@ class Screen:
             self._console = Console(file=self._stream, highlight=False, markup=False, emoji=False)
             self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stderr=False)
             self._live.start()
+            main = threading.current_thread() is threading.main_thread()
+            if main and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:  # else nobody can halt us
+                signal.signal(signal.SIGTSTP, self._halt)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -182,6 +186,22 @@ class Screen:
             with suppress(OSError):
                 self._live.stop()
             self._live = None
+            if signal.getsignal(signal.SIGTSTP) == self._halt:
+                signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+    def _halt(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-Z: the shell has the terminal until `fg`, and finds its cursor there."""
+        self._show_cursor(True)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._halt)  # from here on it goes on
+        self._show_cursor(False)
+
+    def _show_cursor(self, shown: bool) -> None:
+        from rich.control import Control
+
+        with suppress(OSError):  # not by the console, which may be what was interrupted
+            os.write(self._stream.fileno(), Control.show_cursor(shown).segment.text.encode())
 
     def say(self, line: str) -> None:
         """A line that stays."""

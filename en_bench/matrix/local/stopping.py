@@ -38,7 +38,7 @@ class Stopping:
         self._began = time.monotonic()
         self._next = self._began + self.seconds
         if running:
-            told = _named([str(item.cell) for item in running])
+            told = named(running)
             self.say(f"stopping, waits for {told}: a training ends its step, or its validation, and saves it; {AGAIN}")
 
     def wait(self, rows: Mapping[str, Row]) -> None:
@@ -78,6 +78,11 @@ class Stopping:
         except OSError:
             return "there is no checkpoint yet, its training begins anew"
         return f"the steps since its checkpoint are lost, which is {duration(max(0.0, age))} old"
+
+
+def named(items: Sequence[PlannedCell]) -> str:
+    """The names of a few cells, and how many more there are."""
+    return _named([str(item.cell) for item in items])
 
 
 def _named(cells: Sequence[str]) -> str:

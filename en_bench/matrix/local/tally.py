@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from en_bench.duration import duration
+from en_bench.matrix.file_clock import FileClock
 from en_bench.matrix.local.live import Row, View
 from en_bench.matrix.local.others import Others, Seen
 from en_bench.matrix.local.time_left import Durations, Underway, time_left
 from en_bench.matrix.overlays import shown
 from en_bench.matrix.plan import PlannedCell, State
-from en_bench.matrix.progress import Progress, read_progress
+from en_bench.matrix.progress import Progress, read_progress, seconds_since_written
 from en_bench.matrix.records import Record, covers_set
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import Spec
@@ -40,9 +41,11 @@ class _Running:
     item: PlannedCell
     where: str
     slots: int
+    clock: FileClock
+    before: Progress | None  # what lay there when it began: of a command that was killed
     began: float = field(default_factory=time.monotonic)
-    since: float = field(default_factory=time.time)
     last: Progress | None = None
+    silent: float = 0.0
     at_work: bool = False
     whole: float | None = None
     goes_on: Reached | None = None
@@ -54,9 +57,10 @@ class _Running:
     def look(self, run: Path) -> None:
         """Reads what the command that is at work tells, if there is one that does."""
         found = read_progress(run)
-        self.at_work = found is not None and found.time >= self.since  # an older file is of one that was killed
+        self.at_work = found is not None and found != self.before
         if found is None or not self.at_work:
             return
+        self.silent = seconds_since_written(run, self.clock)
         if found.command == "fit" and found.seconds_left is not None:
             self.whole = self.seconds + found.seconds_left
         before = self.last.scores if self.last is not None else {}
@@ -69,7 +73,7 @@ class _Running:
         return Underway(self.item.cell, seconds, left, trained, self.slots)
 
     def row(self) -> Row:
-        return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work, self.goes_on)
+        return Row(str(self.item.cell), self.where, self.seconds, self.last, self.at_work, self.goes_on, self.silent)
 
 
 class Tally:
@@ -92,6 +96,7 @@ class Tally:
         self.waiting = [item for item in planned if item.state is not State.DONE]
         self.held: list[PlannedCell] = []  # by other runners
         self.failed = 0
+        self._clock = FileClock(results.leases)
         self._spec, self._results, self._slots, self._others = spec, results, slots, others
         self._slots_of = {item.cell.id: slots_of(item) for item in self.waiting}
         self._how_far = reached
@@ -109,7 +114,9 @@ class Tally:
     def begin(self, item: PlannedCell, where: str, slots: int = 1) -> None:
         """A cell that waited runs."""
         self.waiting.remove(item)
-        self._running[item.cell.id] = _Running(item, where, slots, goes_on=self._reached.get(item.cell.id))
+        cell = item.cell.id
+        before = read_progress(self._results.run(cell))
+        self._running[cell] = _Running(item, where, slots, self._clock, before, goes_on=self._reached.get(cell))
 
     def wait(self, item: PlannedCell) -> None:
         """A cell that ran begins again, before all that wait."""
@@ -150,7 +157,8 @@ class Tally:
 
     def retry(self, items: Sequence[PlannedCell]) -> None:
         """Cells that were held by others can be taken."""
-        self.held = [item for item in self.held if item not in items]
+        free = {item.cell.id for item in items}
+        self.held = [item for item in self.held if item.cell.id not in free]
         for item in items:
             self._look_again(item)
         self.waiting.extend(items)

@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from en_bench.errors import InputError
 from en_bench.lease_guard import LeaseLost
-from en_bench.matrix.cell_run import CellRun
+from en_bench.matrix.cell_run import CellRun, outstanding
 from en_bench.matrix.lease import Lease
+from en_bench.matrix.plan import PlannedCell
 from en_bench.matrix.records import read_json
 from en_bench.matrix.run import Runner
 from en_bench.matrix.slurm.leases import leases_of
@@ -23,6 +25,7 @@ from en_bench.matrix.slurm.queue import SlurmUnreachable, ask, job_now, node_add
 from en_bench.matrix.slurm.submit import FORMAT, SUBMISSION, VERSION
 from en_bench.stop import STOPPED, signalled_to_stop, stoppable
 
+_MOST_STARTS = 3  # of a job that gets no further
 _ATTEMPTS, _SECONDS_BETWEEN = 10, 3.0
 _SECONDS_TO_FOLLOW = 60  # of the other ranks, once one has ended
 _RESERVE = 15.0  # seconds that remain for `scontrol requeue` where a training does not end its step in time
@@ -59,6 +62,29 @@ def run_job(open_cells: Callable[[], CellRun], folder: Path, environment: Mappin
         if not job.requeue() and job.lease is not None:
             job.lease.give_back()
         return STOPPED
+
+
+def why_not_again(lease: Lease, cells: CellRun, item: PlannedCell) -> str | None:
+    """Notes in its lease how far a cell is when its job starts; the reason why it should not run, if there is one.
+
+    A job that is queued again before it has saved anything would be so for ever. Raises LeaseLost.
+    """
+    try:
+        work, reached = outstanding(cells.spec, item, cells.results, cells.digests), cells.reached(item)
+    except OSError:  # which fails the cell, with the file's name, if it is there to stay
+        return None
+    step = 0 if reached is None else reached.step
+    stage = {"fit": work.fit, "step": step, "validate": list(work.labels), "adapt": list(work.adapted)}
+    before = lease.holder.get("starts")
+    in_vain = int(before["count"]) if isinstance(before, dict) and before.get("stage") == stage else 0
+    lease.holder = {**lease.holder, "starts": {"stage": stage, "count": in_vain + 1}}
+    lease.rewrite()
+    if in_vain < _MOST_STARTS:
+        return None
+    return (
+        f"{in_vain} starts of its Slurm job in a row have saved nothing: give slurm.time for an epoch, or a "
+        "validation, at least, or save more often (checkpoint.every_minutes)"
+    )
 
 
 def read_task(folder: Path, environment: Mapping[str, str]) -> Task:
@@ -115,7 +141,8 @@ class _Job:
         lease.kept = True  # when it is interrupted: the job comes back to it
         try:
             lease.rewrite()
-            return Runner(replace(cells, starter=task.starter), leases).run_leased(lease)
+            runner = Runner(replace(cells, starter=task.starter), leases)
+            return runner.run_leased(lease, partial(why_not_again, lease, cells))
         except InputError:
             lease.give_back()
             raise

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from en_bench.errors import InputError
-from en_bench.matrix.lease import Found, Leases
+from en_bench.matrix.glances import Glances
+from en_bench.matrix.lease import Found
 from en_bench.matrix.local.live import Screen
 from en_bench.matrix.local.tally import Settled, Tally
 from en_bench.matrix.opened import OpenedMatrix, warn
@@ -31,14 +32,15 @@ def launch(matrix: OpenedMatrix, planned: Sequence[PlannedCell], flags: Mapping[
     print(Tally(matrix.spec, matrix.results, planned).head(), flush=True)
     judge = SlurmJudge()
     leases = leases_of(matrix.results, judge)
+    glances = Glances(leases)
     free, holders = [], Counter[str]()
     for item in todo:
-        holder = leases.holder(item.cell.id)
+        holder = glances.holder(item.cell.id)
         if holder is not None:
             job = str(holder.holder.get("job", ""))
             holders[f"Slurm job {job.partition('_')[0]}" if job else holder.told()] += 1
             continue
-        last = leases.find(item.cell.id)
+        last = glances.find(item.cell.id)
         if last is not None and not last.released and last.holder.get("kind") == KIND and not _has_record(item, last):
             print(f"{item.cell}: {last.told()} ended without a record: submitted again", flush=True)
         free.append(item)
@@ -77,20 +79,21 @@ def watch(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> int:
     """Tells of each cell when its record is there, until none is to come. Returns 0, 1 (failed or lost), or 130."""
     tally, lost = Tally(matrix.spec, matrix.results, planned), 0
     waiting = list(tally.waiting)
+    judge = SlurmJudge(_SECONDS_BETWEEN_LOOKS)
+    glances = Glances(leases_of(matrix.results, judge))
     try:
         with Screen() as screen:
             while waiting:
-                judge = SlurmJudge()  # asks Slurm anew
-                leases = leases_of(matrix.results, judge)
-                held = {item.cell.id: leases.holder(item.cell.id) for item in waiting}
-                for item in list(waiting):
+                held = {item.cell.id: glances.holder(item.cell.id) for item in waiting}
+                queued = {item.cell.id for item in tally.waiting}
+                for item in waiting:
                     found = held[item.cell.id]
                     job = judge.job(found) if found is not None and found.holder.get("kind") == KIND else None
-                    if item in tally.waiting and (found is None or (job is not None and job.runs)):
+                    if item.cell.id in queued and (found is None or (job is not None and job.runs)):
                         tally.begin(item, job.number if job is not None else "")
                     if found is None:
-                        waiting.remove(item)
-                        lost += not _end(item, matrix, leases, tally, screen)
+                        lost += not _end(item, matrix, glances, tally, screen)
+                waiting = [item for item in waiting if held[item.cell.id] is not None]
                 screen.show(tally.view)
                 if waiting:
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -100,10 +103,11 @@ def watch(matrix: OpenedMatrix, planned: Sequence[PlannedCell]) -> int:
     return 1 if lost or tally.failed else 0
 
 
-def _end(item: PlannedCell, matrix: OpenedMatrix, leases: Leases, tally: Tally, screen: Screen) -> bool:
+def _end(item: PlannedCell, matrix: OpenedMatrix, glances: Glances, tally: Tally, screen: Screen) -> bool:
     """Nobody holds the cell any more: tells what has become of it; False if its job has left no record."""
-    record, last = matrix.results.find(item.cell.id), leases.find(item.cell.id)
-    if record is None or (last is not None and not last.released and record.generation < last.number):
+    record, last = matrix.results.find(item.cell.id), glances.find(item.cell.id)
+    planned = item.record.generation if item.record is not None else 0
+    if record is None or record.generation <= planned:  # what stood there before tells nothing of this job
         tally.leave(item)
         screen.say(f"{item.cell}: {last.told() if last else 'its job'} ended without a record")
         return False

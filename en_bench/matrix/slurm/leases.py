@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,44 +18,65 @@ from en_bench.matrix.results import Results
 from en_bench.matrix.slurm.queue import QueuedJob, SlurmUnreachable, cluster_facts, queued_jobs
 
 KIND = "slurm"
+_SECONDS_TO_TRUST = 30.0
+_SHARE = 0.1  # of the time may go into asking a controller that is slow, or does not answer
+_SECONDS_OF_A_DATE = 2.0  # file systems round the dates of files
 _OF_PROCESS = ("pid", "machine", "process")
 
 
 @dataclass
 class SlurmJudge:
-    """Whether the job of a lease is still to come, or at work. Asks Slurm once, when there is something to ask.
+    """Whether the job of a lease is still to come, or at work.
+
+    What Slurm has answered holds for `seconds`, then it is asked anew when there is something to ask. A job that it did
+    not name is gone only where it was asked after the lease had been written: the job may have been submitted since.
 
     Where Slurm does not answer, every job lives: nothing is doubled, and `unreachable` says why nothing is known.
     """
 
+    seconds: float = _SECONDS_TO_TRUST
     unreachable: str | None = None
     _jobs: dict[tuple[str, int], QueuedJob] | None = field(default=None, repr=False)
     _cluster: str = ""
+    _asked: float = 0.0
+    _ask_at: float | None = None
 
     def __call__(self, found: Found) -> bool:
         return _has_process(found) or self.knows(found) is not False
 
     def knows(self, found: Found) -> bool | None:
         """Whether Slurm knows the job; None where that cannot be told here."""
-        if self._look() is None or found.holder.get("cluster") != self._cluster:
-            return None
-        return self.job(found) is not None
+        job = self.job(found)
+        return None if self._jobs is None or not self._is_here(found) else job is not None
 
     def job(self, found: Found) -> QueuedJob | None:
         """The job of a lease, as Slurm tells it."""
-        jobs = self._look()
-        if jobs is None or found.holder.get("cluster") != self._cluster:
-            return None
-        return jobs.get((str(found.holder.get("name")), int(found.holder.get("task", -1))))
+        if self._ask_at is None or time.monotonic() >= self._ask_at:
+            self._ask()
+        job = self._named(found)
+        written_since = found.silence < time.monotonic() - self._asked + _SECONDS_OF_A_DATE
+        if job is None and self._jobs is not None and self._is_here(found) and written_since:
+            self._ask()
+            job = self._named(found)
+        return job
 
-    def _look(self) -> dict[tuple[str, int], QueuedJob] | None:
-        if self._jobs is None and self.unreachable is None:
-            try:
-                self._cluster, _ = cluster_facts()
-                self._jobs = queued_jobs()
-            except SlurmUnreachable as error:
-                self.unreachable = str(error)
-        return self._jobs
+    def _named(self, found: Found) -> QueuedJob | None:
+        if self._jobs is None or not self._is_here(found):
+            return None
+        return self._jobs.get((str(found.holder.get("name")), int(found.holder.get("task", -1))))
+
+    def _is_here(self, found: Found) -> bool:
+        return found.holder.get("cluster") == self._cluster
+
+    def _ask(self) -> None:
+        self._asked = time.monotonic()
+        try:
+            self._cluster, _ = cluster_facts()
+            self._jobs, self.unreachable = queued_jobs(), None
+        except SlurmUnreachable as error:
+            self._jobs, self.unreachable = None, str(error)
+        answered = time.monotonic()
+        self._ask_at = answered + max(self.seconds, (answered - self._asked) / _SHARE)
 
 
 def leases_of(results: Results, judge: SlurmJudge | None = None) -> Leases:

@@ -100,9 +100,10 @@ def _submit_array(
     name = f"{_prefix(matrix)}-{uuid.uuid4().hex[:8]}"
     taken: list[tuple[Cell, Lease]] = []
     results = matrix.results
+    generations = results.generations()
     for item in group:
         known = item.record.generation if item.record is not None else 0
-        generation = results.generation(item.cell.id)
+        generation = generations.get(item.cell.id, 0)
         if generation > known:
             continue  # somebody has just ended it
         lease = leases.take(item.cell.id, after=generation, holder=submitting_holder(name, len(taken), cluster))

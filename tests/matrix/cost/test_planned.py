@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 
 from en_bench.files import write_json
+from en_bench.matrix.lease import Leases
 from en_bench.matrix.plan import Cell, manifest_digests, plan_cells
+from en_bench.matrix.progress import Progress, write_progress
 from en_bench.matrix.results import Results
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.training import claim_training, mark_started
+from en_bench.resume.reached import Reached
 from tests.matrix.cost.test_amount import save_manifests
 from tests.matrix.cost.test_known import costed
+from tests.matrix.test_plan_verb import save_at
 from tests.matrix.test_verbs import call
 
 BYTES = 50_000
@@ -74,6 +78,27 @@ def test_a_training_that_was_cut_off_replaces_its_own_checkpoint(spec_file: Path
     assert checkpoints(*only)["rest_bytes"] == BYTES  # goes on
     mark_started(run, cell, lambda name: "of other data")
     assert checkpoints(*only)["rest_bytes"] == BYTES  # goes, before the new one begins
+
+
+def test_what_a_validation_tells_is_not_how_far_the_training_is(spec_file: Path) -> None:
+    cell = plan_cells(load_spec(spec_file))[0]
+    results = Results(Path("results/digits"))
+    run = results.run(cell.id)
+    save_at(run / "checkpoints" / "last.ckpt", Reached(1, 2, 7, 14))
+    mark_started(run, cell, manifest_digests(Path("data")))
+    assert Leases(results.leases).take(cell.id) is not None
+
+    def share_left(command: str, epoch: int | None, epochs: int | None) -> float:
+        write_progress(run, Progress(command, command, epoch, epochs, 12, 14, None, {}, None, "host", 1, 0.0))
+        options = ("--seconds-per-step", "7", "--only", str(cell), "--json", "plan.json")
+        assert call("matrix", "plan", str(spec_file), *options) == 0
+        (found,) = json.loads(Path("plan.json").read_text())["cells"]
+        validating = 500 / 128 * 7 / 3  # of both sets, which comes once the training is over: a third of a training's
+        whole, rest = (found[f"{name}_seconds"] - validating for name in ("whole", "rest"))
+        return float(rest / whole)
+
+    assert share_left("fit", 2, 2) == pytest.approx(2 / 14)
+    assert share_left("validate", None, None) == pytest.approx(7 / 14)  # as the checkpoint says
 
 
 def test_a_cell_that_adapts_lays_a_copy_beside_its_checkpoint(spec_file: Path) -> None:

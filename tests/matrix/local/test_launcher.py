@@ -93,13 +93,23 @@ def test_a_failing_cell_and_a_pattern(
     assert sorted(record.status for record in RESULTS.load()[0].values()) == ["done", "failed"]
 
 
+@pytest.fixture
+def exemplar_norm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What becomes of the processes that run its cells: they `die` or `stop`, each time or `once`."""
+
+    def ends(how: str) -> None:
+        monkeypatch.setenv("FAKE_FAIL", "ExemplarNorm")
+        monkeypatch.setenv("FAKE_HOW", how)
+        monkeypatch.setenv("FAKE_DEATH", str(tmp_path / "death"))
+
+    return ends
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_loses_its_cell_only_and_it_is_taken_up_again(
-    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spec_file: Path, exemplar_norm: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FAKE_FAIL", "ExemplarNorm")
-    monkeypatch.setenv("FAKE_HOW", "die once")
-    monkeypatch.setenv("FAKE_DEATH", str(tmp_path / "death"))
+    exemplar_norm("die once")
     assert launch(spec_file, "--slots", "2", "--only", "*/typeset/*") == 0
     out = capsys.readouterr().out
     said = re.findall(
@@ -115,11 +125,9 @@ def test_a_process_that_dies_loses_its_cell_only_and_it_is_taken_up_again(
 
 @pytest.mark.slow
 def test_a_process_that_somebody_stops_has_not_died(
-    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spec_file: Path, exemplar_norm: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FAKE_FAIL", "ExemplarNorm")
-    monkeypatch.setenv("FAKE_HOW", "stop once")
-    monkeypatch.setenv("FAKE_DEATH", str(tmp_path / "death"))
+    exemplar_norm("stop once")
     assert launch(spec_file, "--slots", "2", "--only", "*/typeset/0") == 0
     out = capsys.readouterr().out
     assert out.count("ExemplarNorm/typeset/0: its process was asked to stop, and has saved: it is taken up again") == 1
@@ -128,10 +136,12 @@ def test_a_process_that_somebody_stops_has_not_died(
 
 @pytest.mark.slow
 def test_a_cell_that_processes_die_of_again_and_again_fails(
-    spec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spec_file: Path,
+    exemplar_norm: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("FAKE_FAIL", "ExemplarNorm")
-    monkeypatch.setenv("FAKE_HOW", "die")
+    exemplar_norm("die")
     assert launch(spec_file, "--slots", "2", "--only", "*/typeset/0") == 1
     out = capsys.readouterr().out
     assert out.count("it is taken up again") == 2

@@ -52,7 +52,7 @@ def test_a_training_that_goes_on_says_where_before_it_tells_anything() -> None:
 
 
 def test_a_command_that_says_nothing_for_long() -> None:
-    row = Row("BN/a/0", "1", 9.0, progress(time=time.time() - 7200.5))
+    row = Row("BN/a/0", "1", 9.0, progress(), silent=7200.5)
     assert row.columns("top1")[5] == "silent 2 h 00 min"
 
 

@@ -1,3 +1,4 @@
+import os
 import time
 from pathlib import Path
 
@@ -59,6 +60,23 @@ def test_between_its_commands_a_cell_keeps_what_it_has_told(tally: Tally) -> Non
     (row,) = tally.view().rows
     assert row.columns("top1")[2:6] == ("validates", "812", "50.0", "33.0 s")
     assert tally.seconds_left() == pytest.approx(7 * 33 / 2, abs=1)
+
+
+@pytest.mark.parametrize("ahead", [-600.0, 0.0, 600.0])
+def test_a_clock_of_the_commands_that_is_wrong_hides_nothing(tally: Tally, ahead: float) -> None:
+    """Set back after the cell began, or of another machine: what counts is that they tell something."""
+    item = tally.waiting[0]
+    run = RESULTS.run(item.cell.id)
+    run.mkdir(parents=True)
+    tally.begin(item, "1")
+    for epoch in (3, 4):
+        write_progress(run, progress(epoch=epoch, time=time.time() + ahead))
+        (row,) = tally.view().rows
+        assert row.columns("top1")[2:6] == (f"{epoch}/10", "812", "50.0", "33.0 s")
+    RESULTS.leases.mkdir()
+    os.utime(run / "progress.json", (time.time() - 200,) * 2)
+    (row,) = tally.view().rows
+    assert row.columns("top1")[5].startswith("silent 3 min 2")
 
 
 def test_lines_and_counts(tally: Tally) -> None:
