@@ -164,15 +164,15 @@ def _taking(folder: Path, start: Any, won: Any) -> None:
         lease = leases.take(f"{number:016d}")
         if lease is not None:
             won.put(number)
+    start.wait(60)  # what a process holds that has ended is free
 
 
 def test_of_several_processes_one_takes_a_cell(leases: Leases) -> None:
     context = multiprocessing.get_context("spawn")
-    start, won = context.Event(), context.Queue()
+    start, won = context.Barrier(4), context.Queue()
     children = [context.Process(target=_taking, args=(leases.folder, start, won)) for _ in range(4)]
     for child in children:
         child.start()
-    start.set()
     numbers = sorted(won.get(timeout=60) for _ in range(100))
     for child in children:
         child.join(60)
