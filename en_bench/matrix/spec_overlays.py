@@ -27,7 +27,7 @@ def _overlay(raw: object, path: Path, where: str) -> Overlay:
         raise InputError(f"{path}: {where}: an overlay is a file name or a mapping, not {raw!r}")
     file = Path(os.path.normpath(path.parent / raw))
     if not file.is_file():
-        raise InputError(f"{path}: {where}: there is no file {raw}{did_you_mean_file(file, path.parent)}")
+        raise InputError(f"{path}: {where}: there is no file {raw}{_cure(file, path.parent)}")
     overlay = read_overlay(file)
     _check_keys(overlay.config, path, f"{where}: {raw}")
     return overlay
@@ -51,3 +51,8 @@ def data_of(config: Config) -> dict[str, Any]:
     """What a configuration says of its data."""
     data = config.get("data")
     return data if isinstance(data, dict) else {}
+
+
+def _cure(file: Path, start: Path) -> str:
+    near = did_you_mean_file(file, start)
+    return near or f": overlays are looked for from the specification's folder on: {file} would be it"

@@ -68,7 +68,11 @@ def test_overlay_file_with_a_place_is_named(spec_file: Path) -> None:
             "norm/em.yaml",
             "norms.ExemplarNorm: there is no file norm/em.yaml; did you mean 'norm/en.yaml'",
         ),
-        ("norm/en.yaml", "norm/nosuch.yaml", "norms.ExemplarNorm: there is no file norm/nosuch.yaml\n"),
+        (
+            "norm/en.yaml",
+            "norm/nosuch.yaml",
+            "from the specification's folder on: experiments/norm/nosuch.yaml would be it\n",
+        ),
         (
             "{BatchNorm: norm/bn.yaml, ExemplarNorm: norm/en.yaml}",
             "[norm/bn.yaml, norm/en.yaml]",
