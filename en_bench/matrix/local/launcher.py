@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class LocalLauncher:
     _crew: list[Member] = field(default_factory=list)
     _deaths: Counter[str] = field(default_factory=Counter)
     _failed_starts: Counter[tuple[int, ...]] = field(default_factory=Counter)  # by slots: in others they may work
-    _given_up: set[int] = field(default_factory=set)  # slots
+    _given_up: set[tuple[int, ...]] = field(default_factory=set)  # in each of these slots others may work, too
     _why_given_up: str = ""
 
     def run(self, planned: Sequence[PlannedCell]) -> int:
@@ -136,7 +137,7 @@ class LocalLauncher:
             self._stop(at_once=False)
         deadline, asked = time.monotonic() + seconds, len(requests.asked)
         while any(member.ended() is None for member in self._crew) and time.monotonic() < deadline:
-            if len(requests.asked) > asked:
+            if signal.SIGINT in requests.asked[asked:]:
                 self._stop(at_once=True)
             for member in self._crew:
                 self._say_lines(member, stopping=True)  # who waits for room to print does not end
@@ -148,12 +149,12 @@ class LocalLauncher:
         free = self._free()
         # A process that has imported torch already is worth more than a slot of its own.
         warm = {member.places[0] for member in self._crew if not member.item and len(member.places) == 1}
-        free.sort(key=lambda place: place not in warm)
+        free.sort(key=lambda place: (sum(place in places for places in self._given_up), place not in warm))
         for item in list(tally.waiting):
             if not free:
                 return
             places = fitting_slots(self.slots, free, devices_wanted(item.cell.config))
-            if places is None:
+            if places is None or places in self._given_up:
                 continue
             free = [place for place in free if place not in places]
             own = [self.slots[place] for place in places]
@@ -164,7 +165,7 @@ class LocalLauncher:
     def _free(self) -> list[int]:
         """The slots that can be given cells."""
         busy = {place for member in self._crew if member.item for place in member.places}
-        return [place for place in range(len(self.slots)) if place not in busy | self._given_up]
+        return [place for place in range(len(self.slots)) if place not in busy and (place,) not in self._given_up]
 
     def _member(
         self, places: tuple[int, ...], own: Sequence[Slot], tied: Tie, selector: selectors.BaseSelector
@@ -224,7 +225,9 @@ class LocalLauncher:
     def _lose(self, item: PlannedCell, member: Member, tally: Tally, stops: Stopping | StoppedCells) -> None:
         as_asked = member.ended() in _AS_ASKED
         if isinstance(stops, Stopping):
-            if as_asked:
+            if member.cut_short:
+                stops.cut_short(item)
+            elif as_asked:
                 stops.saved(item)
             else:
                 stops.lose(item, tally.row(item))
@@ -253,12 +256,13 @@ class LocalLauncher:
         self._tell(item, self.runner.fail(item, reason, begins_anew=True), tally)
 
     def _give_up(self, member: Member, how: str) -> None:
-        """No process starts in its slots: cells that run in others go on, and those take what waits."""
-        self._given_up.update(member.places)
+        """No process starts in its slots together: cells that run in others go on, and those take what waits."""
+        self._given_up.add(member.places)
         self._why_given_up = f"processes for cells cannot start: the last one {how}"
         if self._running():
             names = ", ".join(self.slots[place].name for place in member.places)
-            self.screen.say(f"{self._why_given_up}: no more cells in slot {names}")
+            where = f"slot {names}" if len(member.places) == 1 else f"slots {names} together"
+            self.screen.say(f"{self._why_given_up}: no more cells in {where}")
 
     def _tell(self, item: PlannedCell, settled: Settled | None, tally: Tally) -> None:
         if settled is None:
