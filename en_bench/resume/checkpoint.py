@@ -166,5 +166,6 @@ def _pace(trainer: Trainer) -> Pace | None:
 
 
 def _of_kind(trainer: Trainer, kind: type[_Kind]) -> list[_Kind]:
+    # An attribute that the class does not declare: mypy knows it by this only.
     callbacks: list[Callback] = vars(trainer)["callbacks"]
     return [callback for callback in callbacks if isinstance(callback, kind)]

@@ -30,7 +30,8 @@ class StopRequests:
 
     @contextmanager
     def received(self) -> Iterator[None]:
-        """Within it signals only ask, unless they are ignored, or this is not the main thread."""
+        """Within it signals only ask; those that are ignored do nothing (SIGINT asks, too, after the first of the others),
+        and outside the main thread nothing is changed."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
