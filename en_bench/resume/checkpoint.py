@@ -166,6 +166,6 @@ def _pace(trainer: Trainer) -> Pace | None:
 
 
 def _of_kind(trainer: Trainer, kind: type[_Kind]) -> list[_Kind]:
-    # An attribute that the class does not declare: mypy knows it by this only.
+    # Lightning's connector sets the attribute, which Trainer does not declare: mypy would refuse it.
     callbacks: list[Callback] = vars(trainer)["callbacks"]
     return [callback for callback in callbacks if isinstance(callback, kind)]
