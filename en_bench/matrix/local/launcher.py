@@ -65,12 +65,11 @@ class LocalLauncher:
         others = Others(self.runner.leases, cells.results)
         tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places, others, cells.reached)
         requests = StopRequests()
-        stopped = StoppedCells(cells.standing)
         stopping = Stopping(cells.results, cells.spec.metric, self.screen.say)
         with self.screen, tie() as tied, requests.received(), selectors.DefaultSelector() as selector:
             self.screen.say(tally.head())
             try:
-                self._run_all(tally, tied, selector, requests, stopping, stopped)
+                self._run_all(tally, tied, selector, requests, stopping)
             finally:
                 self._end(requests)
             if requests.asked:
@@ -89,9 +88,9 @@ class LocalLauncher:
         selector: selectors.BaseSelector,
         requests: StopRequests,
         stopping: Stopping,
-        stopped: StoppedCells,
     ) -> None:
         obeyed = 0
+        stopped = StoppedCells(self.runner.cells.standing)
         silent = SilentHolders(self.runner.leases, self.screen.say)
         while True:
             if obeyed < requests.level:
@@ -112,7 +111,11 @@ class LocalLauncher:
             self.screen.show(partial(tally.view, stopping=bool(obeyed)))
             selector.select(_SECONDS_TO_LOOK)
             for member in list(self._crew):
-                self._hear(member, tally, selector, stopping if obeyed else stopped)
+                item = self._hear(member, tally, selector, stopping=bool(obeyed))
+                if item is not None and obeyed:
+                    self._leave(item, member, tally, stopping)
+                elif item is not None:
+                    self._lose(item, member, tally, stopped)
 
     def _running(self) -> list[PlannedCell]:
         return [member.item for member in self._crew if member.item is not None]
@@ -194,11 +197,11 @@ class LocalLauncher:
                 self.screen.say(line)
 
     def _hear(
-        self, member: Member, tally: Tally, selector: selectors.BaseSelector, stops: Stopping | StoppedCells
-    ) -> None:
-        """What a process has printed and answered, or that it has died."""
+        self, member: Member, tally: Tally, selector: selectors.BaseSelector, stopping: bool
+    ) -> PlannedCell | None:
+        """What a process has printed and answered; returns the cell with which it has ended, if it has."""
         ended = member.ended() is not None  # before its last words are read
-        self._say_lines(member, isinstance(stops, Stopping))
+        self._say_lines(member, stopping)
         for answer in member.answers():
             item, member.item = member.item, None
             assert item is not None
@@ -206,12 +209,11 @@ class LocalLauncher:
         if member.ready:
             self._failed_starts[member.places] = 0
         if not ended:
-            return
+            return None
         member.kill()  # what it has left running
         item = member.item
         self._part_with(member, selector)
-        if item is not None:
-            self._lose(item, member, tally, stops)
+        return item
 
     def _settle(self, item: PlannedCell, answer: object, tally: Tally) -> None:
         settled = None
@@ -222,20 +224,21 @@ class LocalLauncher:
             settled = None if record is None else Settled(record, answer.get("seconds"))
         self._tell(item, settled, tally)
 
-    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stops: Stopping | StoppedCells) -> None:
-        as_asked = member.ended() in _AS_ASKED
-        if isinstance(stops, Stopping):
-            if member.cut_short:
-                stops.cut_short(item)
-            elif as_asked:
-                stops.saved(item)
-            else:
-                stops.lose(item, tally.row(item))
-            tally.wait(item)
-            return
+    def _leave(self, item: PlannedCell, member: Member, tally: Tally, stopping: Stopping) -> None:
+        """A process has ended, with a cell, that was asked to stop."""
+        if member.cut_short:
+            stopping.cut_short(item)
+        elif member.ended() in _AS_ASKED:
+            stopping.saved(item)
+        else:
+            stopping.lose(item, tally.row(item))
+        tally.wait(item)
+
+    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stopped: StoppedCells) -> None:
+        """A process has ended, with a cell, that we had not asked to."""
         how = member.how_it_ended()
-        if member.ready and as_asked:  # by somebody else's signal, or before ours has come
-            if (reason := stops.stopped(item)) is not None:
+        if member.ready and member.ended() in _AS_ASKED:  # by somebody else's signal, or before ours has come
+            if (reason := stopped.stopped(item)) is not None:
                 self._tell(item, self.runner.fail(item, reason), tally)
                 return
             self.screen.say(told_of_stopped(item, "process"))
