@@ -85,6 +85,7 @@ class Leases:
     beat_seconds: float = BEAT_SECONDS
     expires_seconds: float = EXPIRES_SECONDS
     clock: FileClock = field(init=False, repr=False, compare=False)
+    unreturned: list[Lease] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clock", FileClock(self.folder))
@@ -107,6 +108,9 @@ class Leases:
 
     def take(self, cell: str, after: int = 0, holder: Holder | None = None) -> Lease | None:
         """The next lease of a cell, with a number above `after`; None if somebody holds it or was faster."""
+        for lease in self.unreturned[:]:  # as long as this process runs, nobody else can tell that it has ended
+            self.unreturned.remove(lease)
+            lease.give_back()
         found = self.find(cell)
         if found is not None and self.is_held(found):
             return None
@@ -236,15 +240,18 @@ class Lease:
         write_json(self.path, self.to_json())
 
     def give_back(self) -> None:
-        """Lets others take the cell at once. Nothing happens to a lease that was lost."""
+        """Lets others take the cell at once, or, where the folder cannot be written, once this process takes another.
+        Nothing happens to a lease that was lost."""
         self.released = True
         try:
             self.rewrite()
         except LeaseLost:
             return
         except OSError:  # a full disk: a date needs no room
-            with contextlib.suppress(OSError):
+            try:
                 os.utime(self.path, (_GIVEN_BACK, _GIVEN_BACK))
+            except OSError:
+                self.leases.unreturned.append(self)
 
     def __enter__(self) -> Lease:
         self._before = os.environ.get(LEASE)

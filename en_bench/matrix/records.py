@@ -44,7 +44,13 @@ _FIT: _Shape = {
         "peak_memory_bytes": (int,),
     },
 }
-_RESULT: _Shape = {"n": (int,), "unreadable": (int,), "whole_set": (bool,), "variant": _VARIANT}
+_RESULT: _Shape = {
+    "n": (int,),
+    "unreadable": (int,),
+    "whole_set": (bool,),
+    "variant": _VARIANT,
+    "recalibrated": {"set": (str,), "samples": (int,)},
+}
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def run_verb(args: argparse.Namespace, execute: Execute) -> int:
         here.require_some()
         if not here.waiting and (missing := missing_data(matrix)) is not None:
             warn(missing)  # whether the data have changed since cannot be seen
-        code = _launch(args, matrix, runner, chosen, here)
+        code = _launch(args, runner, chosen, here)
     if code != INTERRUPTED:
         planned = matrix.as_recorded()
         page = write_page(matrix, planned)  # first: the reader of what is printed may have left
@@ -105,9 +105,7 @@ def _warn_of_data_of_nodes(matrix: OpenedMatrix, chosen: Sequence[PlannedCell]) 
         warn(told)
 
 
-def _launch(
-    args: argparse.Namespace, matrix: OpenedMatrix, runner: Runner, chosen: Sequence[PlannedCell], here: DataHere
-) -> int:
+def _launch(args: argparse.Namespace, runner: Runner, chosen: Sequence[PlannedCell], here: DataHere) -> int:
     """Runs the cells that can begin with the data that are here."""
     if (told := here.told()) is not None:
         warn(told)
@@ -124,7 +122,7 @@ def _launch(
         launcher = LocalLauncher(runner, slots, _worker_arguments(args), environment)
         code = launcher.run([item for item in chosen if item.cell.id not in left_out])
     if left_out and code != INTERRUPTED:
-        print(f"{counted(len(left_out), 'cell')} left out for want of data", flush=True)
+        tell(f"{counted(len(left_out), 'cell')} left out for want of data")
         return 1
     return code
 

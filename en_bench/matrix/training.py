@@ -71,7 +71,10 @@ def was_cut_off(run: Path, cell: Cell, digests: Digests) -> bool:
 
 def trained_so_far(run: Path, cell: Cell, digests: Digests) -> Reached | None:
     """How far the training in `run` is that can go on; None where it has to begin anew, or nothing tells."""
-    return read_reached(checkpoint_path(run)) if was_cut_off(run, cell, digests) else None
+    try:
+        return read_reached(checkpoint_path(run)) if was_cut_off(run, cell, digests) else None
+    except OSError:  # a folder that refuses fails its cell, when that runs
+        return None
 
 
 def _start_of(cell: Cell, digests: Digests) -> Json:

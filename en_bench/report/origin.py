@@ -168,7 +168,7 @@ def _recalibrated(result: Mapping[str, Any]) -> str:
     if not images:
         return ""
     n = images.get("samples", "?")
-    return f", moments recalibrated on {images['set']}, n {n}, digest {short_hash(images.get('digest'))}"
+    return f", moments recalibrated on {images.get('set', '?')}, n {n}, digest {short_hash(images.get('digest'))}"
 
 
 def _n(part: Mapping[str, Any]) -> str:

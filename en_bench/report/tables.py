@@ -206,14 +206,24 @@ def _accuracies(spec: Spec, groups: Groups) -> Mapping[Key, Entry]:
 
 def trained_entry(group: Sequence[PlannedCell], name: str) -> Entry:
     """What the accuracies called `name` that trainings say of themselves come to."""
-    return collect(group, partial(_trained, name))
+    chosen = (item for item in group if not _selects_none(item)) if name == "selected" else group
+    return collect(chosen, partial(_trained, name))
+
+
+def _selects_none(item: PlannedCell) -> bool:
+    """Whether a training is whole, and holds nothing out to select an epoch on."""
+    fit = item.record.fit if item.record is not None and item.fresh else {}
+    return bool(fit.get("accuracies")) and not fit["accuracies"].get("selected") and not fit.get("held_out")
 
 
 def _trained(name: str, item: PlannedCell) -> Measured | None:
     """Of the accuracies that a training says of itself, like its costs, if it has a number in the matrix."""
     if item.record is None or not item.fresh:
         return None
-    found = (item.record.fit.get("accuracies") or {}).get(name)
+    accuracies = item.record.fit.get("accuracies") or {}
+    found = accuracies.get(name)
+    if not found and (accuracies.get("last") or {"top1": 0.0})["top1"] is None:
+        found = accuracies["last"]  # no epoch of a training that diverged is the best, or can be selected
     if not found:
         return None
     return Measured(found["top1"], covers_set(found), basis(item.record.training_data, item.record.fit["val"]))

@@ -248,6 +248,22 @@ def test_a_full_disk_keeps_no_lease(leases: Leases, monkeypatch: pytest.MonkeyPa
         lease.require()
 
 
+def test_what_could_not_be_given_back_is_given_back_later(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file server is away for a moment: as long as this process runs, its lease would seem held."""
+
+    def away(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    lease = taken(leases)
+    with monkeypatch.context() as patched:
+        patched.setattr("en_bench.matrix.lease.write_json", away)
+        patched.setattr("en_bench.matrix.lease.os.utime", away)
+        lease.give_back()
+    assert leases.holder(CELL) is not None
+    assert leases.take("another cell") is not None
+    assert leases.holder(CELL) is None and not leases.unreturned
+
+
 def test_a_lease_that_a_command_has_cleaned_from_the_environment_is_given_back(leases: Leases) -> None:
     with taken(leases):
         del os.environ[LEASE]

@@ -146,3 +146,15 @@ def test_the_highest_generation_counts_and_is_written_once(tmp_path: Path) -> No
     records, warnings = results.load()
     assert not records and ["counts as missing" in each for each in warnings] == [True, True]
     assert results.generation(failed.id) == 3
+
+
+@pytest.mark.parametrize("value", [3, {"set": 3}, {"set": "a", "samples": "x"}])
+def test_images_of_a_recalibration_that_no_table_could_show_are_a_warning(value: Any, tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.records.mkdir()
+    raw = record().to_json()
+    odd = {label: {**result, "recalibrated": value} for label, result in raw["validate"].items()}
+    assert odd
+    results.record("0" * 16).write_text(json.dumps(raw | {"validate": odd}))
+    records, (warning,) = results.load()
+    assert not records and "'recalibrated" in warning and warning.endswith("is of the wrong type")

@@ -8,7 +8,7 @@ from en_bench.files import write_json
 from en_bench.matrix.commands import fit_command
 from en_bench.matrix.plan import Cell, cell_id, plan_cells, without_seed_and_places
 from en_bench.matrix.spec import load_spec
-from en_bench.matrix.training import claim_training, finished_fit, holds, make_room
+from en_bench.matrix.training import claim_training, finished_fit, holds, make_room, trained_so_far
 from tests.conftest import REPO
 
 RESOLVED = {
@@ -123,3 +123,7 @@ def test_a_folder_that_nothing_was_written_to_is_no_training(tmp_path: Path, rem
         (run / name).touch()
     assert make_room(run) is None
     assert [path.name for path in tmp_path.iterdir()] == ["x"] and not list(run.iterdir())
+
+
+def test_how_far_a_training_is_whose_folder_refuses_ends_no_run(tmp_path: Path, cell: Cell) -> None:
+    assert trained_so_far(tmp_path / ("x" * 300), cell, lambda name: None) is None

@@ -27,7 +27,7 @@ SHOWN = {
     ("handwritten", "BatchNorm"): ["61.0 ± 2.5 (3)", "71.0 ± 2.5 (3)", "66.0 ± 2.5 (3)"],
     ("handwritten", "ExemplarNorm"): ["61.0 ± 2.5 (3)", "71.0 ± 2.5 (3)", "66.0 ± 2.5 (3)"],
     ("typeset", "BatchNorm"): ["60.5 (2) MISSING", "70.5 (2) MISSING", "–"],
-    ("typeset", "ExemplarNorm"): ["60.0 (1) FAILED STALE", "70.0 (1) FAILED STALE", "FAILED STALE MISSING"],
+    ("typeset", "ExemplarNorm"): ["60.0 (1) FAILED STALE", "70.0 (1) FAILED STALE", "FAILED STALE"],
 }
 HEADS = ["last epoch", "best epoch (oracle)", "selected on held-out labels"]
 
@@ -76,6 +76,13 @@ def test_csv_by_training_set_and_by_cell(spec: Spec, said: Sequence[PlannedCell]
     own = ("last_epoch_top1", "oracle_top1", "oracle_epoch", "selected_top1", "selected_epoch")
     assert [float(first[name]) for name in own] == pytest.approx([0.6, 0.7, 5, 0.65, 7])
     assert first["selected_held_out_top1"] == "0.4"
+
+
+def test_a_training_that_diverged_from_the_start_has_no_best_epoch(spec: Spec, said: Sequence[PlannedCell]) -> None:
+    none = {"last": {**accuracies(0, False)["last"], "top1": None}, "best": None, "selected": None}
+    found = shown(tables(spec, [saying(item, accuracies=none) for item in said]), "accuracies")
+    assert [*found["handwritten", "BatchNorm"].values()] == ["DIVERGED 3/3"] * 3, "a part is held out to select on"
+    assert found["typeset", "BatchNorm"][HEADS[2]] == "–"
 
 
 def test_cells_that_do_not_hold_have_no_accuracies(spec: Spec, said: Sequence[PlannedCell]) -> None:

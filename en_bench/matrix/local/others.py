@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -62,17 +63,19 @@ class Others:
         self._rounds = Rounds[PlannedCell](seconds, share, slice_seconds)
         self._records: dict[str, Record] = {}
         self._held: dict[str, Elsewhere] = {}
+        self._lock = threading.Lock()  # a thread tells of the run while the run itself looks
 
     def look(self, items: Iterable[PlannedCell], afresh: bool = False) -> Seen:
         """What has become of `items`, which this runner waits to run, or has left to others.
 
         `afresh` looks at records before the seconds are over, within the share.
         """
-        with contextlib.suppress(OSError):  # a file server that is away comes back
-            if afresh:
-                self._rounds.at_once(lambda: self._look_at_records(items))
-            self._rounds.go(lambda: self._begin(items), self._look_at_lease)
-        return Seen(dict(self._records), {c: each for c, each in self._held.items() if c not in self._records})
+        with self._lock:
+            with contextlib.suppress(OSError):  # a file server that is away comes back
+                if afresh:
+                    self._rounds.at_once(lambda: self._look_at_records(items))
+                self._rounds.go(lambda: self._begin(items), self._look_at_lease)
+            return Seen(dict(self._records), {c: each for c, each in self._held.items() if c not in self._records})
 
     def _begin(self, items: Iterable[PlannedCell]) -> list[PlannedCell]:
         """Looks at records; the cells without a new one that were leased at some time."""
