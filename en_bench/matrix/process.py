@@ -22,24 +22,27 @@ Execute = Callable[[list[str]], None]
 """Runs the arguments of one `en-bench` command in this process; raises where it fails."""
 
 
+_LONGEST_REASON = 300
+_SECONDS_TO_STOP = 30.0
+_SECONDS_TO_SAVE = 600.0  # a validation may have to end first; whoever asked has means to end it sooner
+# How a command ends that was asked to stop; the signals end one that has not begun to listen, and so has begun nothing.
+_AS_ASKED = (0, 130, STOPPED, -signal.SIGINT, -signal.SIGUSR1)
+
+
 class CommandStopped(StopAsked):
     """A signal that somebody has sent to a command has ended it, and has asked nothing of this process."""
 
 
-_LONGEST_REASON = 300
-_SECONDS_TO_STOP = 30.0
-_SECONDS_TO_SAVE = 600.0  # a validation may have to end first; whoever asked has means to end it sooner
-
-
 class CutShort(KeyboardInterrupt):
-    """A second interrupt has ended a command at once: what it did since its last checkpoint is lost."""
+    """A second interrupt, or an error after the first one, has ended a command: what it did since its last checkpoint
+    is lost."""
 
 
 def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
     """Run a command in this warm process. Returns None, or the reason of its failure in one line.
 
     Raises KeyboardInterrupt after an interrupt, also where the command turned it into something else, CutShort after a
-    second one in a training, and LeaseLost.
+    second one, or an error, in a training, and LeaseLost.
     """
     with _output_to(log), _noticing_interrupt() as noticed:
         try:
@@ -67,7 +70,7 @@ def run_here(execute: Execute, argv: Sequence[str], log: Path) -> str | None:
 
 def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) -> str | None:
     """Run a command in a process of its own, as `run_here` does in this one. If this process is killed, it ends too.
-    A second interrupt kills it: CutShort.
+    A second SIGINT kills it: CutShort, as after an interrupt that it did not end by.
 
     Raises CommandStopped where a signal to the command alone has stopped it.
     `starter` are words before the command, such as `srun` with its options: then what they start ends with the job.
@@ -84,10 +87,12 @@ def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) ->
         )
         try:
             code = child.wait()
-        except BaseException:
+        except BaseException as error:
             try:
                 _stop(child)
             except KeyboardInterrupt:
+                raise CutShort from None
+            if isinstance(error, KeyboardInterrupt) and child.returncode not in _AS_ASKED:
                 raise CutShort from None
             raise
         finally:
@@ -101,6 +106,14 @@ def run_isolated(argv: Sequence[str], log: Path, starter: Sequence[str] = ()) ->
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Raises KeyboardInterrupt at a SIGINT that comes meanwhile."""
+    try:
+        _ask_to_stop(child)
+    except StopAsked:  # after Ctrl-C, as its terminal closes, say: asks for no more than that did, and comes once only
+        _ask_to_stop(child)
+
+
+def _ask_to_stop(child: subprocess.Popen[bytes]) -> None:
     if asked_to_stop() is not None:
         child.send_signal(signal.SIGUSR1)  # to the first rank, which tells the others, or to srun, which passes it on
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -150,21 +163,20 @@ def _noticing_interrupt() -> Iterator[Noticed]:
     """Yield what notices an interrupt: Lightning answers one with SystemExit and ignores all further."""
     noticed = Noticed()
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background of a script
-    if ignored or threading.current_thread() is not threading.main_thread():
-        yield noticed
-        return
+    handles = not ignored and threading.current_thread() is threading.main_thread()
 
     def notice(number: int, frame: FrameType | None) -> None:
         noticed.interrupted = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, notice)
+    before = signal.signal(signal.SIGINT, notice) if handles else None
     token = NOTICED.set(noticed)
     try:
         yield noticed
     finally:
         NOTICED.reset(token)
-        signal.signal(signal.SIGINT, before)
+        if handles:
+            signal.signal(signal.SIGINT, before)
 
 
 def _exit_reason(code: object, log: Path) -> str | None:

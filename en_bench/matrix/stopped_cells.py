@@ -47,4 +47,4 @@ class StoppedCells:
 
 def told_of_stopped(item: PlannedCell, what: str) -> str:
     """The line about a cell that is taken up again; `what` was stopped."""
-    return f"{item.cell}: its {what} was asked to stop, and has saved: it is taken up again"
+    return f"{item.cell}: its {what} was asked to stop: it is taken up again from what was saved"

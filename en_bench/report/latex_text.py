@@ -7,11 +7,8 @@ from functools import lru_cache
 
 from en_bench.printable import printable
 
-_NOTHING, _BREAK, _QUOTE = (
-    "\u2060",
-    "\u200b",
-    "\u2061",
-)  # no printable text holds them: places, in a text that is yet to be escaped
+# No printable text holds them: places, in a text that is yet to be escaped.
+_NOTHING, _BREAK, _QUOTE = "\u2060", "\u200b", "\u2061"
 _LONG_WORD = 24
 _SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},

@@ -166,5 +166,6 @@ def _pace(trainer: Trainer) -> Pace | None:
 
 
 def _of_kind(trainer: Trainer, kind: type[_Kind]) -> list[_Kind]:
+    # Lightning's connector sets the attribute, which Trainer does not declare: mypy would refuse it.
     callbacks: list[Callback] = vars(trainer)["callbacks"]
     return [callback for callback in callbacks if isinstance(callback, kind)]

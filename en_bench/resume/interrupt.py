@@ -44,22 +44,26 @@ class Interrupt:
     """While it is entered, a first SIGINT or signal that asks for a stop is noticed only: `obey`, or the end, gives it
     its effect.
 
-    A second SIGINT takes effect at once; further ones of the others change nothing. Signals without a handler (none of
-    ours, or ignored) keep their effect, as all do in another thread than the main one.
+    A SIGINT after it takes effect at once, also where SIGINT is ignored; further ones of the others change nothing.
+    Signals without a handler (none of ours, or ignored) keep their effect else, as all do in another thread than the
+    main one.
     """
 
     def __init__(self) -> None:
         self.by: int | None = None  # the signal that asked, until it was obeyed
         self._before: dict[int, Handler] = {}
         self._noticed: Noticed | None = None
+        self._sigint_was_ignored = False
+        self._obeyed = False
 
     def __enter__(self) -> Interrupt:
         self.by = asked_to_stop()  # where an exception cannot be raised, as in a destructor, Python only prints it
         self._noticed = NOTICED.get()
         if self.by is None and self._noticed is not None and self._noticed.interrupted:
             self.by = signal.SIGINT
-        self._before = {}
+        self._before, self._obeyed, self._sigint_was_ignored = {}, False, False
         if threading.current_thread() is threading.main_thread():
+            self._sigint_was_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             for number in (signal.SIGINT, *STOP_SIGNALS):
                 before = signal.getsignal(number)
                 if callable(before):
@@ -72,6 +76,8 @@ class Interrupt:
             # Whoever handles what ended the training may have a handler of its own by now.
             if signal.getsignal(number) == self._notice:
                 signal.signal(number, before)
+        if self._sigint_was_ignored and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._noticed is not None and self.by is not None and kind is not None:
             self._noticed.unsaved = True
         try:
@@ -87,17 +93,26 @@ class Interrupt:
         """
         asked, self.by = self.by or by, None
         if asked in self._before:
+            self._obeyed = True
             self._before[asked](asked, None)
             if asked in STOP_SIGNALS:
                 raise StopAsked(signal.Signals(asked).name)
+            self._obeyed = False  # the handler has left it at that
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        first, self.by = self.by is None, self.by or number
         notice_stop(number)
-        if number == signal.SIGINT:
-            if self._noticed is not None:
-                self._noticed.interrupted = True
-            signal.signal(signal.SIGINT, self._before[number])
+        if number == signal.SIGINT and self._noticed is not None:
+            self._noticed.interrupted = True
+        self._let_sigint_take_effect()
+        if self._obeyed:
+            return  # all is saved: nothing is left to end first
+        first, self.by = self.by is None, self.by or number
         if first:
             with suppress(OSError):  # nobody reads it: the Ctrl-C that ends this has ended `tee`, too
                 os.write(TERMINAL.get(), f"\n{TOLD}\n".encode())  # print could be what is being interrupted
+
+    def _let_sigint_take_effect(self) -> None:
+        if self._sigint_was_ignored:  # in the background of a script; once a stop is asked for, it is meant for us
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        elif signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])

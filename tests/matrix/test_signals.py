@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from en_bench.matrix.process import run_here
+from en_bench.matrix.process import CutShort, run_here, run_isolated
 from en_bench.matrix.run import INTERRUPTED
 from en_bench.resume.interrupt import Interrupt
 from en_bench.stop import STOPPED, stoppable
@@ -68,15 +69,85 @@ def test_a_run_in_the_background_of_a_script_can_be_stopped(spec_file: Path, tmp
     script.stdout.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_that_was_noticed_outlives_an_error(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "background"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_a_stop_that_was_noticed_outlives_an_error(
+    tmp_path: Path, sigint: None, number: signal.Signals, background: bool
+) -> None:
+    if background:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def execute(arguments: list[str]) -> None:
         with Interrupt():
             os.kill(os.getpid(), number)
             raise RuntimeError("the validation's loader has ended")
 
-    with stoppable(), pytest.raises(KeyboardInterrupt):
+    with stoppable(), pytest.raises(KeyboardInterrupt) as stopped:
         run_here(execute, [], tmp_path / "log")
+    assert isinstance(stopped.value, CutShort)
+
+
+ANSWERS = """
+import os, signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: None)
+def end(number, frame):
+    open(sys.argv[-1], "w").write("asked")
+    while not os.path.exists(sys.argv[-1] + ".later"):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    open(sys.argv[-1], "w").write("saved")
+    {end}
+signal.signal(signal.SIGINT, end)
+open(sys.argv[-1], "w").close()
+time.sleep(60)
+"""
+
+
+def interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, later: signal.Signals | None = None
+) -> tuple[type[BaseException], str]:
+    """How `run_isolated` ends by Ctrl-C, and a signal `later`, and how far the step is that a command saves then."""
+    script, step = tmp_path / "command", tmp_path / "step"
+    script.write_text(f"#!{sys.executable} -S\n{ANSWERS.format(end=end)}")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+    def send() -> None:
+        for content, number in (("", signal.SIGINT), ("asked", later)):
+            until(lambda content=content: step.exists() and step.read_text() == content)  # type: ignore[misc]
+            if number is not None:
+                os.kill(os.getpid(), number)
+        step.with_name("step.later").touch()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with stoppable(), pytest.raises(KeyboardInterrupt) as ended:
+        run_isolated(["fit", str(step)], tmp_path / "log")
+    sender.join()
+    return type(ended.value), step.read_text()
+
+
+@pytest.mark.parametrize("later", [signal.SIGHUP, signal.SIGTERM])
+def test_a_terminal_that_closes_after_ctrl_c_leaves_an_isolated_command_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: signal.Signals
+) -> None:
+    assert interrupted(tmp_path, monkeypatch, "sys.exit(130)", later) == (KeyboardInterrupt, "saved")
+
+
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [
+        ("sys.exit(1)", CutShort),
+        ("signal.raise_signal(signal.SIGKILL)", CutShort),
+        ("sys.exit(75)", KeyboardInterrupt),
+        ("signal.signal(number, signal.SIG_DFL); signal.raise_signal(number)", KeyboardInterrupt),
+    ],
+)
+def test_an_isolated_command_that_an_error_ends_after_an_interrupt_has_saved_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, how: type[BaseException]
+) -> None:
+    assert interrupted(tmp_path, monkeypatch, end) == (how, "saved")
 
 
 class Terminal:

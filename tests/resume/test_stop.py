@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from en_bench.cli import main
-from en_bench.matrix.process import run_here
+from en_bench.matrix.process import CutShort, run_here
 from en_bench.resume.interrupt import Interrupt
 from en_bench.stop import STOPPED, StopAsked, asked_to_stop, leave_signals_to_parent, signalled_to_stop, stoppable
 from tests.conftest import REPO
@@ -134,18 +134,41 @@ def test_while_the_step_is_not_over_others_can_tell_that_it_is_to_be_the_last():
     assert signalled_to_stop() is None
 
 
-def test_ctrl_c_after_it_stops_at_once():
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_after_it_stops_at_once(sigint, ignored):
+    """Also in the background of a script, which has its children ignore SIGINT."""
+
     def asked_in_every_way() -> None:
         with Interrupt():
-            for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGINT, signal.SIGINT):
+            for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGINT):
                 signal.raise_signal(number)
                 reached.append(number)
 
     reached: list[signal.Signals] = []
+    before = signal.SIG_IGN if ignored else signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
     with stoppable(), pytest.raises(KeyboardInterrupt) as stopped:
         asked_in_every_way()
     assert not isinstance(stopped.value, StopAsked)
-    assert reached == [signal.SIGUSR1, signal.SIGUSR1, signal.SIGINT]
+    assert reached == [signal.SIGUSR1, signal.SIGUSR1]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGINT])
+def test_what_comes_after_the_step_was_saved_makes_nothing_unsaved(tmp_path, first):
+    """A shell that ends sends its jobs SIGHUP, as their terminal does."""
+
+    def execute(arguments):
+        with Interrupt() as interrupt:
+            signal.raise_signal(first)
+            try:
+                interrupt.obey(interrupt.by)
+            finally:
+                signal.raise_signal(signal.SIGHUP)
+
+    with stoppable(), pytest.raises(KeyboardInterrupt) as stopped:
+        run_here(execute, [], tmp_path / "log")
+    assert not isinstance(stopped.value, CutShort)
 
 
 def test_in_a_matrix_a_command_that_made_something_else_of_it_was_stopped(tmp_path):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from en_bench.matrix.local.worker import READY
+from en_bench.matrix.local.worker import CUT_SHORT, READY
 from en_bench.matrix.plan import PlannedCell
 from en_bench.tied import Tie
 
@@ -22,13 +22,15 @@ PROGRAM = (sys.executable, "-m", "en_bench")
 class Member:
     """A process that serves (`local.worker`) in the slots `places`. It ends with this one, however that ends.
 
-    `item` is the cell it has to run, None while it has none; `ready` is whether it has got as far as reading cells.
+    `item` is the cell it has to run, None while it has none; `ready` is whether it has got as far as reading cells,
+    `cut_short` whether its cell's command has ended before it had saved.
     """
 
     def __init__(self, arguments: Sequence[str], places: tuple[int, ...], environment: Mapping[str, str], tie: Tie):
         self.places = places
         self.item: PlannedCell | None = None
         self.ready = False
+        self.cut_short = False
         self.last_line = ""
         self._process = subprocess.Popen(
             [*PROGRAM, *arguments],
@@ -63,6 +65,9 @@ class Member:
         if READY in found:
             self.ready = True
             found.remove(READY)
+        if CUT_SHORT in found:
+            self.cut_short = True
+            found.remove(CUT_SHORT)
         return found
 
     def lines(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class LocalLauncher:
     _crew: list[Member] = field(default_factory=list)
     _deaths: Counter[str] = field(default_factory=Counter)
     _failed_starts: Counter[tuple[int, ...]] = field(default_factory=Counter)  # by slots: in others they may work
-    _given_up: set[int] = field(default_factory=set)  # slots
+    _given_up: set[tuple[int, ...]] = field(default_factory=set)  # in each of these slots others may work, too
     _why_given_up: str = ""
 
     def run(self, planned: Sequence[PlannedCell]) -> int:
@@ -64,12 +65,11 @@ class LocalLauncher:
         others = Others(self.runner.leases, cells.results)
         tally = Tally(cells.spec, cells.results, in_order, len(self.slots), self._places, others, cells.reached)
         requests = StopRequests()
-        stopped = StoppedCells(cells.standing)
         stopping = Stopping(cells.results, cells.spec.metric, self.screen.say)
         with self.screen, tie() as tied, requests.received(), selectors.DefaultSelector() as selector:
             self.screen.say(tally.head())
             try:
-                self._run_all(tally, tied, selector, requests, stopping, stopped)
+                self._run_all(tally, tied, selector, requests, stopping)
             finally:
                 self._end(requests)
             if requests.asked:
@@ -88,9 +88,9 @@ class LocalLauncher:
         selector: selectors.BaseSelector,
         requests: StopRequests,
         stopping: Stopping,
-        stopped: StoppedCells,
     ) -> None:
         obeyed = 0
+        stopped = StoppedCells(self.runner.cells.standing)
         silent = SilentHolders(self.runner.leases, self.screen.say)
         while True:
             if obeyed < requests.level:
@@ -111,7 +111,11 @@ class LocalLauncher:
             self.screen.show(partial(tally.view, stopping=bool(obeyed)))
             selector.select(_SECONDS_TO_LOOK)
             for member in list(self._crew):
-                self._hear(member, tally, selector, stopping if obeyed else stopped)
+                item = self._hear(member, tally, selector, stopping=bool(obeyed))
+                if item is not None and obeyed:
+                    self._leave(item, member, tally, stopping)
+                elif item is not None:
+                    self._lose(item, member, tally, stopped)
 
     def _running(self) -> list[PlannedCell]:
         return [member.item for member in self._crew if member.item is not None]
@@ -136,7 +140,7 @@ class LocalLauncher:
             self._stop(at_once=False)
         deadline, asked = time.monotonic() + seconds, len(requests.asked)
         while any(member.ended() is None for member in self._crew) and time.monotonic() < deadline:
-            if len(requests.asked) > asked:
+            if signal.SIGINT in requests.asked[asked:]:
                 self._stop(at_once=True)
             for member in self._crew:
                 self._say_lines(member, stopping=True)  # who waits for room to print does not end
@@ -148,12 +152,12 @@ class LocalLauncher:
         free = self._free()
         # A process that has imported torch already is worth more than a slot of its own.
         warm = {member.places[0] for member in self._crew if not member.item and len(member.places) == 1}
-        free.sort(key=lambda place: place not in warm)
+        free.sort(key=lambda place: (sum(place in places for places in self._given_up), place not in warm))
         for item in list(tally.waiting):
             if not free:
                 return
             places = fitting_slots(self.slots, free, devices_wanted(item.cell.config))
-            if places is None:
+            if places is None or places in self._given_up:
                 continue
             free = [place for place in free if place not in places]
             own = [self.slots[place] for place in places]
@@ -164,7 +168,7 @@ class LocalLauncher:
     def _free(self) -> list[int]:
         """The slots that can be given cells."""
         busy = {place for member in self._crew if member.item for place in member.places}
-        return [place for place in range(len(self.slots)) if place not in busy | self._given_up]
+        return [place for place in range(len(self.slots)) if place not in busy and (place,) not in self._given_up]
 
     def _member(
         self, places: tuple[int, ...], own: Sequence[Slot], tied: Tie, selector: selectors.BaseSelector
@@ -193,11 +197,11 @@ class LocalLauncher:
                 self.screen.say(line)
 
     def _hear(
-        self, member: Member, tally: Tally, selector: selectors.BaseSelector, stops: Stopping | StoppedCells
-    ) -> None:
-        """What a process has printed and answered, or that it has died."""
+        self, member: Member, tally: Tally, selector: selectors.BaseSelector, stopping: bool
+    ) -> PlannedCell | None:
+        """What a process has printed and answered; returns the cell with which it has ended, if it has."""
         ended = member.ended() is not None  # before its last words are read
-        self._say_lines(member, isinstance(stops, Stopping))
+        self._say_lines(member, stopping)
         for answer in member.answers():
             item, member.item = member.item, None
             assert item is not None
@@ -205,12 +209,11 @@ class LocalLauncher:
         if member.ready:
             self._failed_starts[member.places] = 0
         if not ended:
-            return
+            return None
         member.kill()  # what it has left running
         item = member.item
         self._part_with(member, selector)
-        if item is not None:
-            self._lose(item, member, tally, stops)
+        return item
 
     def _settle(self, item: PlannedCell, answer: object, tally: Tally) -> None:
         settled = None
@@ -221,18 +224,21 @@ class LocalLauncher:
             settled = None if record is None else Settled(record, answer.get("seconds"))
         self._tell(item, settled, tally)
 
-    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stops: Stopping | StoppedCells) -> None:
-        as_asked = member.ended() in _AS_ASKED
-        if isinstance(stops, Stopping):
-            if as_asked:
-                stops.saved(item)
-            else:
-                stops.lose(item, tally.row(item))
-            tally.wait(item)
-            return
+    def _leave(self, item: PlannedCell, member: Member, tally: Tally, stopping: Stopping) -> None:
+        """A process has ended, with a cell, that was asked to stop."""
+        if member.cut_short:
+            stopping.cut_short(item)
+        elif member.ended() in _AS_ASKED:
+            stopping.saved(item)
+        else:
+            stopping.lose(item, tally.row(item))
+        tally.wait(item)
+
+    def _lose(self, item: PlannedCell, member: Member, tally: Tally, stopped: StoppedCells) -> None:
+        """A process has ended, with a cell, that we had not asked to."""
         how = member.how_it_ended()
-        if member.ready and as_asked:  # by somebody else's signal, or before ours has come
-            if (reason := stops.stopped(item)) is not None:
+        if member.ready and member.ended() in _AS_ASKED:  # by somebody else's signal, or before ours has come
+            if (reason := stopped.stopped(item)) is not None:
                 self._tell(item, self.runner.fail(item, reason), tally)
                 return
             self.screen.say(told_of_stopped(item, "process"))
@@ -253,12 +259,13 @@ class LocalLauncher:
         self._tell(item, self.runner.fail(item, reason, begins_anew=True), tally)
 
     def _give_up(self, member: Member, how: str) -> None:
-        """No process starts in its slots: cells that run in others go on, and those take what waits."""
-        self._given_up.update(member.places)
+        """No process starts in its slots together: cells that run in others go on, and those take what waits."""
+        self._given_up.add(member.places)
         self._why_given_up = f"processes for cells cannot start: the last one {how}"
         if self._running():
             names = ", ".join(self.slots[place].name for place in member.places)
-            self.screen.say(f"{self._why_given_up}: no more cells in slot {names}")
+            where = f"slot {names}" if len(member.places) == 1 else f"slots {names} together"
+            self.screen.say(f"{self._why_given_up}: no more cells in {where}")
 
     def _tell(self, item: PlannedCell, settled: Settled | None, tally: Tally) -> None:
         if settled is None:

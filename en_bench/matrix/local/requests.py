@@ -30,7 +30,10 @@ class StopRequests:
 
     @contextmanager
     def received(self) -> Iterator[None]:
-        """Within it signals only ask, unless they are ignored, or this is not the main thread."""
+        """Within it signals only ask; those that are ignored do nothing, but SIGINT after another has asked.
+
+        Outside the main thread nothing is changed.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return

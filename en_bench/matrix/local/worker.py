@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from en_bench.matrix.plan import PlannedCell
+from en_bench.matrix.process import CutShort
 from en_bench.matrix.run import INTERRUPTED, Runner
 
 READY: Mapping[str, Any] = {"ready": True}
+CUT_SHORT: Mapping[str, Any] = {"cut_short": True}
+"""Says so before the end, whose exit code is that of a process which has saved."""
 
 
 def serve(runner: Runner, planned: Iterable[PlannedCell]) -> int:
@@ -27,6 +30,9 @@ def serve(runner: Runner, planned: Iterable[PlannedCell]) -> int:
         try:
             for line in sys.stdin:
                 answers.write(json.dumps(_answer(runner, cells.get(line.strip()))) + "\n")
+        except CutShort:
+            answers.write(json.dumps(CUT_SHORT) + "\n")
+            return INTERRUPTED
         except KeyboardInterrupt:  # the launcher has said so
             return INTERRUPTED
     return 0

@@ -130,7 +130,10 @@ def test_a_process_that_somebody_stops_has_not_died(
     exemplar_norm("stop once")
     assert launch(spec_file, "--slots", "2", "--only", "*/typeset/0") == 0
     out = capsys.readouterr().out
-    assert out.count("ExemplarNorm/typeset/0: its process was asked to stop, and has saved: it is taken up again") == 1
+    assert (
+        out.count("ExemplarNorm/typeset/0: its process was asked to stop: it is taken up again from what was saved")
+        == 1
+    )
     assert {record.status for record in RESULTS.load()[0].values()} == {"done"}
 
 

@@ -5,18 +5,22 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from en_bench.errors import InputError
 from en_bench.matrix.local import crew
 from en_bench.matrix.local import launcher as launcher_module
 from en_bench.matrix.local.devices import Slot, make_slots, slot_environment
 from en_bench.matrix.local.launcher import LocalLauncher
+from en_bench.matrix.local.stopping import UNSAVED
 from en_bench.matrix.plan import PlannedCell, plan, plan_cells
 from en_bench.matrix.results import Results
+from en_bench.matrix.run import INTERRUPTED
 from en_bench.matrix.spec import load_spec
 from en_bench.matrix.stopped_cells import Standing, StoppedCells
 from en_bench.resume.reached import Reached
@@ -54,7 +58,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 ONE_GPU_IS_BROKEN = """
 import json, os, sys, time
-if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+if os.environ["CUDA_VISIBLE_DEVICES"] == os.environ["FAKE_BROKEN"]:
     sys.exit("no such device")
 print(json.dumps({"ready": True}), flush=True)
 for line in sys.stdin:
@@ -67,17 +71,33 @@ for line in sys.stdin:
 def test_a_slot_in_which_nothing_starts_leaves_its_cells_to_the_others(
     spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crew, "PROGRAM", (sys.executable, "-c", ONE_GPU_IS_BROKEN))
+    monkeypatch.setenv("FAKE_BROKEN", "1")
+    monkeypatch.setattr(crew, "PROGRAM", (sys.executable, "-S", "-c", ONE_GPU_IS_BROKEN))
     assert launched(spec_file) == 0
     assert set((tmp_path / "places").read_text().split()) == {item.cell.id for item in planned(spec_file)}
     told = "processes for cells cannot start: the last one ended with exit code 1: no such device"
     assert capsys.readouterr().out.count(f"{told}: no more cells in slot GPU 1") == 1
 
 
+def test_slots_that_fail_together_run_the_cells_that_want_one(
+    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "experiments/norm/en.yaml").open("a") as overlay:
+        overlay.write("trainer: {devices: 2}\n")
+    (tmp_path / "places").touch()
+    monkeypatch.setenv("FAKE_BROKEN", "0,1")
+    monkeypatch.setattr(crew, "PROGRAM", (sys.executable, "-S", "-c", ONE_GPU_IS_BROKEN))
+    with pytest.raises(InputError, match="cannot start: the last one ended with exit code 1: no such device"):
+        launched(spec_file)
+    of_one_device = {item.cell.id for item in planned(spec_file) if item.cell.norm == "BatchNorm"}
+    assert set((tmp_path / "places").read_text().split()) == of_one_device
+
+
 ONE_ANSWERS_NONSENSE = """
 import json, os, signal, sys, time
 places, own = os.environ["FAKE_PLACES"], os.environ["CUDA_VISIBLE_DEVICES"]
 def save(number, frame):
+    open(places + ".saves", "w").close()
     time.sleep(0.5)
     open(places, "a").write(f"saved on {own} ")
     sys.exit(75)
@@ -94,14 +114,61 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.parametrize("number", [None, signal.SIGTERM])
 def test_an_error_of_the_launcher_lets_trainings_save_their_step(
-    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals | None
 ) -> None:
+    """Also where somebody asks then for what it is about."""
+
+    def ask() -> None:
+        until((tmp_path / "places.saves").exists)
+        os.kill(os.getpid(), number or 0)
+
+    asks = threading.Thread(target=ask)
+    asks.start()
     monkeypatch.setattr(launcher_module, "_SECONDS_TO_END", 0.1)
     monkeypatch.setattr(crew, "PROGRAM", (sys.executable, "-c", ONE_ANSWERS_NONSENSE))
     with pytest.raises(ValueError, match="Expecting value"):
         launched(spec_file)
+    asks.join()
     assert "saved on 0" in (tmp_path / "places").read_text()
+
+
+FAILS_AS_IT_STOPS = """
+import os, sys, time
+from types import SimpleNamespace
+from en_bench.matrix.local.worker import serve
+from en_bench.matrix.process import CutShort
+from en_bench.stop import StopAsked, stoppable
+def settle(item):
+    try:
+        open(os.environ["FAKE_PLACES"], "a").write(item.cell.id + "\\n")
+        time.sleep(60)
+    except StopAsked:
+        raise CutShort
+with stoppable():
+    cells = [SimpleNamespace(cell=SimpleNamespace(id=name)) for name in os.environ["FAKE_CELLS"].split()]
+    serve(SimpleNamespace(settle=settle), cells)
+sys.exit(75)
+"""
+
+
+def test_a_cell_whose_process_ended_unsaved_is_not_told_to_be_saved(
+    spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crew, "PROGRAM", (sys.executable, "-c", FAILS_AS_IT_STOPS))
+    monkeypatch.setenv("FAKE_CELLS", " ".join(item.cell.id for item in planned(spec_file)))
+
+    def ask() -> None:
+        until(lambda: (tmp_path / "places").exists() and (tmp_path / "places").read_text().count("\n") == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    asks = threading.Thread(target=ask)
+    asks.start()
+    assert launched(spec_file) == INTERRUPTED
+    asks.join()
+    *_, first, second, last = capsys.readouterr().out.splitlines()
+    assert "ended unsaved" in first and "ended unsaved" in second and last == UNSAVED
 
 
 def test_a_cell_that_gains_hardly_anything_between_stops_is_given_up(spec_file: Path) -> None:
@@ -130,7 +197,7 @@ def test_a_cell_whose_process_signals_stop_again_and_again_fails(spec_file: Path
         [*command, "--slots", "2"], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1, done.stdout
-    assert done.stdout.count("its process was asked to stop, and has saved: it is taken up again") == 2
+    assert done.stdout.count("its process was asked to stop: it is taken up again from what was saved") == 2
     assert f"FAILED: {REASON}" in done.stdout
     records = Results(RESULTS).load()[0].values()
     assert {record.norm: record.reason for record in records} == {"BatchNorm": None, "ExemplarNorm": REASON}
@@ -145,7 +212,7 @@ def test_a_signal_to_one_command_does_not_end_the_run(
     monkeypatch.setattr(sys, "executable", str(script))
     assert run(spec_file, only="*/typeset/0", isolate=True) == 1
     out = capsys.readouterr().out
-    assert out.count("its command was asked to stop, and has saved: it is taken up again") == 2 * 2
+    assert out.count("its command was asked to stop: it is taken up again from what was saved") == 2 * 2
     assert [record.reason for record in Results(RESULTS).load()[0].values()] == [REASON] * 2
 
 
