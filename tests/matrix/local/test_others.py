@@ -93,16 +93,17 @@ def test_cells_and_records_of_others_are_counted_as_they_are(tally: Tally) -> No
     assert (view.done, view.failed, view.waiting, len(view.rows), len(view.elsewhere)) == (2, 1, 5, 0, 0)
 
 
+def planned_again(spec_file: Path) -> Tally:
+    """By the records that there are by now; it looks at others whenever it is asked."""
+    spec = load_spec(spec_file)
+    others = Others(LEASES, RESULTS, seconds=0.0, share=math.inf, slice_seconds=math.inf)
+    return Tally(spec, RESULTS, plan(spec, RESULTS.load()[0], lambda name: None), others=others)
+
+
 def test_a_failed_cell_that_another_runs_again(tally: Tally, spec_file: Path) -> None:
     item = tally.waiting[0]
     RESULTS.save(record(item, status="failed"))
-    planned = plan(load_spec(spec_file), RESULTS.load()[0], lambda name: None)
-    again = Tally(
-        load_spec(spec_file),
-        RESULTS,
-        planned,
-        others=Others(LEASES, RESULTS, seconds=0.0, share=math.inf, slice_seconds=math.inf),
-    )
+    again = planned_again(spec_file)
     assert (again.view().failed, again.view().waiting) == (0, 8)
     lease = LEASES.take(item.cell.id, after=1)
     assert lease is not None and len(again.view().elsewhere) == 1
@@ -115,13 +116,7 @@ def test_an_older_failure_that_stands_for_a_damaged_record_is_not_new(tally: Tal
     item = tally.waiting[0]
     RESULTS.save(record(item, status="failed"))
     RESULTS.record(item.cell.id, 2).write_text("{")
-    planned = plan(load_spec(spec_file), RESULTS.load()[0], lambda name: None)
-    again = Tally(
-        load_spec(spec_file),
-        RESULTS,
-        planned,
-        others=Others(LEASES, RESULTS, seconds=0.0, share=math.inf, slice_seconds=math.inf),
-    )
+    again = planned_again(spec_file)
     assert (again.view().failed, again.view().waiting) == (0, 8)
 
 
